@@ -1,0 +1,5 @@
+//! YAML in, checked [`Plant`] out. What is written (a serde mirror without logic) is kept apart from what is meant.
+
+pub mod plant;
+
+pub use plant::Plant;

@@ -1,0 +1,569 @@
+//! What is meant: the checked plant, typed, without a trace of YAML. Tasks get their parts of it by value.
+//! Two plants can be compared part by part (`PartialEq`), which is what a reload does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rust_decimal::Decimal;
+
+use crate::message::Class;
+use crate::payload::Format;
+use crate::point::{AddressRange, BitSpan, DataType, DeviceId, LineId, PointId, Scale, Table, UnitId, WordOrder};
+use crate::topic::{Qos, TopicFilter, TopicName};
+
+/// Everything that runs. `LineId`, `DeviceId` and `PointId` are indices into the vectors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plant {
+    /// `{gateway}` in topics.
+    pub gateway: Arc<str>,
+    /// RS485 trunks and TCP endpoints.
+    pub lines: Vec<Line>,
+    /// In order of the file; a `unit_id` range is expanded.
+    pub devices: Vec<Device>,
+    /// Points of one device are contiguous.
+    pub points: Vec<Point>,
+    /// The embedded broker.
+    pub broker: Broker,
+    /// By name, in order of the file.
+    pub upstreams: Vec<Upstream>,
+    /// Store and forward.
+    pub spool: Spool,
+    /// `/healthz`, `/metrics`; `None` when not configured.
+    pub web: Option<SocketAddr>,
+    /// Where databases live.
+    pub state_dir: PathBuf,
+}
+
+/// One trunk or endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// Its index.
+    pub id: LineId,
+    /// Its key in `lines`.
+    pub name: Arc<str>,
+    /// How it is reached.
+    pub port: Port,
+    /// Longest wait for the first byte of a reply.
+    pub timeout: Duration,
+    /// More tries after a miss.
+    pub retries: u8,
+    /// Silence between frames; `None`: 3.5 characters, at least 1.75 ms above 19200 baud. Serial lines only.
+    pub gap: Option<Duration>,
+}
+
+/// How a line is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Port {
+    /// A serial port.
+    Serial(SerialPort),
+    /// Modbus TCP (MBAP), `host:port`.
+    Tcp(String),
+    /// RTU frames through a TCP socket, `host:port`.
+    RtuOverTcp(String),
+}
+
+/// A serial port and how characters travel on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SerialPort {
+    /// Device file, opened by this path each time.
+    pub path: PathBuf,
+    /// Bits per second.
+    pub baud: u32,
+    /// Data bits, parity, stop bits.
+    pub format: CharFormat,
+    /// Kernel RS485 mode, where wanted.
+    pub rs485: Option<Rs485>,
+    /// The adapter hears what it sends; the echo is taken off.
+    pub echo: bool,
+}
+
+/// `8E1` and the like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CharFormat {
+    /// 7 or 8.
+    pub data_bits: u8,
+    /// Parity.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+}
+
+impl CharFormat {
+    /// Bits on the wire for one character, start bit included: 10 for 8N1, 11 for 8E1.
+    pub const fn bits(self) -> u8 {
+        let parity = if matches!(self.parity, Parity::None) { 0 } else { 1 };
+        1 + self.data_bits + parity + self.stop_bits
+    }
+}
+
+impl fmt::Display for CharFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parity = match self.parity {
+            Parity::None => 'N',
+            Parity::Even => 'E',
+            Parity::Odd => 'O',
+        };
+        write!(f, "{}{parity}{}", self.data_bits, self.stop_bits)
+    }
+}
+
+/// Parity of a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parity {
+    /// N
+    None,
+    /// E, the Modbus default
+    Even,
+    /// O
+    Odd,
+}
+
+/// Kernel RS485 mode (TIOCSRS485).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rs485 {
+    /// Between raising RTS and the first bit.
+    pub delay_before_send: Duration,
+    /// Between the last bit and dropping RTS.
+    pub delay_after_send: Duration,
+}
+
+/// One device on a line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    /// Its index.
+    pub id: DeviceId,
+    /// `{device}` in topics.
+    pub name: Arc<str>,
+    /// Where it hangs.
+    pub line: LineId,
+    /// Its address there.
+    pub unit_id: UnitId,
+    /// Profile name as written, for people.
+    pub profile: Option<Arc<str>>,
+    /// Most registers it answers in one request, at most 125.
+    pub max_registers: u16,
+    /// Most bits it answers in one request, at most 2000.
+    pub max_bits: u16,
+    /// `{tags.x}`.
+    pub tags: BTreeMap<String, String>,
+    /// Its points: indices into `Plant::points`.
+    pub points: std::ops::Range<u32>,
+}
+
+/// One value of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Its index.
+    pub id: PointId,
+    /// Whose it is.
+    pub device: DeviceId,
+    /// `{point}` in topics.
+    pub name: Arc<str>,
+    /// Where the value comes from.
+    pub source: Source,
+    /// Engineering unit, empty where none.
+    pub unit: Arc<str>,
+    /// Outside it quality is bad.
+    pub range: Option<(Decimal, Decimal)>,
+    /// When it is read.
+    pub schedule: Schedule,
+    /// When a reading becomes a message.
+    pub report: Report,
+    /// `None`: read-only.
+    pub write: Option<Write>,
+    /// Topic, already filled in.
+    pub topic: TopicName,
+    /// How a reading is rendered.
+    pub payload: Format,
+    /// Quality of service.
+    pub qos: Qos,
+    /// Kept by the broker.
+    pub retain: bool,
+    /// Rank in a full spool.
+    pub class: Class,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Registers or bits on the wire.
+    Wire(Wire),
+    /// An expression over other points of the device, by their names.
+    Compute(Compute),
+}
+
+/// A value on the wire and how to read it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wire {
+    /// Which table.
+    pub table: Table,
+    /// Which addresses; never split across requests.
+    pub range: AddressRange,
+    /// How the words are understood.
+    pub data_type: DataType,
+    /// How the words lie.
+    pub order: WordOrder,
+    /// A part of one register only.
+    pub bits: Option<BitSpan>,
+    /// To engineering units.
+    pub scale: Scale,
+    /// Multiply by ten to this point's value (SunSpec scale factors); a point of the same device.
+    pub scale_from: Option<PointId>,
+    /// Names for raw numbers; empty where none.
+    pub names: BTreeMap<i64, Arc<str>>,
+    /// Raw patterns that mean "not available", as unsigned numbers over all the value's bits in `abcd` order.
+    pub invalid: Vec<u64>,
+}
+
+/// `compute:`; checked to parse and to name only other wire points of the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compute {
+    /// As written.
+    pub expression: Arc<str>,
+    /// The points it names.
+    pub inputs: Vec<(Arc<str>, PointId)>,
+}
+
+/// When a point is read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// A fixed period, at least 20 ms.
+    Every {
+        /// The period.
+        period: Duration,
+        /// Aligned to the wall clock.
+        align: bool,
+    },
+    /// Six fields, seconds first (croner); checked to parse.
+    Cron(Arc<str>),
+}
+
+/// Report by exception, against the last *published* value. A change of quality always passes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Every poll, or only what changed.
+    pub when: When,
+    /// A smaller change is not a change.
+    pub deadband: Option<Deadband>,
+    /// Publish at the latest after this long, changed or not.
+    pub at_least: Option<Duration>,
+    /// Publish at most this often; the newest value waits.
+    pub at_most: Option<Duration>,
+}
+
+/// `when:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Every reading is a message.
+    Poll,
+    /// Only a changed one.
+    Change,
+}
+
+/// How much is a change.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Deadband {
+    /// In engineering units.
+    Absolute(Decimal),
+    /// Percent of the last published value.
+    Percent(Decimal),
+}
+
+/// `write:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// Least value accepted.
+    pub min: Option<Decimal>,
+    /// Greatest value accepted.
+    pub max: Option<Decimal>,
+    /// Grid from `min` (or zero).
+    pub step: Option<Decimal>,
+    /// Read back and compare.
+    pub verify: bool,
+    /// A command older than this is refused.
+    pub expires: Duration,
+}
+
+/// The embedded broker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broker {
+    /// Where it listens.
+    pub listen: Vec<Listener>,
+    /// Who may come in without a name.
+    pub anonymous: Anonymous,
+    /// File of users, where one is named.
+    pub users: Option<PathBuf>,
+    /// First match decides.
+    pub access: Vec<AccessRule>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// One listening socket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub kind: ListenerKind,
+}
+
+/// What is spoken on a socket.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ListenerKind {
+    /// Plain MQTT.
+    Tcp,
+    /// MQTT over TLS.
+    Tls {
+        /// Certificate chain, PEM.
+        cert: PathBuf,
+        /// Private key, PEM.
+        key: PathBuf,
+        /// Clients must show a certificate signed by one of these.
+        client_ca: Option<PathBuf>,
+    },
+    /// MQTT over WebSocket.
+    WebSocket,
+}
+
+/// `anonymous:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anonymous {
+    /// From 127.0.0.0/8 and ::1 only.
+    Loopback,
+    /// Nobody.
+    Never,
+    /// Anybody.
+    Always,
+}
+
+/// One line of `access:`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessRule {
+    /// For this user only; `None`: everyone.
+    pub user: Option<Arc<str>>,
+    /// May subscribe to what these cover.
+    pub read: Vec<TopicFilter>,
+    /// May publish to what these cover.
+    pub write: Vec<TopicFilter>,
+}
+
+/// Bounds of the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once.
+    pub clients: usize,
+    /// Largest packet in bytes.
+    pub packet: usize,
+    /// Messages waiting for one client.
+    pub queue: usize,
+}
+
+/// A remote broker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its key in `upstreams`.
+    pub name: Arc<str>,
+    /// The first is preferred, the others are `failover`.
+    pub endpoints: Vec<Endpoint>,
+    /// Which protocol version is tried first.
+    pub version: MqttVersion,
+    /// Client id, already filled in.
+    pub client_id: Arc<str>,
+    /// User name.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// TLS settings, used by `mqtts` and `wss` endpoints.
+    pub tls: Tls,
+    /// Keep-alive.
+    pub keep_alive: Duration,
+    /// Unacknowledged messages at once.
+    pub in_flight: u16,
+    /// Local to upstream; first match decides.
+    pub send: Vec<Mapping>,
+    /// Upstream to local; first match decides.
+    pub receive: Vec<Mapping>,
+}
+
+/// Where an upstream listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Transport.
+    pub scheme: Scheme,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path of a WebSocket endpoint, `/mqtt` by default.
+    pub path: String,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Mqtt => "mqtt",
+            Scheme::Mqtts => "mqtts",
+            Scheme::Ws => "ws",
+            Scheme::Wss => "wss",
+        };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+/// Transport of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// TCP, 1883
+    Mqtt,
+    /// TLS, 8883
+    Mqtts,
+    /// WebSocket, 80
+    Ws,
+    /// WebSocket over TLS, 443
+    Wss,
+}
+
+/// MQTT version upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 5.0, falling back to 3.1.1 when refused.
+    V5,
+    /// 3.1.1 only.
+    V311,
+}
+
+/// TLS of an upstream.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tls {
+    /// Trusted authorities, PEM; the system's where `None`.
+    pub ca: Option<PathBuf>,
+    /// Own certificate chain and key, PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// ALPN protocols.
+    pub alpn: Vec<String>,
+}
+
+/// One rule of `send` or `receive`: topic = prefix + (topic − strip).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mapping {
+    /// Which topics, on the side they come from.
+    pub filter: TopicFilter,
+    /// Taken off the front; a topic that does not begin with it is left alone.
+    pub strip: String,
+    /// Put in front.
+    pub prefix: String,
+    /// Most QoS it travels with.
+    pub qos: Qos,
+    /// What becomes of the retain flag.
+    pub retain: RetainRule,
+}
+
+/// `retain:` of a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetainRule {
+    /// As published.
+    Keep,
+    /// Always off.
+    Never,
+}
+
+/// Store and forward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spool {
+    /// Database file.
+    pub path: PathBuf,
+    /// When entries go to disk.
+    pub keep: Keep,
+    /// Bytes on disk.
+    pub max_size: u64,
+    /// Older entries are dropped.
+    pub max_age: Duration,
+    /// What a full spool drops.
+    pub when_full: WhenFull,
+    /// What goes first after an outage.
+    pub replay: Replay,
+    /// Messages per second of backlog; `None`: as fast as acknowledged.
+    pub replay_rate: Option<u32>,
+}
+
+/// `keep:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Memory while the link is up, SQLite as soon as it is not.
+    Offline,
+    /// Always SQLite.
+    Always,
+}
+
+/// `when_full:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest entries leave, alarms last.
+    DropOldest,
+    /// New entries are refused.
+    DropNewest,
+}
+
+/// `replay:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// Oldest first.
+    InOrder,
+    /// Newest values at once, the backlog beside them.
+    LiveFirst,
+}
+
+/// A secret: never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps what was read from a file, the environment or a credential.
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself, for the one call that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Plant {
+    /// The point's own entry.
+    pub fn point(&self, id: PointId) -> &Point {
+        &self.points[id.0 as usize]
+    }
+
+    /// The device's own entry.
+    pub fn device(&self, id: DeviceId) -> &Device {
+        &self.devices[id.0 as usize]
+    }
+
+    /// The line's own entry.
+    pub fn line(&self, id: LineId) -> &Line {
+        &self.lines[id.0 as usize]
+    }
+
+    /// The devices that hang on a line.
+    pub fn devices_on(&self, line: LineId) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter(move |d| d.line == line)
+    }
+
+    /// A device's points.
+    pub fn points_of(&self, device: DeviceId) -> &[Point] {
+        let range = &self.device(device).points;
+        &self.points[range.start as usize..range.end as usize]
+    }
+}

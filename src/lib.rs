@@ -1,0 +1,20 @@
+//! Trunkline polls Modbus devices, publishes what they say through its own MQTT broker, and forwards it upstream without
+//! losing a value.
+//!
+//! The way of a value, which is also the order of the modules:
+//!
+//! ```text
+//! YAML ─► config ─► Plant ─► poll (schedule, plan) ─► bus ─► the wire
+//!                              └─► decode ─► Sample ─► publish (report policy, topic, payload) ─► Message
+//!                                     ─► broker (sessions, retained) ◄─► local clients
+//!                                            └─► spool (ordered log) ─► bridge ─► cloud
+//! ```
+
+pub mod config;
+pub mod message;
+pub mod payload;
+pub mod point;
+pub mod sample;
+pub mod status;
+pub mod time;
+pub mod topic;

@@ -1,0 +1,293 @@
+//! What is true now, as plain structs. Each task owns the `watch::Sender` of its part; the control socket, the metrics and
+//! the demo read them. Counters only grow while the process lives; durations and times say their unit in the name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// One line and its devices, written by its poll task.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct LineStatus {
+    /// Its key in `lines`.
+    pub name: String,
+    /// Path or address of the port.
+    pub port: String,
+    /// False while the port is gone or the connection is down.
+    pub up: bool,
+    /// Why it is down, in words.
+    pub error: Option<String>,
+    /// Share of time the wire was in use over the last ten seconds, 0–1: characters, turnaround and silence.
+    pub load: f64,
+    /// Counters of the wire.
+    pub wire: WireCounts,
+    /// Turns that began later than a whole period.
+    pub missed_turns: u64,
+    /// Devices, in order of the file.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// What happened on a wire since the start.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct WireCounts {
+    /// Requests sent, retries included.
+    pub requests: u64,
+    /// Right answers.
+    pub replies: u64,
+    /// Modbus exceptions.
+    pub exceptions: u64,
+    /// No answer in time.
+    pub timeouts: u64,
+    /// Damaged answers: CRC, length, wrong function.
+    pub garbled: u64,
+    /// Late or foreign frames that were put aside.
+    pub stale_replies: u64,
+    /// Second and further tries.
+    pub retries: u64,
+    /// Times the port was opened or the connection made.
+    pub opens: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+}
+
+/// One device.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct DeviceStatus {
+    /// `{device}` in topics.
+    pub name: String,
+    /// Its address.
+    pub unit_id: u8,
+    /// Whether it answers.
+    pub state: DeviceState,
+    /// Why it is offline, in words.
+    pub reason: Option<String>,
+    /// Right answers.
+    pub replies: u64,
+    /// Requests that failed for good, after retries.
+    pub failures: u64,
+    /// Time from the last byte sent to the first byte received, smoothed, in milliseconds.
+    pub turnaround_ms: f64,
+    /// Points configured.
+    pub points: usize,
+    /// Points whose last sample was bad.
+    pub bad_points: usize,
+}
+
+/// Whether a device answers.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// Not asked yet.
+    #[default]
+    Unknown,
+    /// Answers.
+    Online,
+    /// Missed some, not enough to be offline.
+    Shaky,
+    /// Does not answer; probed now and then.
+    Offline,
+}
+
+/// The account of what became of every reading, written by the publish task.
+/// `polled = suppressed + published`, `failed` readings (bad quality) are counted among the polled.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PublishStatus {
+    /// Samples that came from polls.
+    pub polled: u64,
+    /// Not published because nothing changed enough.
+    pub suppressed: u64,
+    /// Became a message.
+    pub published: u64,
+    /// Of the polled: bad quality.
+    pub failed: u64,
+    /// Held back by `at_most` right now: will be published or replaced.
+    pub held: u64,
+}
+
+/// One upstream, written by its bridge task.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct UpstreamStatus {
+    /// Its key in `upstreams`.
+    pub name: String,
+    /// Endpoint in use or tried last.
+    pub endpoint: String,
+    /// State of the link.
+    pub state: LinkState,
+    /// Why it is not connected, in words.
+    pub error: Option<String>,
+    /// `5` or `3.1.1` as agreed.
+    pub version: String,
+    /// Publishes handed to the link, repeats included.
+    pub sent: u64,
+    /// Entries the peer acknowledged.
+    pub acknowledged: u64,
+    /// Publishes sent again after a reconnect.
+    pub resent: u64,
+    /// Handed over, not acknowledged yet.
+    pub in_flight: u64,
+    /// Entries that could never be sent (too large, refused), put aside and counted.
+    pub refused: u64,
+    /// Messages that came from upstream.
+    pub received: u64,
+    /// Times the link was made.
+    pub connects: u64,
+    /// Smoothed time from publish to acknowledgement in milliseconds.
+    pub ack_ms: f64,
+}
+
+/// State of an upstream's link.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// Not tried yet, or waiting to try again.
+    #[default]
+    Waiting,
+    /// Under way.
+    Connecting,
+    /// Up.
+    Connected,
+}
+
+/// Store and forward, written by the spool's thread.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct SpoolStatus {
+    /// Entries taken in.
+    pub appended: u64,
+    /// Entries that wait in memory.
+    pub in_memory: u64,
+    /// Entries that wait on disk.
+    pub on_disk: u64,
+    /// Bytes on disk, WAL included.
+    pub disk_bytes: u64,
+    /// Entries dropped because the spool was full.
+    pub evicted: u64,
+    /// Entries dropped because they were too old.
+    pub expired: u64,
+    /// Entries lost before they reached the log (intake overrun), counted, never silent.
+    pub overrun: u64,
+    /// Why the disk cannot be used right now, in words.
+    pub error: Option<String>,
+    /// Per upstream: entries not acknowledged yet.
+    pub backlog: BTreeMap<String, u64>,
+}
+
+/// The embedded broker, written by its owner about once a second.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct BrokerStatus {
+    /// Addresses really bound.
+    pub listeners: Vec<String>,
+    /// Clients connected now.
+    pub clients: Vec<ClientStatus>,
+    /// Sessions kept for clients that are away.
+    pub sessions_away: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Subscriptions of all sessions.
+    pub subscriptions: usize,
+    /// PUBLISH packets taken in, the gateway's own included.
+    pub messages_in: u64,
+    /// PUBLISH packets given out.
+    pub messages_out: u64,
+    /// Dropped for slow or absent clients.
+    pub dropped: u64,
+}
+
+/// One connected client.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct ClientStatus {
+    /// Client id.
+    pub id: String,
+    /// Remote address.
+    pub address: String,
+    /// `3.1`, `3.1.1` or `5`.
+    pub version: String,
+    /// User name, where it gave one.
+    pub user: Option<String>,
+    /// Keep-alive in seconds.
+    pub keep_alive_s: u16,
+    /// Number of subscriptions.
+    pub subscriptions: usize,
+    /// Messages waiting.
+    pub queued: usize,
+    /// Sent, not acknowledged.
+    pub in_flight: usize,
+}
+
+/// Everything at one moment: what `trunkline status --json` prints.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct Snapshot {
+    /// Layout of this document; grows when a field changes its meaning.
+    pub schema: u32,
+    /// `{gateway}` in topics.
+    pub gateway: String,
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since the process began.
+    pub uptime_s: u64,
+    /// Wall clock, RFC 3339.
+    pub time: String,
+    /// Lines.
+    pub lines: Vec<LineStatus>,
+    /// The account.
+    pub publish: PublishStatus,
+    /// Upstreams.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Store and forward.
+    pub spool: SpoolStatus,
+    /// The broker.
+    pub broker: BrokerStatus,
+    /// Panics of supervised tasks, by task name: each is a bug.
+    pub panics: BTreeMap<String, u64>,
+}
+
+/// Reads everybody's part. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Board {
+    inner: Arc<Parts>,
+}
+
+/// The receiving ends, handed over by the daemon when it has built all tasks.
+#[derive(Debug)]
+pub struct Parts {
+    /// `{gateway}` in topics.
+    pub gateway: String,
+    /// One a line.
+    pub lines: Vec<tokio::sync::watch::Receiver<LineStatus>>,
+    /// The account.
+    pub publish: tokio::sync::watch::Receiver<PublishStatus>,
+    /// One an upstream.
+    pub upstreams: Vec<tokio::sync::watch::Receiver<UpstreamStatus>>,
+    /// Store and forward.
+    pub spool: tokio::sync::watch::Receiver<SpoolStatus>,
+    /// The broker.
+    pub broker: tokio::sync::watch::Receiver<BrokerStatus>,
+    /// Panics by task name.
+    pub panics: tokio::sync::watch::Receiver<BTreeMap<String, u64>>,
+}
+
+impl Board {
+    /// Takes the receiving ends.
+    pub fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+
+    /// Everything as it stands now.
+    pub fn snapshot(&self) -> Snapshot {
+        let parts = &self.inner;
+        Snapshot {
+            schema: 1,
+            gateway: parts.gateway.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: crate::time::uptime().as_secs(),
+            time: crate::time::now().rfc3339(),
+            lines: parts.lines.iter().map(|l| l.borrow().clone()).collect(),
+            publish: *parts.publish.borrow(),
+            upstreams: parts.upstreams.iter().map(|u| u.borrow().clone()).collect(),
+            spool: parts.spool.borrow().clone(),
+            broker: parts.broker.borrow().clone(),
+            panics: parts.panics.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The one place that reads the wall clock.
+//! A stamp carries both clocks: the monotonic one orders and measures, the wall clock is for people and may
+//! be wrong until the network has set it. Everything else in the house takes `now` as an argument.
+
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+/// When something happened, on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Stamp {
+    /// Microseconds since this process began, monotonic. Comparable within one [`boot_id`] only.
+    pub mono_us: u64,
+    /// Microseconds since 1970 UTC by the wall clock, as it stood at that moment.
+    pub wall_us: i64,
+}
+
+impl Stamp {
+    /// RFC 3339 in UTC with milliseconds: `2026-11-21T01:02:03.456Z`.
+    pub fn rfc3339(self) -> String {
+        rfc3339_millis(self.wall_us)
+    }
+}
+
+/// Both clocks now. Follows tokio's paused clock in tests (the monotonic part).
+pub fn now() -> Stamp {
+    stamp_of(Instant::now())
+}
+
+/// The stamp of a moment of this process that was taken as an `Instant`.
+pub fn stamp_of(at: Instant) -> Stamp {
+    let age = Instant::now().saturating_duration_since(at);
+    let wall = wall_us() - i64::try_from(age.as_micros()).unwrap_or(0);
+    let mono = at.saturating_duration_since(anchor());
+    Stamp { mono_us: u64::try_from(mono.as_micros()).unwrap_or(u64::MAX), wall_us: wall }
+}
+
+/// A random number that names this run of the process: monotonic stamps of different boots are not comparable.
+pub fn boot_id() -> u64 {
+    static BOOT: OnceLock<u64> = OnceLock::new();
+    *BOOT.get_or_init(|| getrandom::u64().unwrap_or_else(|_| wall_us().unsigned_abs()))
+}
+
+/// RFC 3339 in UTC with milliseconds of a wall time in microseconds since 1970.
+pub fn rfc3339_millis(wall_us: i64) -> String {
+    match jiff::Timestamp::from_microsecond(wall_us) {
+        Ok(t) => format!("{t:.3}"),
+        Err(_) => "1970-01-01T00:00:00.000Z".to_owned(),
+    }
+}
+
+/// How long the process has been running.
+pub fn uptime() -> Duration {
+    Instant::now().saturating_duration_since(anchor())
+}
+
+fn anchor() -> Instant {
+    static ANCHOR: OnceLock<Instant> = OnceLock::new();
+    *ANCHOR.get_or_init(Instant::now)
+}
+
+fn wall_us() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(d) => i64::try_from(d.as_micros()).unwrap_or(i64::MAX),
+        Err(e) => -i64::try_from(e.duration().as_micros()).unwrap_or(i64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_prints_milliseconds_in_utc() {
+        assert_eq!(rfc3339_millis(1_795_222_923_456_789), "2026-11-21T01:02:03.456Z");
+    }
+}
