@@ -11,10 +11,13 @@
 //! ```
 
 pub mod config;
+pub mod control;
 pub mod message;
 pub mod payload;
 pub mod point;
 pub mod sample;
 pub mod status;
+pub mod systemd;
 pub mod time;
 pub mod topic;
+pub mod web;

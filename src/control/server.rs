@@ -1,0 +1,223 @@
+//! The daemon's side of the control socket: binds it with mode 0660, answers each connection in order, streams until the
+//! asker closes. It reads the [`Board`] and nothing else, so a slow asker costs its own connection only.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
+use crate::status::Board;
+
+/// Askers at once; one more waits in the kernel's backlog until another leaves.
+const MAX_CONNECTIONS: usize = 32;
+/// An asker that does not take its answer for this long is let go.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pace of `status.watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A live daemon answers there.
+    #[error("another trunkline is running: it answers at {}; stop it, or give this one its own --socket", .0.display())]
+    InUse(PathBuf),
+    /// Something else lies there.
+    #[error("{} exists and is no socket; remove it, or choose another path with --socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refuses.
+    #[error("cannot listen at {}: {source}; choose a path this user may write with --socket", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+/// A bound socket, removed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Binds `path`: refused when a live daemon answers there, taken over when the one that made it is dead.
+    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        let fail = |source| ControlError::Io { path: path.to_owned(), source };
+        clear_dead(path)?;
+        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).map_err(fail)?;
+        }
+        let listener = UnixListener::bind(path).map_err(fail)?;
+        // Until this line the umask rules, which is stricter for others in any usual setting: connecting needs write permission.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(fail)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Answers until `stop`; open streams end with `end`.
+    pub async fn run(self, board: Board, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let tasks = TaskTracker::new();
+        while let Some(place) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
+            let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else { break };
+            match accepted {
+                Ok((stream, _)) => {
+                    let asked = Connection::new(stream, board.clone(), stop.clone());
+                    tasks.spawn(async move {
+                        asked.run().await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "control socket: cannot accept");
+                    // Out of file descriptors, as a rule: without a pause this would be a busy loop.
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(200))).await;
+                }
+            }
+        }
+        tasks.close();
+        let _ = timeout(Duration::from_secs(1), tasks.wait()).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A socket file outlives a killed daemon; only one that nobody answers may be removed.
+fn clear_dead(path: &Path) -> Result<(), ControlError> {
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !meta.file_type().is_socket() {
+        return Err(ControlError::NotASocket(path.to_owned()));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(ControlError::InUse(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|source| ControlError::Io { path: path.to_owned(), source })
+        }
+        Err(source) => Err(ControlError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// One asker.
+struct Connection {
+    lines: FramedRead<OwnedReadHalf, LinesCodec>,
+    out: FramedWrite<OwnedWriteHalf, LinesCodec>,
+    board: Board,
+    stop: CancellationToken,
+}
+
+/// The asker has gone, or no longer reads.
+struct Gone;
+
+impl Connection {
+    fn new(stream: UnixStream, board: Board, stop: CancellationToken) -> Self {
+        let (read, write) = stream.into_split();
+        let lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
+        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, stop }
+    }
+
+    async fn run(mut self) {
+        let stop = self.stop.clone();
+        while let Some(Some(line)) = stop.run_until_cancelled(self.lines.next()).await {
+            let done = match line {
+                Ok(line) => self.answer(&line).await,
+                Err(e) => {
+                    // After a line that is too long there is no way to find the next one.
+                    let fault = Fault::new(Code::BadRequest, format!("{e} (at most {MAX_REQUEST} bytes a line)"));
+                    let _ = self.send(&Reply::Error { id: 0, error: fault }).await;
+                    Err(Gone)
+                }
+            };
+            if done.is_err() {
+                break;
+            }
+        }
+    }
+
+    async fn answer(&mut self, line: &str) -> Result<(), Gone> {
+        let request = match read_request(line) {
+            Ok(request) => request,
+            Err((id, error)) => return self.send(&Reply::Error { id, error }).await,
+        };
+        if request.method == "status.watch" {
+            return self.watch(request.id).await;
+        }
+        let reply = match self.result(&request) {
+            Ok(result) => Reply::Result { id: request.id, result },
+            Err(error) => Reply::Error { id: request.id, error },
+        };
+        self.send(&reply).await
+    }
+
+    fn result(&self, request: &Request) -> Result<Value, Fault> {
+        match request.method.as_str() {
+            "status" => to_value(&self.board.snapshot()),
+            "version" => Ok(json!({
+                "name": env!("CARGO_PKG_NAME"),
+                "version": env!("CARGO_PKG_VERSION"),
+                "protocol": VERSION,
+                "pid": std::process::id(),
+            })),
+            other => {
+                let known = "status, status.watch, version";
+                Err(Fault::new(Code::UnknownMethod, format!("no method `{other}`; this daemon knows {known}")))
+            }
+        }
+    }
+
+    async fn watch(&mut self, id: u64) -> Result<(), Gone> {
+        let mut ticks = interval(WATCH_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let closed = tokio::select! {
+                () = self.stop.cancelled() => break,
+                line = self.lines.next() => line.is_none_or(|l| l.is_err()),
+                _ = ticks.tick() => {
+                    let item = to_value(&self.board.snapshot()).unwrap_or_default();
+                    self.send(&Reply::Item { id, item }).await?;
+                    false
+                }
+            };
+            if closed {
+                return Err(Gone);
+            }
+        }
+        self.send(&Reply::End { id, end: true }).await
+    }
+
+    async fn send(&mut self, reply: &Reply) -> Result<(), Gone> {
+        let line = serde_json::to_string(reply).map_err(|_| Gone)?;
+        match timeout(WRITE_TIMEOUT, self.out.send(line)).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+}
+
+fn to_value(what: &impl Serialize) -> Result<Value, Fault> {
+    serde_json::to_value(what).map_err(|e| Fault::new(Code::Failed, e.to_string()))
+}

@@ -1,0 +1,76 @@
+//! Is the gateway doing its work? Pure: a snapshot in, words out.
+//! Ill is what only a person can mend and what costs values: a port that is gone, a disk that cannot be written. A device that
+//! is off or a cloud that is away are what the gateway was built for: they are mentioned, not alarming.
+
+use std::fmt;
+
+use crate::status::{DeviceState, LinkState, Snapshot};
+
+/// The verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Why it is ill; empty when it is well.
+    pub reasons: Vec<String>,
+    /// Worth knowing.
+    pub notes: Vec<String>,
+}
+
+impl Health {
+    /// True when there is no reason to come.
+    pub fn is_well(&self) -> bool {
+        self.reasons.is_empty()
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", if self.is_well() { "ok" } else { "not well" })?;
+        self.reasons.iter().try_for_each(|r| writeln!(f, "problem: {r}"))?;
+        self.notes.iter().try_for_each(|n| writeln!(f, "note: {n}"))
+    }
+}
+
+/// Judges a snapshot.
+pub fn judge(now: &Snapshot) -> Health {
+    let mut health = Health::default();
+    for line in &now.lines {
+        if !line.up {
+            let why = line.error.as_deref().unwrap_or("not opened yet");
+            health.reasons.push(format!("line {} ({}) is down: {why}", line.name, line.port));
+        }
+        for device in line.devices.iter().filter(|d| d.state == DeviceState::Offline) {
+            let why = device.reason.as_deref().unwrap_or("no reply");
+            health.notes.push(format!("device {} is offline: {why}", device.name));
+        }
+    }
+    if let Some(error) = &now.spool.error {
+        health.reasons.push(format!("the spool cannot be written: {error}"));
+    }
+    for upstream in now.upstreams.iter().filter(|u| u.state != LinkState::Connected) {
+        let backlog = now.spool.backlog.get(&upstream.name).copied().unwrap_or(0);
+        let why = upstream.error.as_deref().unwrap_or("not connected yet");
+        health.notes.push(format!("upstream {} is away: {why}; {backlog} messages are kept for it", upstream.name));
+    }
+    for (task, count) in &now.panics {
+        health.notes.push(format!("task {task} was restarted {count} times after a bug; please report it"));
+    }
+    health
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{LineStatus, UpstreamStatus};
+
+    #[test]
+    fn a_line_that_is_down_is_a_reason_and_a_cloud_that_is_away_is_not() {
+        let line = |up| LineStatus { name: "hall".into(), port: "/dev/ttyUSB0".into(), up, ..LineStatus::default() };
+        let cloud = UpstreamStatus { name: "cloud".into(), error: Some("refused".into()), ..UpstreamStatus::default() };
+        let mut now = Snapshot { lines: vec![line(true)], upstreams: vec![cloud], ..Snapshot::default() };
+        let well = judge(&now);
+        assert!(well.is_well());
+        assert_eq!(well.to_string(), "ok\nnote: upstream cloud is away: refused; 0 messages are kept for it\n");
+        now.lines = vec![line(false)];
+        assert_eq!(judge(&now).reasons, ["line hall (/dev/ttyUSB0) is down: not opened yet"]);
+    }
+}
