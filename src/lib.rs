@@ -10,6 +10,7 @@
 //!                                            └─► spool (ordered log) ─► bridge ─► cloud
 //! ```
 
+pub mod backoff;
 pub mod config;
 pub mod control;
 pub mod message;
@@ -17,6 +18,7 @@ pub mod payload;
 pub mod point;
 pub mod sample;
 pub mod status;
+pub mod supervise;
 pub mod systemd;
 pub mod time;
 pub mod topic;

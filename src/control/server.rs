@@ -221,3 +221,100 @@ impl Connection {
 fn to_value(what: &impl Serialize) -> Result<Value, Fault> {
     serde_json::to_value(what).map_err(|e| Fault::new(Code::Failed, e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::client::{Client, ClientError};
+    use crate::status::{Parts, Snapshot};
+    use std::io::{BufRead, BufReader, Write};
+    use tokio::sync::watch;
+
+    fn board() -> Board {
+        let parts = Parts {
+            gateway: "plant-7".into(),
+            lines: Vec::new(),
+            publish: watch::channel(Default::default()).1,
+            upstreams: Vec::new(),
+            spool: watch::channel(Default::default()).1,
+            broker: watch::channel(Default::default()).1,
+            panics: watch::channel(Default::default()).1,
+        };
+        Board::new(parts)
+    }
+
+    /// Runs `ask` against a served socket and gives back what it returns.
+    async fn asked<T: Send + 'static>(ask: impl FnOnce(PathBuf, CancellationToken) -> T + Send + 'static) -> T {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/control.sock");
+        let server = Server::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.run(board(), stop.clone()));
+        let (there, token) = (path.clone(), stop.clone());
+        let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
+        stop.cancel();
+        serving.await.unwrap();
+        assert!(!path.exists(), "the socket is removed at the end");
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_status_travels_whole() {
+        let value = asked(|path, _| Client::connect(&path).unwrap().call("status", Value::Null).unwrap()).await;
+        let snapshot: Snapshot = serde_json::from_value(value).unwrap();
+        assert_eq!((snapshot.schema, snapshot.gateway.as_str()), (1, "plant-7"));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_method_names_the_known_ones_and_the_connection_lives_on() {
+        asked(|path, _| {
+            let mut client = Client::connect(&path).unwrap();
+            let error = client.call("dance", Value::Null).unwrap_err();
+            assert!(matches!(&error, ClientError::Refused(f) if f.code == Code::UnknownMethod), "{error}");
+            assert!(error.to_string().contains("status.watch"));
+            assert_eq!(client.call("version", Value::Null).unwrap()["protocol"], VERSION);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_gives_items_until_the_daemon_stops() {
+        let rest = asked(|path, stop| {
+            let mut client = Client::connect(&path).unwrap();
+            let mut stream = client.stream("status.watch", Value::Null).unwrap();
+            assert_eq!(stream.next().unwrap().unwrap()["gateway"], "plant-7");
+            stop.cancel();
+            stream.count()
+        });
+        assert!(rest.await <= 1, "an item may have been under way");
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_refused_not_kept() {
+        let answer = asked(|path, _| {
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            // The daemon stops reading at the limit, so the tail may meet a closed socket.
+            let _ = stream.write_all(&vec![b'x'; MAX_REQUEST + 2]);
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).unwrap();
+            line
+        })
+        .await;
+        assert!(answer.contains("bad_request"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_live_daemon_is_not_pushed_aside_and_a_dead_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let live = Server::bind(&path).unwrap();
+        assert!(matches!(Server::bind(&path), Err(ControlError::InUse(_))));
+        drop(live);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a killed daemon leaves its socket");
+        drop(Server::bind(&path).unwrap());
+        std::fs::write(&path, "x").unwrap();
+        assert!(matches!(Server::bind(&path), Err(ControlError::NotASocket(_))));
+    }
+}
