@@ -1,2 +1,9 @@
-//! The command `trunkline`.
-fn main() {}
+//! The command `trunkline`: hands the arguments over and turns the outcome into an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First thing: whoever opens a TLS connection later must find the one provider this program ships.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    trunkline::cli::main(std::env::args_os())
+}

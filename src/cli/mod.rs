@@ -1,0 +1,174 @@
+//! The command line: one file a command, each a function from its arguments to an [`Exit`].
+//! Output goes through `writeln!`, because `println!` panics when the reader of a pipe has gone.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+mod check;
+mod demo;
+mod logging;
+mod passwd;
+mod run;
+mod schema;
+mod status;
+mod summary;
+mod table;
+mod version;
+
+/// How a command ended; the codes of `sysexits.h` where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Well,
+    /// It did not work; the reason was said.
+    Failed,
+    /// The arguments are wrong.
+    Usage,
+    /// The configuration is wrong.
+    Configuration,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Well => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 64,
+            Exit::Configuration => 78,
+        })
+    }
+}
+
+/// Polls Modbus devices, publishes through its own MQTT broker, forwards upstream without losing a value.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, arg_required_else_help = true, max_term_width = 100)]
+struct Arguments {
+    /// What is logged: error, warn, info, debug, trace, or per module (`info,trunkline::bus=trace`)
+    #[arg(long, global = true, env = "TRUNKLINE_LOG", value_name = "LEVEL", default_value = "info")]
+    log: logging::Filter,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run(run::Arguments),
+    /// Check a configuration and say what would run
+    Check(check::Arguments),
+    /// Show the whole thing at work with simulated devices and a stand-in cloud
+    Demo(demo::Arguments),
+    /// Ask the running gateway how it stands
+    Status(status::Arguments),
+    /// Set the password of a user of the embedded broker
+    Passwd(passwd::Arguments),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print the version
+    Version,
+}
+
+/// The configuration file, the same option for every command that reads it.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(short, long = "config", value_name = "FILE", default_value = "/etc/trunkline/gateway.yaml")]
+    config: PathBuf,
+}
+
+/// Runs the command that `args` name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match Arguments::try_parse_from(args) {
+        Ok(parsed) => parsed,
+        Err(error) => return refused(&error).into(),
+    };
+    let log = parsed.log;
+    let exit = match parsed.command {
+        Command::Run(args) => run::run(&args, &log),
+        Command::Check(args) => check::run(&args),
+        Command::Demo(args) => demo::run(&args, &log),
+        Command::Status(args) => status::run(&args),
+        Command::Passwd(args) => passwd::run(&args),
+        Command::Schema => schema::run(),
+        Command::Version => version::run(),
+    };
+    exit.into()
+}
+
+/// Help and version are answers, everything else is a mistake in the arguments.
+fn refused(error: &clap::Error) -> Exit {
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Well,
+        _ => Exit::Usage,
+    }
+}
+
+/// Prints to standard output; a reader that has gone is no failure.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// Prints to standard error.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Loads the configuration or says every problem it has. Warnings are said either way.
+fn load(file: &ConfigFile) -> Result<crate::config::Loaded, Exit> {
+    match crate::config::load(&file.config) {
+        Ok(loaded) => {
+            if !loaded.warnings.is_empty() {
+                complain(&loaded.warnings.to_string());
+            }
+            Ok(loaded)
+        }
+        Err(report) => {
+            complain(&report.to_string());
+            Err(Exit::Configuration)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::time::Duration;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_demo_takes_its_options() {
+        let Command::Demo(demo) = parse("trunkline demo --steady --for 75s --cloud-port 2884").unwrap().command else {
+            panic!("another command");
+        };
+        assert!(demo.steady);
+        assert_eq!((demo.duration, demo.broker_port, demo.cloud_port), (Some(Duration::from_secs(75)), 1883, 2884));
+    }
+
+    #[test]
+    fn wrong_arguments_are_usage_and_help_is_not() {
+        for line in ["trunkline", "trunkline dance", "trunkline demo --for soon", "trunkline --log loud version"] {
+            assert_eq!(refused(&parse(line).unwrap_err()), Exit::Usage, "{line}");
+        }
+        assert_eq!(refused(&parse("trunkline run --help").unwrap_err()), Exit::Well);
+    }
+
+    #[test]
+    fn a_level_may_follow_the_command() {
+        assert!(parse("trunkline run -c a.yaml --log debug").is_ok());
+    }
+}

@@ -1,0 +1,71 @@
+//! `trunkline run`: the gateway until SIGTERM or SIGINT.
+
+use std::path::PathBuf;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::logging::{self, Filter};
+use crate::cli::{ConfigFile, Exit, complain, load};
+use crate::config::Plant;
+use crate::daemon::{Daemon, Options, Socket};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Where the control socket lies
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+}
+
+pub fn run(args: &Arguments, log: &Filter) -> Exit {
+    let loaded = match load(&args.file) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    logging::start(log);
+    let socket = args.socket.clone().map_or(Socket::Usual, Socket::At);
+    // Two workers: the broker and the spool have threads of their own, what is left is waiting for wires.
+    let runtime = match Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let exit = runtime.block_on(serve(loaded.plant, Options { socket }));
+    // A task that hangs in a system call must not keep the process: everything that matters is closed by now.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn serve(plant: Plant, options: Options) -> Exit {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return failed(&"cannot catch signals");
+    };
+    let mut running = match Daemon::start(plant, options).await {
+        Ok(running) => running,
+        Err(error) => return failed(&error),
+    };
+    let ready = running.ready();
+    crate::systemd::ready(&ready);
+    tracing::info!("{ready}");
+    let ended = tokio::select! {
+        _ = term.recv() => None,
+        _ = int.recv() => None,
+        task = running.fatal() => Some(task),
+    };
+    crate::systemd::stopping();
+    tracing::info!("stopping");
+    running.stop().await;
+    match ended {
+        None => {
+            tracing::info!("stopped");
+            Exit::Well
+        }
+        Some(task) => failed(&format!("the {task} ended by a bug; what was logged above says why")),
+    }
+}
+
+fn failed(why: &dyn std::fmt::Display) -> Exit {
+    complain(&format!("trunkline run: {why}"));
+    Exit::Failed
+}

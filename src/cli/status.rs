@@ -1,0 +1,259 @@
+//! `trunkline status`: asks the running gateway and shows lines, devices, upstreams, spool and broker clients.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::cli::table::{Align, bytes, render, seconds, thousands};
+use crate::cli::{Exit, complain, say};
+use crate::control;
+use crate::control::Client;
+use crate::control::client::ClientError;
+use crate::status::{LineStatus, LinkState, Snapshot};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The gateway's control socket
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+    /// For programs: one JSON document (with --watch one a line)
+    #[arg(long)]
+    json: bool,
+    /// Again every second until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+pub fn run(args: &Arguments) -> Exit {
+    let path = args.socket.clone().unwrap_or_else(control::ask_path);
+    match ask(args, &path) {
+        Ok(()) => Exit::Well,
+        Err(error) => {
+            complain(&format!("trunkline status: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+fn ask(args: &Arguments, path: &std::path::Path) -> Result<(), ClientError> {
+    let mut client = Client::connect(path)?;
+    if !args.watch {
+        let value = client.call("status", Value::Null)?;
+        say(text(&value, args.json, Value::to_string_pretty)?.trim_end());
+        return Ok(());
+    }
+    let in_place = io::stdout().is_terminal() && !args.json;
+    for value in client.stream("status.watch", Value::Null)? {
+        let text = text(&value?, args.json, Value::to_string)?;
+        // Home, then each line cleared to its end: no flicker, which clearing the screen first would give.
+        let shown = if in_place { format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
+        if writeln!(io::stdout().lock(), "{}", shown.trim_end()).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// `serde_json` prints pretty through a function only.
+trait Pretty {
+    fn to_string_pretty(&self) -> String;
+}
+
+impl Pretty for Value {
+    fn to_string_pretty(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+fn text(value: &Value, json: bool, print: impl Fn(&Value) -> String) -> Result<String, ClientError> {
+    if json {
+        return Ok(print(value));
+    }
+    let snapshot: Snapshot = serde::Deserialize::deserialize(value)
+        .map_err(|e: serde_json::Error| ClientError::Garbled(format!("{e}; is the daemon of another version?")))?;
+    Ok(tables(&snapshot))
+}
+
+fn tables(now: &Snapshot) -> String {
+    let mut out = format!("{} · trunkline {} · up {}\n\n", now.gateway, now.version, seconds(now.uptime_s));
+    out.push_str(&lines(&now.lines));
+    out.push('\n');
+    out.push_str(&devices(&now.lines));
+    if !now.upstreams.is_empty() {
+        out.push('\n');
+        out.push_str(&upstreams(now));
+    }
+    out.push('\n');
+    out.push_str(&account(now));
+    if !now.broker.clients.is_empty() {
+        out.push('\n');
+        out.push_str(&clients(now));
+    }
+    for (task, count) in &now.panics {
+        out.push_str(&format!("\nbug: task {task} was restarted {count} times; please report it with the log"));
+    }
+    out
+}
+
+fn lines(lines: &[LineStatus]) -> String {
+    let head = [
+        ("LINE", Align::Left),
+        ("PORT", Align::Left),
+        ("STATE", Align::Left),
+        ("LOAD", Align::Right),
+        ("REQUESTS", Align::Right),
+        ("TIMEOUTS", Align::Right),
+        ("GARBLED", Align::Right),
+        ("MISSED TURNS", Align::Right),
+    ];
+    let rows = lines.iter().map(|l| {
+        let state = if l.up { "up".to_owned() } else { format!("down: {}", l.error.as_deref().unwrap_or("not opened yet")) };
+        let counts = [l.wire.requests, l.wire.timeouts, l.wire.garbled, l.missed_turns].map(thousands);
+        let mut row = vec![l.name.clone(), l.port.clone(), state, format!("{:.1} %", l.load * 100.0)];
+        row.extend(counts);
+        row
+    });
+    render(&head, &rows.collect::<Vec<_>>())
+}
+
+fn devices(lines: &[LineStatus]) -> String {
+    let head = [
+        ("DEVICE", Align::Left),
+        ("LINE", Align::Left),
+        ("UNIT", Align::Right),
+        ("STATE", Align::Left),
+        ("POINTS", Align::Right),
+        ("BAD", Align::Right),
+        ("REPLIES", Align::Right),
+        ("FAILURES", Align::Right),
+        ("TURNAROUND", Align::Right),
+    ];
+    let rows = lines.iter().flat_map(|l| l.devices.iter().map(move |d| (l, d))).map(|(l, d)| {
+        let state = d.state.to_string();
+        let state = d.reason.as_ref().map_or(state.clone(), |why| format!("{state}: {why}"));
+        vec![
+            d.name.clone(),
+            l.name.clone(),
+            d.unit_id.to_string(),
+            state,
+            d.points.to_string(),
+            d.bad_points.to_string(),
+            thousands(d.replies),
+            thousands(d.failures),
+            format!("{:.1} ms", d.turnaround_ms),
+        ]
+    });
+    render(&head, &rows.collect::<Vec<_>>())
+}
+
+fn upstreams(now: &Snapshot) -> String {
+    let head = [
+        ("UPSTREAM", Align::Left),
+        ("ENDPOINT", Align::Left),
+        ("STATE", Align::Left),
+        ("MQTT", Align::Left),
+        ("ACKNOWLEDGED", Align::Right),
+        ("IN FLIGHT", Align::Right),
+        ("WAITING", Align::Right),
+        ("ACK TIME", Align::Right),
+    ];
+    let rows = now.upstreams.iter().map(|u| {
+        let state = match (u.state, &u.error) {
+            (LinkState::Connected, _) | (_, None) => u.state.to_string(),
+            (state, Some(why)) => format!("{state}: {why}"),
+        };
+        vec![
+            u.name.clone(),
+            u.endpoint.clone(),
+            state,
+            u.version.clone(),
+            thousands(u.acknowledged),
+            thousands(u.in_flight),
+            thousands(now.spool.backlog.get(&u.name).copied().unwrap_or(0)),
+            format!("{:.1} ms", u.ack_ms),
+        ]
+    });
+    render(&head, &rows.collect::<Vec<_>>())
+}
+
+fn account(now: &Snapshot) -> String {
+    let (p, s, b) = (&now.publish, &now.spool, &now.broker);
+    let mut out = format!(
+        "values    {} polled = {} suppressed + {} published ({} of bad quality)\n",
+        thousands(p.polled),
+        thousands(p.suppressed),
+        thousands(p.published),
+        thousands(p.failed)
+    );
+    out.push_str(&format!(
+        "spool     {} in memory, {} on disk ({}), dropped {}\n",
+        thousands(s.in_memory),
+        thousands(s.on_disk),
+        bytes(s.disk_bytes),
+        thousands(s.evicted + s.expired + s.overrun)
+    ));
+    if let Some(error) = &s.error {
+        out.push_str(&format!("          the disk cannot be written: {error}\n"));
+    }
+    out.push_str(&format!(
+        "broker    {} · {} clients, {} sessions away, {} retained, {} in, {} out, {} dropped\n",
+        b.listeners.join(", "),
+        b.clients.len(),
+        b.sessions_away,
+        thousands(u64::try_from(b.retained).unwrap_or(u64::MAX)),
+        thousands(b.messages_in),
+        thousands(b.messages_out),
+        thousands(b.dropped)
+    ));
+    out
+}
+
+fn clients(now: &Snapshot) -> String {
+    let head = [
+        ("CLIENT", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("MQTT", Align::Left),
+        ("USER", Align::Left),
+        ("SUBSCRIPTIONS", Align::Right),
+        ("QUEUED", Align::Right),
+        ("IN FLIGHT", Align::Right),
+    ];
+    let rows = now.broker.clients.iter().map(|c| {
+        vec![
+            c.id.clone(),
+            c.address.clone(),
+            c.version.clone(),
+            c.user.clone().unwrap_or_else(|| "–".to_owned()),
+            c.subscriptions.to_string(),
+            c.queued.to_string(),
+            c.in_flight.to_string(),
+        ]
+    });
+    render(&head, &rows.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{DeviceStatus, UpstreamStatus};
+
+    #[test]
+    fn the_tables_say_why_something_is_not_as_it_should_be() {
+        let device = DeviceStatus { name: "meter-1".into(), reason: Some("timeout".into()), ..DeviceStatus::default() };
+        let line = LineStatus {
+            name: "hall".into(),
+            port: "/dev/ttyUSB0".into(),
+            error: Some("no such file".into()),
+            devices: vec![device],
+            ..LineStatus::default()
+        };
+        let cloud = UpstreamStatus { name: "cloud".into(), error: Some("refused".into()), ..UpstreamStatus::default() };
+        let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
+        now.spool.backlog.insert("cloud".into(), 1200);
+        let text = tables(&now);
+        for want in ["down: no such file", "unknown: timeout", "waiting: refused", "1,200", "0 polled"] {
+            assert!(text.contains(want), "{want} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a plant would do, in a dozen lines for `check`. No secret is printed: the plant's secrets cannot be.
+
+use std::fmt::Write as _;
+
+use crate::cli::table::{bytes, seconds, thousands};
+use crate::config::plant::{Keep, Line, ListenerKind, Plant, Port, Schedule, Upstream};
+
+/// The summary.
+pub fn of(plant: &Plant) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "  gateway    {}", plant.gateway);
+    for line in &plant.lines {
+        let _ = writeln!(out, "  line       {}", describe_line(plant, line));
+    }
+    let _ = writeln!(out, "  devices    {}", plant.devices.len());
+    let rate = values_per_second(plant);
+    let _ = writeln!(out, "  points     {}, {rate:.1} values/s at most", thousands_of(plant.points.len()));
+    for listener in &plant.broker.listen {
+        let kind = match listener.kind {
+            ListenerKind::Tcp => "mqtt",
+            ListenerKind::Tls { .. } => "mqtts",
+            ListenerKind::WebSocket => "ws",
+        };
+        let _ = writeln!(out, "  broker     {kind}://{}", listener.address);
+    }
+    for upstream in &plant.upstreams {
+        let _ = writeln!(out, "  upstream   {}", describe_upstream(upstream));
+    }
+    let spool = &plant.spool;
+    let keep = match spool.keep {
+        Keep::Offline => "on disk while a link is down",
+        Keep::Always => "always on disk",
+    };
+    let (size, age) = (bytes(spool.max_size), seconds(spool.max_age.as_secs()));
+    let _ = writeln!(out, "  spool      {}, {keep}, at most {size} and {age}", spool.path.display());
+    if let Some(web) = plant.web {
+        let _ = writeln!(out, "  web        http://{web}/");
+    }
+    let _ = writeln!(out, "  state in   {}", plant.state_dir.display());
+    out
+}
+
+fn describe_line(plant: &Plant, line: &Line) -> String {
+    let port = match &line.port {
+        Port::Serial(s) => format!("{} at {} {}", s.path.display(), s.baud, s.format),
+        Port::Tcp(to) => format!("Modbus TCP to {to}"),
+        Port::RtuOverTcp(to) => format!("RTU over TCP to {to}"),
+    };
+    let devices = plant.devices.iter().filter(|d| d.line == line.id).count();
+    format!("{}: {port}, {devices} {}", line.name, if devices == 1 { "device" } else { "devices" })
+}
+
+fn describe_upstream(upstream: &Upstream) -> String {
+    let endpoints: Vec<String> = upstream.endpoints.iter().map(ToString::to_string).collect();
+    let rules = upstream.send.iter().map(|m| m.filter.to_string()).collect::<Vec<_>>().join(", ");
+    format!("{}: {} as {}, sends {rules}", upstream.name, endpoints.join(" or "), upstream.client_id)
+}
+
+/// Readings of the periodic points; cron schedules are too rare to matter.
+fn values_per_second(plant: &Plant) -> f64 {
+    let rate = |schedule: &Schedule| match schedule {
+        Schedule::Every { period, .. } => 1.0 / period.as_secs_f64(),
+        Schedule::Cron(_) => 0.0,
+    };
+    plant.points.iter().map(|p| rate(&p.schedule)).sum()
+}
+
+fn thousands_of(n: usize) -> String {
+    thousands(u64::try_from(n).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,88 @@
+//! Text in aligned columns. Widths are counted in characters, which is right for everything this program prints.
+
+/// How a column is aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// Rows under a head line, two blanks between columns, no blanks at line ends.
+pub fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+    let width = |n: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count());
+        cells.chain([head[n].0.chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let titles = head.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let mut out = String::new();
+    for row in std::iter::once(&titles).chain(rows) {
+        let mut line = String::new();
+        for ((cell, width), (_, align)) in row.iter().zip(&widths).zip(head) {
+            let padded = match align {
+                Align::Left => format!("{cell:<width$}  "),
+                Align::Right => format!("{cell:>width$}  "),
+            };
+            line.push_str(&padded);
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Bytes for people: `512.0 MiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let exponent = (n.ilog2() / 10).min(4);
+    #[expect(clippy::cast_precision_loss, reason = "one decimal place is shown")]
+    let value = n as f64 / f64::from(exponent * 10).exp2();
+    format!("{value:.1} {}", UNITS[exponent as usize - 1])
+}
+
+/// Seconds for people: `3 d 4 h`, `5 min 6 s`.
+pub fn seconds(s: u64) -> String {
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![vec!["hall".to_owned(), "7".to_owned()], vec!["plc".to_owned(), "1234".to_owned()]];
+        let text = render(&[("LINE", Align::Left), ("N", Align::Right)], &rows);
+        assert_eq!(text, "LINE     N\nhall     7\nplc   1234\n");
+    }
+
+    #[test]
+    fn numbers_are_for_people() {
+        assert_eq!((thousands(7), thousands(1_234_567)), ("7".to_owned(), "1,234,567".to_owned()));
+        assert_eq!((bytes(1023), bytes(512 * 1024 * 1024)), ("1023 B".to_owned(), "512.0 MiB".to_owned()));
+        assert_eq!((seconds(66), seconds(90_000)), ("1 min 6 s".to_owned(), "1 d 1 h".to_owned()));
+    }
+}

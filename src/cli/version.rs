@@ -1,0 +1,8 @@
+//! `trunkline version`.
+
+use crate::cli::{Exit, say};
+
+pub fn run() -> Exit {
+    say(concat!("trunkline ", env!("CARGO_PKG_VERSION")));
+    Exit::Well
+}
