@@ -11,11 +11,13 @@
 //! ```
 
 pub mod backoff;
+pub mod bus;
 pub mod config;
 pub mod message;
 pub mod payload;
 pub mod point;
 pub mod sample;
+pub mod sim;
 pub mod status;
 pub mod time;
 pub mod topic;
