@@ -11,12 +11,14 @@
 //! ```
 
 pub mod backoff;
+pub mod bus;
 pub mod config;
 pub mod control;
 pub mod message;
 pub mod payload;
 pub mod point;
 pub mod sample;
+pub mod sim;
 pub mod status;
 pub mod supervise;
 pub mod systemd;
