@@ -15,6 +15,7 @@ pub mod message;
 pub mod payload;
 pub mod point;
 pub mod sample;
+pub mod spool;
 pub mod status;
 pub mod time;
 pub mod topic;
