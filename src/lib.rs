@@ -19,6 +19,7 @@ pub mod payload;
 pub mod point;
 pub mod sample;
 pub mod sim;
+pub mod spool;
 pub mod status;
 pub mod supervise;
 pub mod systemd;

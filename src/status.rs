@@ -167,6 +167,12 @@ pub struct SpoolStatus {
     pub expired: u64,
     /// Entries lost before they reached the log (intake overrun), counted, never silent.
     pub overrun: u64,
+    /// Entries lost with a damaged file, as far as that can be known.
+    #[serde(default)]
+    pub damaged: u64,
+    /// Which damaged file was set aside under which name, in words, if that happened since the start.
+    #[serde(default)]
+    pub set_aside: Option<String>,
     /// Why the disk cannot be used right now, in words.
     pub error: Option<String>,
     /// Per upstream: entries not acknowledged yet.

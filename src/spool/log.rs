@@ -1,0 +1,615 @@
+//! The log itself: two storeys and the cursors, without threads or waiting, so that a model can be held against it.
+//! Memory holds the newest stretch, unbroken up to the newest entry; the disk holds what was committed below it. Entries at or
+//! under `committed` are on disk too and stay in memory only as a copy to read from.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Batch;
+use super::Entry;
+use super::Link;
+use super::Seq;
+use super::SpoolError;
+use super::Subscriber;
+use super::disk::Commit;
+use super::disk::Disk;
+use super::row::Taken;
+use crate::config::plant::Keep;
+use crate::config::plant::Spool as Settings;
+use crate::config::plant::WhenFull;
+use crate::message::Class;
+use crate::message::Message;
+use crate::status::SpoolStatus;
+use crate::time::Stamp;
+
+/// Most entries in memory while the disk cannot be written; beyond it `when_full` decides, counted.
+const MEMORY_MOST: usize = 200_000;
+/// More than this in memory is no small lag any more: to disk.
+const MEMORY_WINDOW: usize = 10_000;
+/// Copies of committed entries kept to read from, so that a short outage is sent without touching the disk.
+const COPIES: usize = 2_000;
+/// An entry that waits longer for its acknowledgement goes to disk although the link counts as up: it may be a black hole.
+const LAG: Duration = Duration::from_millis(750);
+/// Rows dropped at once when the log is too large.
+const EVICT_AT_ONCE: usize = 1_000;
+/// Most rows in one transaction.
+const COMMIT_ROWS: usize = 10_000;
+/// Free pages that are worth giving back while rows remain (4 MB).
+const FREE_WORTH_SHRINKING: u64 = 4 << 20;
+/// Wall times before 2020 come from a clock that was never set: they say nothing about age.
+const CLOCK_SET: i64 = 1_577_836_800_000_000;
+
+/// An entry in memory.
+#[derive(Debug)]
+struct Held {
+    seq: Seq,
+    message: Message,
+    taken: Stamp,
+    came: Stamp,
+    wanted: u64,
+}
+
+/// Where one upstream stands.
+#[derive(Debug)]
+struct Cursor {
+    who: Subscriber,
+    link: Link,
+    /// All up to here is done.
+    acknowledged: Seq,
+    /// Entries it wants and has not acknowledged.
+    backlog: u64,
+    /// Given out, in order, not acknowledged yet.
+    handed: VecDeque<Seq>,
+}
+
+/// The log.
+#[derive(Debug)]
+pub(super) struct Log {
+    settings: Settings,
+    boot: u64,
+    disk: Option<Disk>,
+    memory: VecDeque<Held>,
+    cursors: Vec<Cursor>,
+    last: Seq,
+    committed: Seq,
+    /// All rows up to here are alarms: eviction looks behind it.
+    alarms_upto: Seq,
+    cursors_dirty: bool,
+    counts: SpoolStatus,
+}
+
+impl Log {
+    /// Opens the file and finds each upstream's place; a new upstream begins at the end.
+    pub(super) fn open(settings: Settings, upstreams: Vec<Subscriber>, boot: u64) -> Result<Self, SpoolError> {
+        if upstreams.len() > 64 {
+            return Err(SpoolError::TooMany(upstreams.len()));
+        }
+        let mut log = Self {
+            settings,
+            boot,
+            disk: None,
+            memory: VecDeque::new(),
+            cursors: Vec::new(),
+            last: 0,
+            committed: 0,
+            alarms_upto: 0,
+            cursors_dirty: true,
+            counts: SpoolStatus::default(),
+        };
+        log.open_disk(upstreams)?;
+        Ok(log)
+    }
+
+    fn open_disk(&mut self, upstreams: Vec<Subscriber>) -> Result<(), SpoolError> {
+        let path = self.settings.path.clone();
+        let (disk, aside) = Disk::open(&path, self.settings.max_size, self.boot)?;
+        if let Some(aside) = aside {
+            let words = format!("{} was damaged; set aside as {}, a new log begun", path.display(), aside.display());
+            tracing::error!("{words}");
+            self.counts.set_aside = Some(words);
+        }
+        let sql = |e: rusqlite::Error| SpoolError::of(&path, &e);
+        disk.keep_cursors(&upstreams.iter().map(|u| &*u.name).collect::<Vec<_>>()).map_err(sql)?;
+        let known = disk.cursors().map_err(sql)?;
+        self.last = disk.last_seq().map_err(sql)?;
+        self.committed = self.last;
+        self.cursors = upstreams
+            .into_iter()
+            .map(|who| {
+                let (acknowledged, backlog) = known.get(&*who.name).copied().unwrap_or((self.last, 0));
+                Cursor { who, link: Link::Down, acknowledged, backlog, handed: VecDeque::new() }
+            })
+            .collect();
+        self.disk = Some(disk);
+        Ok(())
+    }
+
+    /// The index of an upstream.
+    pub(super) fn index(&self, upstream: &str) -> Option<usize> {
+        self.cursors.iter().position(|c| &*c.who.name == upstream)
+    }
+
+    /// Takes messages in; what no upstream wants is not kept.
+    pub(super) fn append(&mut self, messages: Vec<Message>, now: Stamp) {
+        for message in messages {
+            let wanted = self.wanted(&message);
+            if wanted == 0 {
+                continue;
+            }
+            self.counts.appended += 1;
+            if self.memory.len() >= MEMORY_MOST && !self.make_room(message.class) {
+                self.counts.evicted += 1;
+                continue;
+            }
+            self.last += 1;
+            for (n, cursor) in self.cursors.iter_mut().enumerate() {
+                cursor.backlog += wanted >> n & 1;
+            }
+            let taken = message.own.as_ref().map_or(now, |own| own.sample.taken());
+            self.memory.push_back(Held { seq: self.last, message, taken, came: now, wanted });
+        }
+    }
+
+    fn wanted(&self, message: &Message) -> u64 {
+        let bits = self.cursors.iter().enumerate().filter(|(_, c)| c.who.wants(message));
+        bits.fold(0, |mask, (n, _)| mask | 1 << n)
+    }
+
+    /// Memory is full because the disk takes nothing: drops one old entry, or says that the new one has to go.
+    fn make_room(&mut self, class: Class) -> bool {
+        if self.memory.front().is_some_and(|h| h.seq <= self.committed) {
+            self.memory.pop_front();
+            return true;
+        }
+        if self.settings.when_full == WhenFull::DropNewest && class == Class::Normal {
+            return false;
+        }
+        let victim = self.memory.iter().position(|h| h.message.class == Class::Normal);
+        let Some(held) = victim.or_else(|| (class == Class::Alarm).then_some(0)).and_then(|n| self.memory.remove(n))
+        else {
+            return false;
+        };
+        self.forget(held.seq, held.wanted);
+        self.counts.evicted += 1;
+        true
+    }
+
+    /// The books after an entry left without acknowledgement.
+    fn forget(&mut self, seq: Seq, wanted: u64) {
+        for (n, cursor) in self.cursors.iter_mut().enumerate() {
+            if seq > cursor.acknowledged && wanted >> n & 1 == 1 {
+                cursor.backlog = cursor.backlog.saturating_sub(1);
+                cursor.handed.retain(|s| *s != seq);
+            }
+        }
+    }
+
+    /// What the upstream wants after `after` (`None`: after its last acknowledgement). Nothing found and nothing in flight: its
+    /// cursor moves on by itself.
+    pub(super) fn batch(&mut self, upstream: usize, after: Option<Seq>, max: usize, now: Stamp) -> Batch {
+        let acknowledged = self.cursors[upstream].acknowledged;
+        let after = after.map_or(acknowledged, |a| a.max(acknowledged));
+        while self.cursors[upstream].handed.back().is_some_and(|s| *s > after) {
+            self.cursors[upstream].handed.pop_back();
+        }
+        let mut batch = Batch { entries: Vec::new(), upto: after };
+        self.read_disk(upstream, max, &mut batch);
+        self.read_memory(upstream, max, &mut batch);
+        for entry in &mut batch.entries {
+            restamp(&mut entry.message, now);
+        }
+        let cursor = &mut self.cursors[upstream];
+        cursor.handed.extend(batch.entries.iter().map(|e| e.seq));
+        if batch.entries.is_empty() && cursor.handed.is_empty() && batch.upto > cursor.acknowledged {
+            self.acknowledge(upstream, batch.upto);
+        }
+        if batch.entries.is_empty() && batch.upto == self.last && self.cursors[upstream].handed.is_empty() {
+            self.cursors[upstream].backlog = 0;
+        }
+        batch
+    }
+
+    fn read_disk(&mut self, upstream: usize, max: usize, batch: &mut Batch) {
+        let memory_from = self.memory.front().map_or(Seq::MAX, |h| h.seq);
+        while batch.entries.len() < max && batch.upto < self.committed && batch.upto + 1 < memory_from {
+            let Some(disk) = &self.disk else { return };
+            let rows = match disk.read(batch.upto, max) {
+                Ok(rows) => rows,
+                Err(e) => return self.fault(&e),
+            };
+            if rows.is_empty() {
+                batch.upto = self.committed.min(memory_from - 1);
+                return;
+            }
+            for (seq, decoded) in rows {
+                if seq >= memory_from {
+                    batch.upto = memory_from - 1;
+                    return;
+                }
+                if batch.entries.len() == max {
+                    return;
+                }
+                batch.upto = seq;
+                let Some((message, taken)) = decoded else { continue };
+                if self.cursors[upstream].who.wants(&message) {
+                    let message = mark_run(message, taken, self.disk.as_ref().map_or(0, |d| d.run));
+                    batch.entries.push(Entry { seq, message });
+                }
+            }
+        }
+    }
+
+    fn read_memory(&mut self, upstream: usize, max: usize, batch: &mut Batch) {
+        let memory_from = self.memory.front().map_or(self.last + 1, |h| h.seq);
+        let disk_is_read = batch.upto >= self.committed || batch.upto + 1 >= memory_from;
+        if !disk_is_read || batch.entries.len() == max {
+            return;
+        }
+        let from = self.memory.partition_point(|h| h.seq <= batch.upto);
+        for held in self.memory.range(from..) {
+            if batch.entries.len() == max {
+                return;
+            }
+            batch.upto = held.seq;
+            if held.wanted >> upstream & 1 == 1 {
+                batch.entries.push(Entry { seq: held.seq, message: held.message.clone() });
+            }
+        }
+        batch.upto = self.last;
+    }
+
+    /// All up to `upto` is done for this upstream.
+    pub(super) fn acknowledge(&mut self, upstream: usize, upto: Seq) {
+        let upto = upto.min(self.last);
+        let cursor = &mut self.cursors[upstream];
+        if upto <= cursor.acknowledged {
+            return;
+        }
+        cursor.acknowledged = upto;
+        self.cursors_dirty = true;
+        while cursor.handed.front().is_some_and(|s| *s <= upto) {
+            cursor.handed.pop_front();
+            cursor.backlog = cursor.backlog.saturating_sub(1);
+        }
+        let done = self.done();
+        while self.memory.front().is_some_and(|h| h.seq <= done) {
+            self.memory.pop_front();
+        }
+    }
+
+    fn done(&self) -> Seq {
+        self.cursors.iter().map(|c| c.acknowledged).min().unwrap_or(self.last)
+    }
+
+    /// What the bridge says about its link. Down: what was given out will be asked for again.
+    pub(super) fn link(&mut self, upstream: usize, link: Link) {
+        self.cursors[upstream].link = link;
+    }
+
+    /// Whether entries have to go to disk now.
+    fn must_commit(&self, now: Stamp) -> bool {
+        let first = self.memory.partition_point(|h| h.seq <= self.committed);
+        let Some(oldest) = self.memory.get(first) else { return false };
+        self.settings.keep == Keep::Always
+            || self.cursors.iter().any(|c| c.link == Link::Down && c.acknowledged < self.last)
+            || self.memory.len() - first > MEMORY_WINDOW
+            || now.mono_us.saturating_sub(oldest.came.mono_us) > u64::try_from(LAG.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Called every commit interval: writes what has to be written, keeps the limits, gives space back.
+    pub(super) fn tick(&mut self, now: Stamp) {
+        let entries = self.must_commit(now);
+        // Cursors matter on disk only while rows lie there: a healthy link writes nothing.
+        let cursors = self.cursors_dirty && self.rows() > 0;
+        if entries {
+            self.commit_all();
+        } else if cursors {
+            self.commit(false);
+        }
+        self.expire(now);
+        self.shrink();
+    }
+
+    /// Everything to disk, whatever `keep` says.
+    pub(super) fn close(&mut self) {
+        self.commit_all();
+        self.shrink();
+    }
+
+    /// In transactions of a bounded size, so that the limits are looked at between them.
+    fn commit_all(&mut self) {
+        loop {
+            let before = self.committed;
+            self.commit(true);
+            if self.committed == before || self.committed == self.last {
+                return;
+            }
+        }
+    }
+
+    fn rows(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |d| d.rows)
+    }
+
+    fn commit(&mut self, with_entries: bool) {
+        if self.disk.is_none() && !self.reopen() {
+            return;
+        }
+        if with_entries {
+            self.keep_under_max_size();
+        }
+        let done = self.done();
+        let Some(disk) = &mut self.disk else { return };
+        let run = disk.run;
+        let from = if with_entries { self.memory.partition_point(|h| h.seq <= self.committed) } else { self.memory.len() };
+        let entries: Vec<_> =
+            self.memory.range(from..).take(COMMIT_ROWS).map(|h| (h.seq, &h.message, Taken { run, stamp: h.taken })).collect();
+        let committed = entries.last().map_or(self.committed, |e| e.0);
+        let cursors = self.cursors.iter().enumerate().map(|(n, c)| {
+            let only_memory =
+                self.memory.iter().filter(|h| h.seq > committed.max(c.acknowledged) && h.wanted >> n & 1 == 1).count();
+            (&*c.who.name, c.acknowledged, c.backlog.saturating_sub(only_memory as u64))
+        });
+        let commit = Commit { cursors: cursors.collect(), entries, done };
+        match disk.commit(&commit) {
+            Ok(()) => {
+                self.committed = committed;
+                self.cursors_dirty = false;
+                self.counts.error = None;
+                self.drop_copies();
+            }
+            Err(e) => self.fault(&e),
+        }
+    }
+
+    fn drop_copies(&mut self) {
+        while self.memory.len() > COPIES && self.memory.front().is_some_and(|h| h.seq <= self.committed) {
+            self.memory.pop_front();
+        }
+    }
+
+    /// Drops the oldest rows, alarms last, until a commit fits again.
+    fn keep_under_max_size(&mut self) {
+        let limit = self.settings.max_size;
+        loop {
+            let Some(disk) = &self.disk else { return };
+            let wal = disk.bytes().saturating_sub(disk.used_and_free().map_or(0, |(used, free)| used + free));
+            let used = match disk.used_and_free() {
+                Ok((used, _)) => used,
+                Err(e) => return self.fault(&e),
+            };
+            // A twentieth is left free for what the next commit brings.
+            if used + wal <= limit - limit / 20 || disk.rows == 0 {
+                return;
+            }
+            if wal > limit / 16 {
+                if let Err(e) = disk.shrink(0) {
+                    return self.fault(&e);
+                }
+                if used <= limit - limit / 20 {
+                    return;
+                }
+            }
+            if self.settings.when_full == WhenFull::DropNewest {
+                return self.drop_uncommitted();
+            }
+            if !self.evict() {
+                return;
+            }
+        }
+    }
+
+    /// `drop-newest` with a full disk: new entries but alarms go; the memory has to be emptied of them.
+    fn drop_uncommitted(&mut self) {
+        let committed = self.committed;
+        let gone: Vec<(Seq, u64)> = (self.memory.iter())
+            .filter(|h| h.seq > committed && h.message.class == Class::Normal)
+            .map(|h| (h.seq, h.wanted))
+            .collect();
+        self.memory.retain(|h| h.seq <= committed || h.message.class == Class::Alarm);
+        self.counts.evicted += gone.len() as u64;
+        for (seq, wanted) in gone {
+            self.forget(seq, wanted);
+        }
+    }
+
+    fn evict(&mut self) -> bool {
+        let Some(disk) = &self.disk else { return false };
+        let from = self.alarms_upto;
+        let rows = match disk.read(from, EVICT_AT_ONCE) {
+            Ok(rows) => rows,
+            Err(e) => {
+                self.fault(&e);
+                return false;
+            }
+        };
+        let Some(end) = rows.last().map(|r| r.0) else {
+            // Nothing but alarms is left: then the oldest of them go.
+            self.alarms_upto = 0;
+            return from > 0 && self.evict_rows(|_| true);
+        };
+        let normal = rows.iter().filter(|r| r.1.as_ref().is_none_or(|(m, _)| m.class == Class::Normal)).count();
+        self.alarms_upto = if normal == rows.len() { from } else { end };
+        normal == 0 || self.drop_rows(rows, |m| m.class == Class::Normal, Why::Full)
+    }
+
+    fn evict_rows(&mut self, which: impl Fn(&Message) -> bool) -> bool {
+        let rows = self.disk.as_ref().and_then(|d| d.read(0, EVICT_AT_ONCE).ok()).unwrap_or_default();
+        self.drop_rows(rows, which, Why::Full)
+    }
+
+    fn drop_rows(&mut self, rows: Vec<super::disk::Row>, which: impl Fn(&Message) -> bool, why: Why) -> bool {
+        let mut gone = Vec::new();
+        for (seq, decoded) in rows {
+            let message = decoded.map(|(m, _)| m);
+            if message.as_ref().is_none_or(&which) {
+                gone.push((seq, message.map_or(0, |m| self.wanted(&m))));
+            }
+        }
+        let seqs: Vec<Seq> = gone.iter().map(|g| g.0).collect();
+        if let Some(Err(e)) = self.disk.as_mut().map(|d| d.delete(&seqs)) {
+            self.fault(&e);
+            return false;
+        }
+        let done = self.done();
+        for (seq, wanted) in gone {
+            if seq > done {
+                match why {
+                    Why::Full => self.counts.evicted += 1,
+                    Why::Old => self.counts.expired += 1,
+                }
+            }
+            if let Ok(n) = self.memory.binary_search_by_key(&seq, |h| h.seq) {
+                self.memory.remove(n);
+            }
+            self.forget(seq, wanted);
+        }
+        self.cursors_dirty = true;
+        true
+    }
+
+    /// Drops rows older than `max_age`.
+    fn expire(&mut self, now: Stamp) {
+        loop {
+            let Some(disk) = &self.disk else { return };
+            if disk.rows == 0 {
+                return;
+            }
+            // One row is looked at every tick; the rest only when that one is too old.
+            let old = |row: &super::disk::Row| match &row.1 {
+                Some((_, taken)) => age(*taken, disk.run, now) > self.settings.max_age,
+                None => true,
+            };
+            if !disk.read(0, 1).is_ok_and(|rows| rows.iter().any(old)) {
+                return;
+            }
+            let rows: Vec<_> = disk.read(0, EVICT_AT_ONCE).unwrap_or_default().into_iter().take_while(old).collect();
+            if rows.is_empty() || !self.drop_rows(rows, |_| true, Why::Old) {
+                return;
+            }
+        }
+    }
+
+    /// Gives space back after a drain.
+    fn shrink(&mut self) {
+        let Some(disk) = &self.disk else { return };
+        let result = disk.used_and_free().and_then(|(_, free)| {
+            let worth = if disk.rows == 0 { 1 } else { FREE_WORTH_SHRINKING };
+            if free >= worth { disk.shrink(2048) } else { Ok(()) }
+        });
+        if let Err(e) = result {
+            self.fault(&e);
+        }
+    }
+
+    /// The disk said no. What is in memory stays there; a damaged file is set aside and a new one begun.
+    fn fault(&mut self, error: &rusqlite::Error) {
+        let path = self.settings.path.display();
+        let words = match SpoolError::of(&self.settings.path, error) {
+            SpoolError::Damaged { why, .. } => {
+                let aside = self.disk.take().and_then(Disk::set_aside);
+                let aside = aside.map_or_else(|| "nowhere".to_owned(), |a| a.display().to_string());
+                let words = format!("{path} was damaged ({why}); set aside as {aside}, a new log begun");
+                self.counts.set_aside = Some(words.clone());
+                self.lose_disk();
+                words
+            }
+            other => format!("{other}; entries wait in memory"),
+        };
+        if self.counts.error.as_ref() != Some(&words) {
+            tracing::error!("spool: {words}");
+        }
+        self.counts.error = Some(words);
+    }
+
+    /// After damage: what lay only on disk is gone and counted; copies in memory are written again.
+    fn lose_disk(&mut self) {
+        let first = self.memory.front().map_or(self.last + 1, |h| h.seq);
+        let mut lost = 0;
+        for (n, cursor) in self.cursors.iter_mut().enumerate() {
+            let held = self.memory.iter().filter(|h| h.seq > cursor.acknowledged && h.wanted >> n & 1 == 1).count() as u64;
+            lost = lost.max(cursor.backlog.saturating_sub(held));
+            cursor.backlog = held;
+            cursor.handed.retain(|s| *s >= first);
+        }
+        self.counts.damaged += lost;
+        self.committed = first - 1;
+        self.alarms_upto = 0;
+        self.cursors_dirty = true;
+    }
+
+    fn reopen(&mut self) -> bool {
+        match Disk::open(&self.settings.path, self.settings.max_size, self.boot) {
+            Ok((disk, _)) => {
+                self.disk = Some(disk);
+                true
+            }
+            Err(e) => {
+                self.counts.error = Some(format!("{e}; entries wait in memory"));
+                false
+            }
+        }
+    }
+
+    /// How things stand.
+    pub(super) fn status(&self) -> SpoolStatus {
+        let mut status = self.counts.clone();
+        let first = self.memory.partition_point(|h| h.seq <= self.committed);
+        status.in_memory = (self.memory.len() - first) as u64;
+        status.on_disk = self.rows();
+        status.disk_bytes = self.disk.as_ref().map_or(0, Disk::bytes);
+        status.backlog = self.cursors.iter().map(|c| (c.who.name.to_string(), c.backlog)).collect();
+        status
+    }
+}
+
+/// Why a row leaves without acknowledgement.
+#[derive(Clone, Copy)]
+enum Why {
+    Full,
+    Old,
+}
+
+/// Age by the monotonic clock within a run, else by the wall clock where it was ever set.
+fn age(taken: Taken, run: u64, now: Stamp) -> Duration {
+    if taken.run == run {
+        return Duration::from_micros(now.mono_us.saturating_sub(taken.stamp.mono_us));
+    }
+    if taken.stamp.wall_us < CLOCK_SET {
+        return Duration::ZERO;
+    }
+    Duration::from_micros(u64::try_from(now.wall_us.saturating_sub(taken.stamp.wall_us)).unwrap_or(0))
+}
+
+/// Monotonic stamps of other runs mean nothing in this one: marked, so that nobody reckons with them.
+fn mark_run(mut message: Message, taken: Taken, run: u64) -> Message {
+    if taken.run != run
+        && let Some(own) = &mut message.own
+    {
+        own.sample = restamped(&own.sample, Stamp { mono_us: u64::MAX, wall_us: taken.stamp.wall_us });
+    }
+    message
+}
+
+/// A value taken before the clock was set gets the right time when it leaves, while the run that took it lives.
+fn restamp(message: &mut Message, now: Stamp) {
+    let Some(own) = &mut message.own else { return };
+    let taken = own.sample.taken();
+    if taken.wall_us >= CLOCK_SET || now.wall_us < CLOCK_SET || taken.mono_us > now.mono_us {
+        return;
+    }
+    let wall_us = now.wall_us - i64::try_from(now.mono_us - taken.mono_us).unwrap_or(0);
+    own.sample = restamped(&own.sample, Stamp { mono_us: taken.mono_us, wall_us });
+    message.payload = bytes::Bytes::new();
+}
+
+fn restamped(sample: &crate::sample::Sample, taken: Stamp) -> crate::sample::Sample {
+    use crate::sample::Quality;
+    use crate::sample::Sample;
+    match (sample.quality(), sample.value()) {
+        (Quality::Good, Some(value)) => Sample::good(sample.point(), value.clone(), taken),
+        (Quality::Stale(reason), Some(value)) => Sample::stale(sample.point(), value.clone(), reason, taken),
+        (Quality::Bad(reason), _) => Sample::bad(sample.point(), reason, taken),
+        (_, None) => sample.clone(),
+    }
+}

@@ -1,0 +1,130 @@
+//! Store and forward: one ordered log for the gateway, one cursor for each upstream.
+//! The bridge sees append, next batch, acknowledge. Where an entry lies (in memory while every link is up and close behind, in
+//! SQLite as soon as one is not) is the spool's own affair, so that nobody else has an ordering problem to solve.
+//! An entry leaves only when every upstream that wants it has acknowledged it, or by a limit, counted.
+
+mod disk;
+mod log;
+mod row;
+mod schema;
+mod thread;
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::message::Message;
+use crate::topic::TopicFilter;
+
+pub use self::thread::COMMIT_INTERVAL;
+pub use self::thread::Spool;
+pub use self::thread::SpoolThread;
+pub use self::thread::open;
+
+/// Place of an entry in the log; grows, never used twice within a run.
+pub type Seq = u64;
+
+/// An upstream that reads the log.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    /// Its key in `upstreams`; names its cursor on disk.
+    pub name: Arc<str>,
+    /// The local topics it wants; others are skipped for it.
+    pub filters: Vec<TopicFilter>,
+}
+
+impl Subscriber {
+    fn wants(&self, message: &Message) -> bool {
+        self.filters.iter().any(|f| f.matches(&message.topic))
+    }
+}
+
+/// One message of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its place.
+    pub seq: Seq,
+    /// What to send; `payload` is empty where `own` is set and it came from disk: render it.
+    pub message: Message,
+}
+
+/// A stretch of the log as one upstream sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Batch {
+    /// In order. Empty only when the spool has closed.
+    pub entries: Vec<Entry>,
+    /// How far the log was looked through: ask for the next batch after this, acknowledge this when all entries are done.
+    pub upto: Seq,
+}
+
+/// State of the link of an upstream, as the bridge knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Connected: entries may wait in memory.
+    Up,
+    /// Not connected: entries go to disk.
+    Down,
+}
+
+/// Why there is no spool.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
+    /// The folder cannot be made.
+    #[error("folder {path} for the spool cannot be made: {why}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+    /// Written by a later version of this program.
+    #[error(
+        "{path} has layout {found}, this version knows up to {known}; it is left untouched: \
+         install the newer version, or move the file away to begin a new log"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i32,
+        /// The latest layout known.
+        known: i32,
+    },
+    /// Another process holds it.
+    #[error("{path} is in use by another process: does another trunkline run?")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not readable as a database.
+    #[error("{path} is damaged: {why}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        why: String,
+    },
+    /// Anything else: permission, read-only, full.
+    #[error("{path} cannot be used: {why}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        why: String,
+    },
+    /// More upstreams than bits.
+    #[error("at most 64 upstreams, these are {0}")]
+    TooMany(usize),
+}
+
+impl SpoolError {
+    fn of(path: &Path, error: &rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, NotADatabase};
+        let path = path.to_owned();
+        match error.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { path, why: error.to_string() },
+            Some(DatabaseBusy | DatabaseLocked) => Self::InUse { path },
+            _ => Self::Unusable { path, why: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The spool's own thread and the handle to it. The thread alone owns the log and SQLite; a disk that stalls stalls nobody else.
+//! Intake never waits: it is a bounded queue, and when that is full what does not fit is counted as overrun.
+//! Retained messages that a broker hands out when it is subscribed to are old values: whoever feeds the spool leaves them out.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Batch;
+use super::Link;
+use super::Seq;
+use super::SpoolError;
+use super::Subscriber;
+use super::log::Log;
+use crate::config::plant;
+use crate::message::Message;
+use crate::status::SpoolStatus;
+use crate::time;
+
+/// Entries are committed in groups this far apart: what a `kill -9` while offline can cost at most.
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Entries that wait for a stalled disk: 40 s of the largest site. Beyond it, overrun.
+const INTAKE_MOST: usize = 200_000;
+/// Commands taken before a commit gets its turn.
+const COMMANDS_A_TURN: usize = 2_000;
+
+/// The handle: cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<SpoolStatus>,
+    intake: Arc<Intake>,
+}
+
+/// What lies between callers and the thread.
+#[derive(Debug, Default)]
+struct Intake {
+    waiting: AtomicUsize,
+    overrun: AtomicU64,
+}
+
+/// The thread; joining it tells whether it ended in order.
+#[derive(Debug)]
+pub struct SpoolThread(JoinHandle<()>);
+
+impl SpoolThread {
+    /// Waits for its end; `Err` is its panic. Blocks: call it from `spawn_blocking` or after the runtime.
+    pub fn join(self) -> std::thread::Result<()> {
+        self.0.join()
+    }
+
+    /// Whether it has ended: before `close` that is a bug.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+#[derive(Debug)]
+enum Command {
+    Append(Vec<Message>),
+    Batch { upstream: Arc<str>, after: Option<Seq>, max: usize, reply: oneshot::Sender<Batch> },
+    Acknowledge { upstream: Arc<str>, upto: Seq },
+    Link { upstream: Arc<str>, link: Link },
+    Close(oneshot::Sender<()>),
+}
+
+/// Opens the log and starts its thread.
+pub fn open(settings: plant::Spool, upstreams: Vec<Subscriber>) -> Result<(Spool, SpoolThread), SpoolError> {
+    let path = settings.path.clone();
+    let log = Log::open(settings, upstreams, time::boot_id())?;
+    let (commands, inbox) = mpsc::channel(INTAKE_MOST);
+    let (publish, status) = watch::channel(log.status());
+    let intake = Arc::new(Intake::default());
+    let owner = Owner { log, waiters: Vec::new(), publish, intake: Arc::clone(&intake) };
+    let unusable = |e: std::io::Error| SpoolError::Unusable { path, why: e.to_string() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let thread = runtime.and_then(|runtime| {
+        std::thread::Builder::new().name("spool".to_owned()).spawn(move || runtime.block_on(owner.run(inbox)))
+    });
+    Ok((Spool { commands, status, intake }, SpoolThread(thread.map_err(unusable)?)))
+}
+
+impl Spool {
+    /// Takes messages in. Never waits for the disk; what finds the queue full is counted as overrun.
+    #[expect(clippy::unused_async, reason = "the place to wait, should intake ever have to")]
+    pub async fn append(&self, messages: Vec<Message>) {
+        let count = messages.len();
+        let waiting = self.intake.waiting.fetch_add(count, Ordering::Relaxed);
+        let room = waiting + count <= INTAKE_MOST;
+        if !room || self.commands.try_send(Command::Append(messages)).is_err() {
+            self.intake.waiting.fetch_sub(count, Ordering::Relaxed);
+            self.intake.overrun.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// What this upstream wants after `after`; `None`: after its last acknowledgement, where every new link begins.
+    /// Waits until there is something. Asking anew replaces a question that was given up.
+    pub async fn next_batch(&self, upstream: &str, after: Option<Seq>, max: usize) -> Batch {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Batch { upstream: upstream.into(), after, max, reply }).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// All entries up to here are done for this upstream.
+    pub async fn acknowledge(&self, upstream: &str, upto: Seq) {
+        let _ = self.commands.send(Command::Acknowledge { upstream: upstream.into(), upto }).await;
+    }
+
+    /// How the upstream's link is; decides whether entries stay in memory.
+    pub async fn link(&self, upstream: &str, link: Link) {
+        let _ = self.commands.send(Command::Link { upstream: upstream.into(), link }).await;
+    }
+
+    /// How things stand, written every commit interval.
+    pub fn status(&self) -> watch::Receiver<SpoolStatus> {
+        self.status.clone()
+    }
+
+    /// Takes what is still in the queue, commits everything, and ends the thread.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        let _ = self.commands.send(Command::Close(done)).await;
+        let _ = closed.await;
+    }
+}
+
+/// A question that waits for entries.
+struct Waiter {
+    upstream: usize,
+    after: Option<Seq>,
+    max: usize,
+    reply: oneshot::Sender<Batch>,
+}
+
+struct Owner {
+    log: Log,
+    waiters: Vec<Waiter>,
+    publish: watch::Sender<SpoolStatus>,
+    intake: Arc<Intake>,
+}
+
+impl Owner {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut next_tick = Instant::now() + COMMIT_INTERVAL;
+        let closing = loop {
+            match tokio::time::timeout_at(next_tick, inbox.recv()).await {
+                Ok(None) => break None,
+                Ok(Some(command)) => {
+                    if let Some(done) = self.turn(command, &mut inbox) {
+                        break Some(done);
+                    }
+                }
+                Err(_) => {}
+            }
+            if Instant::now() >= next_tick {
+                self.log.tick(time::now());
+                self.tell();
+                next_tick = Instant::now() + COMMIT_INTERVAL;
+            }
+        };
+        self.log.close();
+        self.tell();
+        // The file is closed before anybody hears that it is.
+        let Self { log, publish, .. } = self;
+        drop(log);
+        if let Some(done) = closing {
+            let _ = done.send(());
+        }
+        drop(publish);
+    }
+
+    /// This command and those behind it, then whoever waits for entries.
+    fn turn(&mut self, command: Command, inbox: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
+        let mut next = Some(command);
+        for _ in 0..COMMANDS_A_TURN {
+            let Some(command) = next else { break };
+            if let Some(done) = self.handle(command) {
+                return Some(done);
+            }
+            next = inbox.try_recv().ok();
+        }
+        if let Some(command) = next
+            && let Some(done) = self.handle(command)
+        {
+            return Some(done);
+        }
+        self.serve();
+        None
+    }
+
+    fn handle(&mut self, command: Command) -> Option<oneshot::Sender<()>> {
+        match command {
+            Command::Append(messages) => {
+                self.intake.waiting.fetch_sub(messages.len(), Ordering::Relaxed);
+                self.log.append(messages, time::now());
+            }
+            Command::Batch { upstream, after, max, reply } => {
+                // Dropping the reply of a name that is not ours ends the question.
+                if let Some(upstream) = self.log.index(&upstream) {
+                    self.waiters.retain(|w| w.upstream != upstream);
+                    self.waiters.push(Waiter { upstream, after, max, reply });
+                }
+            }
+            Command::Acknowledge { upstream, upto } => {
+                if let Some(n) = self.log.index(&upstream) {
+                    self.log.acknowledge(n, upto);
+                }
+            }
+            Command::Link { upstream, link } => {
+                if let Some(n) = self.log.index(&upstream) {
+                    self.log.link(n, link);
+                }
+            }
+            Command::Close(done) => return Some(done),
+        }
+        None
+    }
+
+    fn serve(&mut self) {
+        let now = time::now();
+        for waiter in std::mem::take(&mut self.waiters) {
+            if waiter.reply.is_closed() {
+                continue;
+            }
+            let batch = self.log.batch(waiter.upstream, waiter.after, waiter.max, now);
+            if batch.entries.is_empty() {
+                let after = waiter.after.map(|a| a.max(batch.upto));
+                self.waiters.push(Waiter { after, ..waiter });
+            } else {
+                let _ = waiter.reply.send(batch);
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let mut status = self.log.status();
+        status.overrun = self.intake.overrun.load(Ordering::Relaxed);
+        self.publish.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+}
