@@ -10,6 +10,7 @@
 //!                                            └─► spool (ordered log) ─► bridge ─► cloud
 //! ```
 
+pub mod broker;
 pub mod config;
 pub mod message;
 pub mod payload;
