@@ -1,0 +1,237 @@
+//! Who may come in, and who may publish and subscribe to what. Rules are turned into plain filters once a connection.
+//! Passwords are argon2 hashes; checking one takes 19 MiB and some 30 ms by design, so the caller does it away from the
+//! broker's thread and at most two at once.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use argon2::Argon2;
+use argon2::PasswordHash;
+use argon2::PasswordHasher;
+use argon2::PasswordVerifier;
+
+use super::packet::Code;
+use crate::config::plant::AccessRule;
+use crate::config::plant::Anonymous;
+use crate::topic::TopicFilter;
+use crate::topic::TopicName;
+
+/// A hash nobody's password has: checking against it takes as long for an unknown user as for a known one.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Salted argon2id hash of a password, as `users.yaml` keeps it (PHC string). `None`: the system gave no random salt.
+pub fn hash_password(password: &str) -> Option<String> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).ok()?;
+    let hash: PasswordHash = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt).ok()?;
+    Some(hash.to_string())
+}
+
+/// Whether the password is the one of the hash. Slow on purpose.
+pub fn verify_password(password: &[u8], hash: &str) -> bool {
+    Argon2::default().verify_password(password, hash).is_ok()
+}
+
+/// Whether a text is a hash that [`verify_password`] can check.
+pub fn is_hash(text: &str) -> bool {
+    PasswordHash::new(text).is_ok()
+}
+
+/// The rules of one broker.
+#[derive(Debug, Clone)]
+pub struct Access {
+    anonymous: Anonymous,
+    users: HashMap<String, String>,
+    rules: Vec<AccessRule>,
+}
+
+/// What is to be done with somebody who wants in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Login {
+    /// Comes in.
+    Allowed,
+    /// Stays out.
+    Refused(Code),
+    /// Comes in if the password belongs to this hash.
+    Check(String),
+}
+
+/// What one connection may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grant {
+    /// Everything.
+    All,
+    /// What these cover.
+    Only {
+        /// Subscribe.
+        read: Vec<TopicFilter>,
+        /// Publish.
+        write: Vec<TopicFilter>,
+    },
+}
+
+impl Access {
+    /// Takes the rules and the users with their hashes.
+    pub fn new(anonymous: Anonymous, users: Vec<(String, String)>, rules: Vec<AccessRule>) -> Self {
+        Self { anonymous, users: users.into_iter().collect(), rules }
+    }
+
+    /// First step of a login; the password itself is checked elsewhere.
+    pub fn login(&self, username: Option<&str>, peer: IpAddr) -> Login {
+        match (username, self.anonymous) {
+            (Some(name), _) if self.users.contains_key(name) => Login::Check(self.users[name].clone()),
+            // Many clients send some name by habit; where everybody may come in, so may they.
+            (_, Anonymous::Always) => Login::Allowed,
+            (_, Anonymous::Loopback) if is_loopback(peer) && (username.is_none() || self.users.is_empty()) => {
+                Login::Allowed
+            }
+            (Some(_), _) => Login::Check(NOBODY.to_owned()),
+            (None, _) => Login::Refused(Code::NOT_AUTHORIZED),
+        }
+    }
+
+    /// The first rule for the user decides; without one only loopback may do anything.
+    pub fn grant(&self, user: Option<&str>, client_id: &str, peer: IpAddr) -> Grant {
+        let applies = |rule: &&AccessRule| rule.user.as_deref().is_none_or(|wanted| Some(wanted) == user);
+        match self.rules.iter().find(applies) {
+            Some(rule) => {
+                let fill =
+                    |filters: &[TopicFilter]| filters.iter().filter_map(|f| filled(f, user, client_id)).collect();
+                Grant::Only { read: fill(&rule.read), write: fill(&rule.write) }
+            }
+            None if is_loopback(peer) => Grant::All,
+            None => Grant::Only { read: Vec::new(), write: Vec::new() },
+        }
+    }
+}
+
+impl Grant {
+    /// Whether it may publish there. `$SYS` is the broker's own.
+    pub fn may_write(&self, topic: &TopicName) -> bool {
+        if topic.as_str() == "$SYS" || topic.as_str().starts_with("$SYS/") {
+            return false;
+        }
+        match self {
+            Self::All => true,
+            Self::Only { write, .. } => write.iter().any(|filter| filter.matches(topic)),
+        }
+    }
+
+    /// Whether it may subscribe to everything the filter can match.
+    pub fn may_read(&self, filter: &TopicFilter) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { read, .. } => read.iter().any(|rule| covers(rule, filter)),
+        }
+    }
+}
+
+/// `%u` and `%c` replaced. A name that would add levels or wildcards makes the rule void: nobody may choose a name to get
+/// more than the rule means.
+fn filled(pattern: &TopicFilter, user: Option<&str>, client_id: &str) -> Option<TopicFilter> {
+    let mut text = pattern.as_str().to_owned();
+    for (mark, name) in [("%u", user), ("%c", Some(client_id))] {
+        if pattern.as_str().contains(mark) {
+            let name = name.filter(|n| !n.is_empty() && !n.contains(['/', '+', '#', '%']))?;
+            text = text.replace(mark, name);
+        }
+    }
+    TopicFilter::new(text).ok()
+}
+
+/// Whether `rule` matches every topic that `filter` matches.
+fn covers(rule: &TopicFilter, filter: &TopicFilter) -> bool {
+    if filter.as_str().starts_with('$') && rule.as_str().starts_with(['+', '#']) {
+        return false;
+    }
+    let mut wanted = filter.as_str().split('/');
+    for level in rule.as_str().split('/') {
+        match (level, wanted.next()) {
+            // `a/#` covers `a` as well.
+            ("#", _) => return true,
+            ("+", Some(want)) if want != "#" => {}
+            (level, Some(want)) if level == want => {}
+            _ => return false,
+        }
+    }
+    wanted.next().is_none()
+}
+
+/// 127.0.0.0/8 and ::1, also where an IPv4 peer shows up as an IPv6 address.
+fn is_loopback(peer: IpAddr) -> bool {
+    peer.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::Arc;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    fn access(anonymous: Anonymous) -> Access {
+        let rule = |user: Option<&str>, read: &str, write: &str| AccessRule {
+            user: user.map(Arc::from),
+            read: vec![filter(read)],
+            write: vec![filter(write)],
+        };
+        let rules = vec![rule(Some("hmi"), "plant/#", "plant/+/+/set"), rule(Some("cell"), "cell/%u/%c/#", "x/%c")];
+        Access::new(anonymous, vec![("hmi".into(), "hash".into())], rules)
+    }
+
+    #[test]
+    fn strangers_come_in_from_loopback_only_unless_the_file_says_otherwise() {
+        assert_eq!(access(Anonymous::Loopback).login(None, HERE), Login::Allowed);
+        assert_eq!(access(Anonymous::Loopback).login(None, AWAY), Login::Refused(Code::NOT_AUTHORIZED));
+        assert_eq!(access(Anonymous::Never).login(None, HERE), Login::Refused(Code::NOT_AUTHORIZED));
+        assert_eq!(access(Anonymous::Always).login(None, AWAY), Login::Allowed);
+        assert_eq!(access(Anonymous::Always).login(Some("hmi"), AWAY), Login::Check("hash".into()));
+        assert_eq!(access(Anonymous::Loopback).login(Some("x"), HERE), Login::Check(NOBODY.into()));
+    }
+
+    #[test]
+    fn the_first_rule_for_the_user_decides() {
+        let access = access(Anonymous::Loopback);
+        let hmi = access.grant(Some("hmi"), "c", HERE);
+        assert!(
+            hmi.may_read(&filter("plant/+/x")) && hmi.may_read(&filter("plant/#")) && hmi.may_read(&filter("plant"))
+        );
+        assert!(!hmi.may_read(&filter("#")) && !hmi.may_read(&filter("+/x")));
+        assert!(hmi.may_write(&TopicName::new("plant/a/b/set").unwrap()));
+        assert!(!hmi.may_write(&TopicName::new("plant/a/b").unwrap()));
+        assert_eq!(access.grant(None, "c", HERE), Grant::All);
+        assert!(!access.grant(None, "c", AWAY).may_read(&filter("a")));
+    }
+
+    #[test]
+    fn a_name_cannot_widen_its_own_rule() {
+        let access = access(Anonymous::Loopback);
+        assert!(access.grant(Some("cell"), "c1", AWAY).may_read(&filter("cell/cell/c1/x")));
+        for id in ["#", "+", "a/b", ""] {
+            assert!(!access.grant(Some("cell"), id, AWAY).may_write(&TopicName::new("x/y").unwrap()), "{id}");
+        }
+    }
+
+    #[test]
+    fn nobody_writes_to_sys() {
+        assert!(!Grant::All.may_write(&TopicName::new("$SYS/broker/uptime").unwrap()));
+        assert!(Grant::All.may_write(&TopicName::new("$else").unwrap()));
+    }
+
+    #[test]
+    fn a_hash_is_of_its_password_only() {
+        let hash = hash_password("secret").unwrap();
+        assert!(hash.starts_with("$argon2id$") && is_hash(&hash));
+        assert!(verify_password(b"secret", &hash));
+        assert!(!verify_password(b"Secret", &hash));
+        assert!(is_hash(NOBODY));
+        assert!(!verify_password(b"", NOBODY));
+    }
+}

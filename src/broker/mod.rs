@@ -1,0 +1,280 @@
+//! The embedded MQTT broker: 3.1, 3.1.1 and 5.0 over TCP, TLS and WebSocket, and doors for the rest of this process.
+//! It lives on a thread of its own with a current-thread runtime, so that what clients see in order is in order, and a busy
+//! poller never delays a client. [`start`] binds before it returns; [`Broker`] is the handle.
+
+pub mod access;
+pub mod conn;
+pub mod core;
+pub mod local;
+pub mod packet;
+pub mod retained;
+pub mod router;
+pub mod session;
+pub mod slab;
+pub mod stored;
+
+mod client;
+mod deliver;
+mod hub;
+mod inbound;
+mod listener;
+mod sys;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+pub use access::hash_password;
+pub use local::LocalSubscription;
+
+use self::access::Access;
+use self::core::Core;
+use self::deliver::Local;
+use self::hub::Hub;
+use self::listener::Door;
+use crate::config::plant;
+use crate::message::Message;
+use crate::status::BrokerStatus;
+use crate::topic::Qos;
+use crate::topic::TopicFilter;
+
+/// Batches on their way in from one in-process publisher. Full: the publisher waits.
+const INLET: usize = 256;
+/// Requests of other threads. Full: they wait.
+const REQUESTS: usize = 64;
+/// How often time is looked at: keep-alives and expiries are counted in seconds.
+const TICK: Duration = Duration::from_millis(500);
+/// Every how many ticks the status is renewed, and the `$SYS` topics.
+const STATUS_EVERY: u64 = 2;
+const SYS_EVERY: u64 = 20;
+/// How long clients may take to read their last packet.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the broker needs beside its part of the plant.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `{gateway}` in topics.
+    pub gateway: Arc<str>,
+    /// Where its database would live; sessions and retained messages are kept in memory for now.
+    pub state_dir: PathBuf,
+    /// User names and argon2 hashes, as `config::users::load` reads them.
+    pub users: Vec<(String, String)>,
+}
+
+/// Why the broker cannot start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// An address cannot be listened on.
+    #[error("the broker cannot listen on {address}: {why}")]
+    Bind {
+        /// As configured.
+        address: SocketAddr,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A certificate or key cannot be used.
+    #[error("TLS file {}: {why}", path.display())]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A user's hash is none.
+    #[error("user {0:?} has no usable argon2 hash; set one with `trunkline passwd`")]
+    User(String),
+    /// The system gave no thread or runtime.
+    #[error("the broker's thread cannot start: {0}")]
+    Thread(String),
+}
+
+/// What other threads ask of the broker's.
+enum Request {
+    Subscribe(Local, oneshot::Sender<()>),
+    Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
+    Access(Access),
+    Stop,
+}
+
+/// The handle. Cheap to clone; when all are dropped the broker stops.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    requests: mpsc::Sender<Request>,
+    inlet: mpsc::Sender<Vec<Message>>,
+    status: watch::Receiver<BrokerStatus>,
+    addresses: Arc<[SocketAddr]>,
+    /// Taken by the one who joins; a plain mutex for that moment.
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Binds all listeners and starts the thread. Not async; needs no runtime.
+pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, BrokerError> {
+    if let Some((name, _)) = options.users.iter().find(|(_, hash)| !access::is_hash(hash)) {
+        return Err(BrokerError::User(name.clone()));
+    }
+    let doors: Vec<Door> = settings.listen.iter().map(listener::bind).collect::<Result<_, _>>()?;
+    let addresses: Arc<[SocketAddr]> = doors.iter().map(|door| door.address).collect();
+    let listeners: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let (requests, asked) = mpsc::channel(REQUESTS);
+    let (inlet, published) = mpsc::channel(INLET);
+    let (told, status) = watch::channel(BrokerStatus { listeners: listeners.clone(), ..BrokerStatus::default() });
+    let access = Access::new(settings.anonymous, options.users, settings.access);
+    let limits = settings.limits;
+    // Built here, so that a refusal is an error of `start` and not a silent end of the thread.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .map_err(|e| BrokerError::Thread(e.to_string()))?;
+    let owner = Owner { doors, limits, access, asked, published, told, listeners };
+    let thread = std::thread::Builder::new()
+        .name("broker".into())
+        .spawn(move || LocalSet::new().block_on(&runtime, owner.run()))
+        .map_err(|e| BrokerError::Thread(e.to_string()))?;
+    Ok(Broker { requests, inlet, status, addresses, thread: Arc::new(Mutex::new(Some(thread))) })
+}
+
+impl Broker {
+    /// Where the gateway's own messages go in; `retain` is honoured. Bounded: when it is full the sender waits.
+    pub fn inlet(&self) -> mpsc::Sender<Vec<Message>> {
+        self.inlet.clone()
+    }
+
+    /// An inlet under a name: a local subscription of the same name does not get what comes through it.
+    pub async fn inlet_as(&self, name: &str) -> mpsc::Sender<Vec<Message>> {
+        let (inlet, published) = mpsc::channel(INLET);
+        // When the broker has stopped, the receiver is dropped here and the sender says so to whoever uses it.
+        let _ = self.requests.send(Request::Inlet(name.into(), published)).await;
+        inlet
+    }
+
+    /// Subscribes this process. Retained messages are there when this returns, flagged `retain`, however many; of live
+    /// ones at most `capacity` wait, then new ones are dropped and counted.
+    pub async fn subscribe(&self, name: &str, filters: Vec<(TopicFilter, Qos)>, capacity: usize) -> LocalSubscription {
+        let (inbox, subscription) = local::inbox(capacity);
+        let (done, subscribed) = oneshot::channel();
+        let local = Local { name: name.into(), inbox, filters };
+        // When the broker has stopped, the box is dropped here, which closes the subscription.
+        let _ = self.requests.send(Request::Subscribe(local, done)).await;
+        let _ = subscribed.await;
+        subscription
+    }
+
+    /// New users and rules, in force at once for everybody.
+    pub async fn set_access(&self, settings: &plant::Broker, users: Vec<(String, String)>) {
+        let access = Access::new(settings.anonymous, users, settings.access.clone());
+        let _ = self.requests.send(Request::Access(access)).await;
+    }
+
+    /// What is true now, renewed every second.
+    pub fn status(&self) -> watch::Receiver<BrokerStatus> {
+        self.status.clone()
+    }
+
+    /// Addresses really bound, in order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.to_vec()
+    }
+
+    /// Tells the clients (0x8B), waits at most a second for them to read it, and ends the thread.
+    pub async fn stop(self) {
+        let _ = self.requests.send(Request::Stop).await;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Joining blocks; the caller's runtime goes on.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+/// All that the thread owns.
+struct Owner {
+    doors: Vec<Door>,
+    limits: plant::Limits,
+    access: Access,
+    asked: mpsc::Receiver<Request>,
+    published: mpsc::Receiver<Vec<Message>>,
+    told: watch::Sender<BrokerStatus>,
+    listeners: Vec<String>,
+}
+
+impl Owner {
+    async fn run(mut self) {
+        let hub = Hub::new(Core::new(self.limits, self.access, std::time::Instant::now()));
+        for door in self.doors {
+            let (hub, clients) = (Rc::clone(&hub), self.limits.clients);
+            tokio::task::spawn_local(async move {
+                let address = door.address;
+                if let Err(error) = door.run(hub, clients).await {
+                    tracing::error!(%address, %error, "listener ended");
+                }
+            });
+        }
+        tokio::task::spawn_local(publish_all(Rc::clone(&hub), "".into(), self.published));
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut count = 0_u64;
+        loop {
+            let request = tokio::select! {
+                request = self.asked.recv() => request,
+                _ = ticks.tick() => {
+                    on_tick(&hub, count, &self.told, &self.listeners);
+                    count += 1;
+                    continue;
+                }
+            };
+            match request {
+                Some(Request::Subscribe(local, done)) => {
+                    hub.with(|core, now| core.subscribe_local(now, local));
+                    let _ = done.send(());
+                }
+                Some(Request::Inlet(name, published)) => {
+                    tokio::task::spawn_local(publish_all(Rc::clone(&hub), name, published));
+                }
+                Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
+                Some(Request::Stop) | None => break,
+            }
+        }
+        close_down(&hub).await;
+    }
+}
+
+fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners: &[String]) {
+    hub.with(|core, now| {
+        core.tick(now);
+        core.sweep_locals();
+        if count.is_multiple_of(SYS_EVERY) {
+            core.publish_sys(now);
+        }
+        if count.is_multiple_of(STATUS_EVERY) {
+            told.send_replace(core.status(listeners));
+        }
+    });
+}
+
+async fn publish_all(hub: Rc<Hub>, name: Arc<str>, mut published: mpsc::Receiver<Vec<Message>>) {
+    while let Some(messages) = published.recv().await {
+        hub.with(|core, now| core.publish_local(now, &name, messages));
+    }
+}
+
+/// No new clients; those there are hear why. Whoever does not read it in time is cut off.
+async fn close_down(hub: &Rc<Hub>) {
+    hub.stopping.cancel();
+    hub.with(|core, _| core.shut_down());
+    let until = tokio::time::Instant::now() + GRACE;
+    while hub.sockets.get() > 0 && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,248 @@
+//! The last message of each topic that was published to be kept. Pure.
+//! Read in steps: a cursor (the last topic given out) lets a slow subscriber take 100,000 of them without anybody
+//! holding a list of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::stored::Life;
+use super::stored::Stored;
+use crate::topic::TopicFilter;
+use crate::topic::TopicName;
+
+/// Most bytes kept. Full: a message on a new topic is delivered but not kept, and that is counted.
+const MAX_BYTES: usize = 128 * 1024 * 1024;
+
+/// The tree of kept messages.
+#[derive(Debug, Default)]
+pub struct Retained {
+    root: Node,
+    count: usize,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: BTreeMap<Box<str>, Node>,
+    kept: Option<Arc<Stored>>,
+}
+
+impl Retained {
+    /// Messages kept.
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// None kept.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes kept, about.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps the message, or clears its topic when the payload is empty (3.3.1.3). False: the store is full.
+    pub fn set(&mut self, stored: &Arc<Stored>) -> bool {
+        let topic = &stored.message.topic;
+        if stored.message.payload.is_empty() {
+            self.clear(topic);
+            return true;
+        }
+        if self.bytes + stored.size() > MAX_BYTES {
+            // A stale value would be worse than none.
+            self.clear(topic);
+            return false;
+        }
+        let mut node = &mut self.root;
+        for level in topic.as_str().split('/') {
+            if !node.children.contains_key(level) {
+                node.children.insert(level.into(), Node::default());
+            }
+            node = node.children.get_mut(level).expect("inserted above");
+        }
+        self.bytes += stored.size();
+        match node.kept.replace(Arc::clone(stored)) {
+            Some(old) => self.bytes -= old.size(),
+            None => self.count += 1,
+        }
+        true
+    }
+
+    fn clear(&mut self, topic: &TopicName) {
+        let levels: Vec<&str> = topic.as_str().split('/').collect();
+        if let Some(old) = self.root.clear(&levels) {
+            self.count -= 1;
+            self.bytes -= old.size();
+        }
+    }
+
+    /// At most `limit` messages that match, in the tree's order, beginning behind `after`.
+    pub fn matching(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&TopicName>,
+        limit: usize,
+        now: Instant,
+    ) -> Vec<Arc<Stored>> {
+        let levels: Vec<&str> = filter.as_str().split('/').collect();
+        let after: Option<Vec<&str>> = after.map(|t| t.as_str().split('/').collect());
+        let mut walk = Walk { limit, now, found: Vec::new() };
+        self.root.collect(&levels, after.as_deref(), At::Root, &mut walk);
+        walk.found
+    }
+
+    /// Forgets what has expired.
+    pub fn sweep(&mut self, now: Instant) {
+        let mut gone = (0, 0);
+        self.root.sweep(now, &mut gone);
+        self.count -= gone.0;
+        self.bytes -= gone.1;
+    }
+}
+
+struct Walk {
+    limit: usize,
+    now: Instant,
+    found: Vec<Arc<Stored>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    Root,
+    Below,
+}
+
+impl Node {
+    fn clear(&mut self, levels: &[&str]) -> Option<Arc<Stored>> {
+        let Some((level, left)) = levels.split_first() else { return self.kept.take() };
+        let child = self.children.get_mut(*level)?;
+        let old = child.clear(left);
+        if child.kept.is_none() && child.children.is_empty() {
+            self.children.remove(*level);
+        }
+        old
+    }
+
+    /// `after`: only what comes behind this path, seen from here. Depth is bounded by `topic::MAX_LEVELS`.
+    fn collect(&self, filter: &[&str], after: Option<&[&str]>, at: At, walk: &mut Walk) {
+        if walk.found.len() >= walk.limit {
+            return;
+        }
+        let Some((want, left)) = filter.split_first() else {
+            return if after.is_none() {
+                self.emit(walk)
+            };
+        };
+        if *want == "#" && after.is_none() {
+            self.emit(walk);
+        }
+        match *want {
+            "#" => self.each(filter, after, at, walk),
+            "+" => self.each(left, after, at, walk),
+            level => self.one(level, left, after, walk),
+        }
+    }
+
+    fn each(&self, filter: &[&str], after: Option<&[&str]>, at: At, walk: &mut Walk) {
+        let first = after.and_then(|path| path.first().copied());
+        let from = first.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Included);
+        for (level, child) in self.children.range::<str, _>((from, std::ops::Bound::Unbounded)) {
+            if at == At::Root && level.starts_with('$') {
+                continue;
+            }
+            let after = after.filter(|_| first == Some(&**level)).map(|path| &path[1..]);
+            child.collect(filter, after, At::Below, walk);
+        }
+    }
+
+    fn one(&self, level: &str, left: &[&str], after: Option<&[&str]>, walk: &mut Walk) {
+        let Some(child) = self.children.get(level) else { return };
+        let after = match after.and_then(|path| path.split_first()) {
+            Some((first, _)) if *first > level => return,
+            Some((first, path)) if *first == level => Some(path),
+            _ => None,
+        };
+        child.collect(left, after, At::Below, walk);
+    }
+
+    fn emit(&self, walk: &mut Walk) {
+        if let Some(kept) = &self.kept
+            && kept.life(walk.now) != Life::Expired
+            && walk.found.len() < walk.limit
+        {
+            walk.found.push(Arc::clone(kept));
+        }
+    }
+
+    fn sweep(&mut self, now: Instant, gone: &mut (usize, usize)) {
+        if let Some(kept) = &self.kept
+            && kept.life(now) == Life::Expired
+        {
+            *gone = (gone.0 + 1, gone.1 + kept.size());
+            self.kept = None;
+        }
+        self.children.retain(|_, child| {
+            child.sweep(now, gone);
+            child.kept.is_some() || !child.children.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+    use crate::message::Retain;
+    use crate::topic::Qos;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn stored(topic: &str, payload: &'static str) -> Arc<Stored> {
+        let topic = TopicName::new(topic).unwrap();
+        let message = Message::plain(topic, Bytes::from_static(payload.as_bytes()), Qos::AtMostOnce, Retain::Yes);
+        Arc::new(Stored { message, born: Instant::now() })
+    }
+
+    #[test]
+    fn an_empty_payload_clears_the_topic() {
+        let mut retained = Retained::default();
+        assert!(retained.set(&stored("a/b", "1")));
+        assert!(retained.set(&stored("a/b", "2")));
+        assert_eq!(retained.len(), 1);
+        retained.set(&stored("a/b", ""));
+        assert_eq!((retained.len(), retained.bytes()), (0, 0));
+        assert!(retained.root.children.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn reading_in_steps_gives_all_that_match_once(
+            topics in proptest::collection::btree_set("(\\$S|[abc]|)(/[abc]?){0,3}", 0..40),
+            filter in "(\\$S|[abc]|\\+|)(/([abc]|\\+|)){0,2}(/#)?|#",
+            step in 1_usize..5,
+        ) {
+            let Ok(filter) = TopicFilter::new(filter) else { return Ok(()) };
+            let topics: Vec<_> = topics.into_iter().filter_map(|t| TopicName::new(t).ok()).collect();
+            let mut retained = Retained::default();
+            for topic in &topics {
+                retained.set(&stored(topic.as_str(), "x"));
+            }
+            let mut got = Vec::new();
+            let mut after = None;
+            loop {
+                let some = retained.matching(&filter, after.as_ref(), step, Instant::now());
+                let Some(last) = some.last() else { break };
+                after = Some(last.message.topic.clone());
+                got.extend(some.iter().map(|s| s.message.topic.clone()));
+                prop_assert!(got.len() <= topics.len());
+            }
+            got.sort();
+            let mut want: Vec<_> = topics.iter().filter(|t| filter.matches(t)).cloned().collect();
+            want.sort();
+            prop_assert_eq!(got, want);
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! What the broker knows of one client, connected or not: subscriptions, what waits for it, what is in flight. Pure.
+//! Bounded in messages and bytes. Order of sending: unacknowledged ones of the last connection, then the queue, then
+//! retained messages of new subscriptions, which wait in the retained store and not here.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::packet::Options;
+use super::retained::Retained;
+use super::stored::Life;
+use super::stored::Stored;
+use crate::topic::Qos;
+use crate::topic::TopicFilter;
+use crate::topic::TopicName;
+
+/// Most messages in flight to one client, whatever it allows: what is in flight is memory here.
+pub const MAX_IN_FLIGHT: u16 = 100;
+/// Retained messages fetched at once.
+const REPLAY_STEP: usize = 32;
+
+/// How much may wait for one client.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Messages in the queue.
+    pub messages: usize,
+    /// Bytes in the queue and in flight.
+    pub bytes: usize,
+}
+
+/// A subscription as the session keeps it; its key is the filter as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribed {
+    /// Without `$share/{name}/`.
+    pub filter: TopicFilter,
+    /// Share name.
+    pub group: Option<Arc<str>>,
+    /// Subscription identifier.
+    pub identifier: Option<u32>,
+    /// How to deliver.
+    pub options: Options,
+}
+
+/// A message for this client.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The message.
+    pub stored: Arc<Stored>,
+    /// QoS of the delivery.
+    pub qos: Qos,
+    /// Retain flag of the delivery.
+    pub retain: bool,
+    /// Subscription identifiers.
+    pub identifiers: Vec<u32>,
+}
+
+/// What to send next.
+#[derive(Debug)]
+pub enum Step {
+    /// A PUBLISH.
+    Publish {
+        /// `None` for QoS 0.
+        id: Option<u16>,
+        /// Sent on an earlier connection.
+        dup: bool,
+        /// What.
+        item: Item,
+    },
+    /// A PUBREL again.
+    Release(u16),
+}
+
+/// Whether an item found room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It waits.
+    Taken,
+    /// The bounds are reached; it was not taken.
+    Full,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    id: u16,
+    /// `None`: PUBREC came, PUBREL is out.
+    item: Option<Item>,
+}
+
+/// Retained messages still to be read for a subscription.
+#[derive(Debug)]
+struct Replay {
+    filter: TopicFilter,
+    options: Options,
+    identifier: Option<u32>,
+    after: Option<TopicName>,
+}
+
+/// One client's state.
+#[derive(Debug)]
+pub struct Session {
+    /// By the filter as written.
+    pub subscriptions: HashMap<Arc<str>, Subscribed>,
+    /// QoS 2 messages received and not released yet.
+    pub received: HashSet<u16>,
+    bounds: Bounds,
+    window: usize,
+    next_id: u16,
+    queue: VecDeque<Item>,
+    bytes: usize,
+    resend: VecDeque<InFlight>,
+    in_flight: VecDeque<InFlight>,
+    replays: VecDeque<Replay>,
+    ready: VecDeque<Item>,
+}
+
+impl Session {
+    /// A new session.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            subscriptions: HashMap::new(),
+            received: HashSet::new(),
+            bounds,
+            window: usize::from(MAX_IN_FLIGHT),
+            next_id: 0,
+            queue: VecDeque::new(),
+            bytes: 0,
+            resend: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            replays: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// A connection begins: what was in flight goes again, in its order (4.4), at most `window` at once.
+    pub fn resume(&mut self, window: u16) {
+        self.window = usize::from(window.clamp(1, MAX_IN_FLIGHT));
+        let later = std::mem::take(&mut self.resend);
+        self.resend = std::mem::take(&mut self.in_flight);
+        self.resend.extend(later);
+    }
+
+    /// Messages that wait, in flight not counted.
+    pub fn waiting(&self) -> usize {
+        self.queue.len() + self.resend.len()
+    }
+
+    /// Sent and not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Bytes that wait or are in flight.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes a QoS 1 or 2 message, if there is room.
+    pub fn push(&mut self, item: Item) -> Room {
+        let size = item.stored.size();
+        let fits = self.bytes + size <= self.bounds.bytes || self.bytes == 0;
+        if self.queue.len() >= self.bounds.messages || !fits {
+            return Room::Full;
+        }
+        self.bytes += size;
+        self.queue.push_back(item);
+        Room::Taken
+    }
+
+    /// Retained messages of a subscription are to be sent.
+    pub fn replay(&mut self, subscribed: &Subscribed) {
+        self.replays.retain(|r| r.filter != subscribed.filter);
+        let Subscribed { filter, options, identifier, .. } = subscribed.clone();
+        self.replays.push_back(Replay { filter, options, identifier, after: None });
+    }
+
+    /// Forgets retained messages still to be sent for a filter.
+    pub fn stop_replay(&mut self, filter: &TopicFilter) {
+        self.replays.retain(|r| r.filter != *filter);
+    }
+
+    /// What to send next; `None` when nothing waits or the window is full.
+    pub fn next(&mut self, now: Instant, retained: &Retained) -> Option<Step> {
+        let open = self.in_flight.len() < self.window;
+        if let Some(front) = self.resend.front() {
+            // Nothing overtakes what was sent before.
+            if front.item.is_some() && !open {
+                return None;
+            }
+            return self.send_again();
+        }
+        while open && let Some(item) = self.queue.pop_front() {
+            if item.stored.life(now) == Life::Expired {
+                self.bytes -= item.stored.size();
+                continue;
+            }
+            return Some(self.launch(item));
+        }
+        self.next_retained(now, retained, open)
+    }
+
+    fn send_again(&mut self) -> Option<Step> {
+        let entry = self.resend.pop_front()?;
+        let step = match &entry.item {
+            Some(item) => Step::Publish { id: Some(entry.id), dup: true, item: item.clone() },
+            None => Step::Release(entry.id),
+        };
+        self.in_flight.push_back(entry);
+        Some(step)
+    }
+
+    /// The item's bytes are accounted for already.
+    fn launch(&mut self, item: Item) -> Step {
+        let id = self.free_id();
+        self.in_flight.push_back(InFlight { id, item: Some(item.clone()) });
+        Step::Publish { id: Some(id), dup: false, item }
+    }
+
+    fn next_retained(&mut self, now: Instant, retained: &Retained, open: bool) -> Option<Step> {
+        while self.ready.is_empty() {
+            self.fetch(now, retained)?;
+        }
+        if self.ready.front()?.qos == Qos::AtMostOnce {
+            let item = self.ready.pop_front()?;
+            return Some(Step::Publish { id: None, dup: false, item });
+        }
+        if !open {
+            return None;
+        }
+        let item = self.ready.pop_front()?;
+        self.bytes += item.stored.size();
+        Some(self.launch(item))
+    }
+
+    /// `None` when no replay is left.
+    fn fetch(&mut self, now: Instant, retained: &Retained) -> Option<()> {
+        let replay = self.replays.front_mut()?;
+        let some = retained.matching(&replay.filter, replay.after.as_ref(), REPLAY_STEP, now);
+        match some.last() {
+            Some(last) => replay.after = Some(last.message.topic.clone()),
+            None => {
+                self.replays.pop_front();
+                return Some(());
+            }
+        }
+        for stored in some {
+            let qos = stored.message.qos.min(replay.options.qos);
+            let identifiers = replay.identifier.into_iter().collect();
+            self.ready.push_back(Item { stored, qos, retain: true, identifiers });
+        }
+        Some(())
+    }
+
+    /// Never 0, never one that is in use (2.2.1). At most 200 are in use, so there is one.
+    fn free_id(&mut self) -> u16 {
+        loop {
+            self.next_id = self.next_id.wrapping_add(1);
+            let id = self.next_id;
+            if id != 0 && !self.in_flight.iter().chain(&self.resend).any(|e| e.id == id) {
+                return id;
+            }
+        }
+    }
+
+    /// PUBACK, or a PUBREC that refuses. Unknown ones are ignored.
+    pub fn acknowledged(&mut self, id: u16) {
+        self.forget(id);
+    }
+
+    /// PUBREC: false when the id is not in flight.
+    pub fn received(&mut self, id: u16) -> bool {
+        let Some(entry) = self.in_flight.iter_mut().chain(&mut self.resend).find(|e| e.id == id) else { return false };
+        if let Some(item) = entry.item.take() {
+            self.bytes -= item.stored.size();
+        }
+        true
+    }
+
+    /// PUBCOMP. Unknown ones are ignored.
+    pub fn completed(&mut self, id: u16) {
+        self.forget(id);
+    }
+
+    /// What could not be sent (too large for the client) counts as delivered (MQTT-3.1.2-25).
+    pub fn forget(&mut self, id: u16) {
+        for list in [&mut self.in_flight, &mut self.resend] {
+            if let Some(at) = list.iter().position(|e| e.id == id) {
+                if let Some(InFlight { item: Some(item), .. }) = list.remove(at) {
+                    self.bytes -= item.stored.size();
+                }
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+    use crate::message::Retain;
+    use bytes::Bytes;
+
+    fn item(text: &'static str) -> Item {
+        let topic = TopicName::new("t").unwrap();
+        let message = Message::plain(topic, Bytes::from_static(text.as_bytes()), Qos::AtLeastOnce, Retain::No);
+        let stored = Arc::new(Stored { message, born: Instant::now() });
+        Item { stored, qos: Qos::AtLeastOnce, retain: false, identifiers: Vec::new() }
+    }
+
+    fn session() -> Session {
+        Session::new(Bounds { messages: 3, bytes: 10_000 })
+    }
+
+    fn sent(session: &mut Session) -> Vec<(u16, bool)> {
+        let retained = Retained::default();
+        let steps = std::iter::from_fn(|| session.next(Instant::now(), &retained));
+        steps
+            .map(|step| match step {
+                Step::Publish { id, dup, .. } => (id.unwrap(), dup),
+                Step::Release(id) => (id, true),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn packet_ids_are_never_zero_nor_reused_in_flight() {
+        let mut session = session();
+        session.next_id = u16::MAX - 1;
+        session.push(item("a"));
+        session.push(item("b"));
+        assert_eq!(sent(&mut session), [(u16::MAX, false), (1, false)]);
+        session.next_id = u16::MAX - 1;
+        session.push(item("c"));
+        assert_eq!(sent(&mut session), [(2, false)]);
+    }
+
+    #[test]
+    fn the_window_holds_back_and_an_ack_lets_the_next_go() {
+        let mut session = session();
+        session.resume(2);
+        for text in ["a", "b", "c"] {
+            assert_eq!(session.push(item(text)), Room::Taken);
+        }
+        assert_eq!(session.push(item("d")), Room::Full);
+        assert_eq!(sent(&mut session).len(), 2);
+        session.acknowledged(1);
+        assert_eq!(sent(&mut session), [(3, false)]);
+        for id in [2, 3] {
+            session.acknowledged(id);
+        }
+        assert_eq!(session.bytes(), 0);
+    }
+
+    #[test]
+    fn a_new_connection_sends_again_in_order_with_dup() {
+        let mut session = session();
+        session.resume(10);
+        for text in ["a", "b", "c"] {
+            session.push(item(text));
+        }
+        sent(&mut session);
+        session.acknowledged(2);
+        session.resume(1);
+        session.push(item("d"));
+        assert_eq!(sent(&mut session), [(1, true)], "a smaller window of the new connection holds");
+        session.acknowledged(1);
+        assert_eq!(sent(&mut session), [(3, true)]);
+        session.acknowledged(3);
+        assert_eq!(sent(&mut session), [(4, false)]);
+    }
+
+    #[test]
+    fn a_released_message_is_released_again_and_not_published_again() {
+        let mut session = session();
+        session.push(item("a"));
+        sent(&mut session);
+        assert!(session.received(1));
+        assert!(!session.received(9));
+        session.resume(10);
+        let step = session.next(Instant::now(), &Retained::default());
+        assert!(matches!(step, Some(Step::Release(1))));
+        session.completed(1);
+        assert_eq!((session.in_flight(), session.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_bytes_but_takes_one_that_is_larger_alone() {
+        let mut session = Session::new(Bounds { messages: 100, bytes: 10 });
+        assert_eq!(session.push(item("a")), Room::Taken);
+        assert_eq!(session.push(item("b")), Room::Full);
+    }
+}
