@@ -11,6 +11,7 @@
 //! ```
 
 pub mod config;
+pub mod decode;
 pub mod message;
 pub mod payload;
 pub mod point;
