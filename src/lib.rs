@@ -15,6 +15,7 @@ pub mod broker;
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod decode;
 pub mod message;
 pub mod payload;
 pub mod point;
