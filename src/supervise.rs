@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::backoff::Backoff;
 
 /// First and longest pause before a leaf is made anew.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// A leaf that ran this long is well again.
 const WELL_AFTER: Duration = Duration::from_secs(120);
 
@@ -90,6 +90,28 @@ where
             let _ = fatal.try_send(name);
         }
     });
+}
+
+/// Runs `task` and copies what it writes to `status` onto `board`, which outlives it when it is made anew.
+pub async fn mirrored<T: Clone>(
+    mut status: watch::Receiver<T>,
+    board: watch::Sender<T>,
+    task: impl Future<Output = ()>,
+) {
+    let mirror = async {
+        loop {
+            board.send_replace(status.borrow_and_update().clone());
+            if status.changed().await.is_err() {
+                // The task has dropped its end; its own end is what counts.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = task => {}
+        () = mirror => {}
+    }
+    board.send_replace(status.borrow().clone());
 }
 
 /// Ends when nobody writes to `status` any more: its owner, wherever it runs, is gone.

@@ -1,7 +1,7 @@
 //! What the service manager is told: READY, STATUS, WATCHDOG, STOPPING. Does nothing where nobody asked.
-//! The watchdog is fed by work that was really done, not by a timer: whoever owns the work says so through [`Watchdog`].
+//! The watchdog is fed by work that was really done, not by a timer: whoever sees the work feeds [`Watchdog`].
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -26,31 +26,25 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Feeds the service manager's watchdog while there is work to show.
-#[derive(Debug)]
+/// The service manager's watchdog.
+#[derive(Debug, Clone, Copy)]
 pub struct Watchdog {
-    every: Duration,
-    fed: Instant,
+    limit: Duration,
 }
 
 impl Watchdog {
     /// `None` when the unit has no `WatchdogSec`.
     pub fn from_env() -> Option<Self> {
-        let limit = sd_notify::watchdog_enabled()?;
-        // Twice within the limit, as sd_watchdog_enabled(3) advises, and not at each of a thousand polls a second.
-        Some(Self { every: limit / 2, fed: Instant::now() })
+        sd_notify::watchdog_enabled().map(|limit| Self { limit })
     }
 
-    /// How long a pause in the work may at most be looked at: half the limit.
-    pub const fn every(&self) -> Duration {
-        self.every
+    /// Without food for this long the service manager kills and restarts the process.
+    pub const fn limit(self) -> Duration {
+        self.limit
     }
 
-    /// Some work was done just now.
-    pub fn worked(&mut self) {
-        if self.fed.elapsed() >= self.every / 2 {
-            tell(&[NotifyState::Watchdog]);
-            self.fed = Instant::now();
-        }
+    /// All who have work have done some.
+    pub fn feed(self) {
+        tell(&[NotifyState::Watchdog]);
     }
 }

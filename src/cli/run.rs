@@ -31,7 +31,7 @@ pub fn run(args: &Arguments, log: &Filter) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let exit = runtime.block_on(serve(loaded.plant, Options { socket }));
+    let exit = runtime.block_on(serve(loaded.plant, Options { socket, tap: None }));
     // A task that hangs in a system call must not keep the process: everything that matters is closed by now.
     runtime.shutdown_background();
     exit

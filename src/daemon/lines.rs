@@ -1,0 +1,76 @@
+//! One supervised pair of bus and poll task a line, all feeding the one publish task. When a line's pair is made anew after a
+//! bug, the others do not notice.
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus;
+use crate::config::Plant;
+use crate::config::plant::{Device, Line, Point};
+use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
+use crate::message::Message;
+use crate::poll;
+use crate::poll::DeviceEvent;
+use crate::publish;
+use crate::sample::Sample;
+use crate::status::{LineStatus, PublishStatus};
+use crate::supervise;
+use crate::supervise::Panics;
+
+/// What the board reads: the lines in order, and the account.
+pub type Seen = (Vec<watch::Receiver<LineStatus>>, watch::Receiver<PublishStatus>);
+
+/// Where the lines' yield goes.
+#[derive(Clone)]
+struct Out {
+    samples: mpsc::Sender<Vec<Sample>>,
+    events: mpsc::Sender<DeviceEvent>,
+}
+
+/// Starts publish, then the lines.
+pub fn start(
+    groups: &Groups,
+    panics: &Panics,
+    plant: &Plant,
+    fatal: &mpsc::Sender<String>,
+    sink: mpsc::Sender<Vec<Message>>,
+) -> Seen {
+    let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
+    let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
+    let (account, task) = publish::new(publish::Parts::of(plant), sampled, happened, sink);
+    // When the stop has begun, its end is no alarm.
+    supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
+    let out = Out { samples, events };
+    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
+    (lines.collect(), account)
+}
+
+fn parts(plant: &Plant, line: &Line) -> poll::Parts {
+    let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
+    let points: Vec<Point> =
+        plant.points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).cloned().collect();
+    poll::Parts { line: line.clone(), devices, points }
+}
+
+fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> watch::Receiver<LineStatus> {
+    let first = LineStatus { name: parts.line.name.to_string(), ..LineStatus::default() };
+    let board = watch::Sender::new(first);
+    let seen = board.subscribe();
+    let stop = group.stop.clone();
+    let name = format!("line {}", parts.line.name);
+    supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
+        run_line(parts.clone(), out.clone(), board.clone(), stop.clone())
+    });
+    seen
+}
+
+/// Bus and poll end together: one without the other is of no use.
+async fn run_line(parts: poll::Parts, out: Out, board: watch::Sender<LineStatus>, stop: CancellationToken) {
+    let (bus, wire) = bus::new(parts.line.clone());
+    let (status, task) = poll::new(parts, bus, out.samples, out.events);
+    let both = async {
+        tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
+    };
+    supervise::mirrored(status, board, both).await;
+}

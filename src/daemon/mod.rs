@@ -1,0 +1,325 @@
+//! The one who knows everyone: builds channels and tasks from the [`Plant`] and starts and stops them in one order.
+//! `run` and `demo` both go through [`Daemon::start`]. Values flow downstream, so the start begins at the end of the road
+//! (spool, broker, bridges, publish, lines) and the stop at its beginning, and nothing that was polled is left on the way.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker;
+use crate::broker::Broker;
+use crate::broker::BrokerError;
+use crate::broker::LocalSubscription;
+use crate::config::Plant;
+use crate::config::users;
+use crate::control;
+use crate::control::server::ControlError;
+use crate::message::Message;
+use crate::spool;
+use crate::spool::Spool;
+use crate::spool::SpoolError;
+use crate::spool::SpoolThread;
+use crate::spool::Subscriber;
+use crate::status::{Board, Parts};
+use crate::supervise;
+use crate::supervise::Panics;
+use crate::web;
+use crate::web::WebError;
+
+mod intake;
+mod lines;
+mod upstreams;
+mod watchdog;
+
+/// Batches of samples between the lines and publish, and of device events. Full: the line waits, its schedule counts the
+/// missed turns.
+const SAMPLE_BATCHES: usize = 256;
+/// From the first word to the last: what is not done by then is cut, but for the spool.
+const GRACE: Duration = Duration::from_secs(8);
+/// The spool commits its memory storey when it closes; a slow card may need this long.
+const CLOSING: Duration = Duration::from_secs(20);
+
+/// Where the control socket lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Socket {
+    /// At this path, or not at all: refused where it cannot be had.
+    At(PathBuf),
+    /// At the usual place; the gateway runs without it where that cannot be had.
+    Usual,
+}
+
+/// What does not come from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The control socket.
+    pub socket: Socket,
+    /// Listen in on all that goes upstream, from before the first value, with room for so many messages.
+    pub tap: Option<usize>,
+}
+
+/// Why the gateway does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No place for the databases.
+    #[error(
+        "the state directory {} cannot be used: {why}; make it writable for this user (`sudo install -d -o $USER {}`), \
+         or name another by STATE_DIRECTORY",
+        .path.display(), .path.display()
+    )]
+    State {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        why: std::io::Error,
+    },
+    /// The log.
+    #[error("the spool cannot be opened: {0}")]
+    Spool(#[from] SpoolError),
+    /// The users file.
+    #[error("{0}")]
+    Users(String),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The web server.
+    #[error(transparent)]
+    Web(#[from] WebError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// Starts the gateway.
+#[derive(Debug)]
+pub struct Daemon;
+
+/// Who is told to stop, in this order. Each group has its token and its tracker.
+#[derive(Debug, Default)]
+struct Group {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Group {
+    /// Tells the group to stop and waits for it, at most until `until`.
+    async fn end(&self, name: &str, until: Instant) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::warn!(group = name, "did not end in time, is left behind");
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    lines: Group,
+    publish: Group,
+    intake: Group,
+    upstreams: Group,
+    services: Group,
+    /// Ends first, so that an owner's end in the course of the stop is no alarm.
+    owners: Group,
+}
+
+/// The gateway at work.
+#[derive(Debug)]
+pub struct Running {
+    board: Board,
+    broker: Broker,
+    spool: Spool,
+    spool_thread: SpoolThread,
+    groups: Groups,
+    fatal: mpsc::Receiver<String>,
+    tap: Option<LocalSubscription>,
+    ready: String,
+}
+
+impl Daemon {
+    /// Returns when listeners are bound and all tasks run; on an error nothing is left running.
+    pub async fn start(plant: Plant, options: Options) -> Result<Running, StartError> {
+        prepare_state_dir(&plant.state_dir)?;
+        let control = bind_control(&options.socket)?;
+        let web = match plant.web {
+            Some(addr) => Some(web::Server::bind(addr).await?),
+            None => None,
+        };
+        let (spool, spool_thread) = spool::open(plant.spool.clone(), subscribers(&plant))?;
+        let broker = match start_broker(&plant) {
+            Ok(broker) => broker,
+            Err(error) => {
+                spool.close().await;
+                return Err(error);
+            }
+        };
+        let groups = Groups::default();
+        let (fatal, fatal_named) = mpsc::channel(1);
+        let panics = Panics::new();
+        watch_owners(&groups.owners, &fatal, &broker, &spool);
+        let tap = match options.tap {
+            Some(capacity) => Some(broker.subscribe("tap", intake::wanted(&plant), capacity).await),
+            None => None,
+        };
+        intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
+        let to_local = broker.inlet_as(intake::NAME).await;
+        let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
+        let (lines, publish) = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        watchdog::start(
+            &groups.services,
+            watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },
+        );
+        let board = Board::new(Parts {
+            gateway: plant.gateway.to_string(),
+            lines,
+            publish,
+            upstreams,
+            spool: spool.status(),
+            broker: broker.status(),
+            panics: panics.subscribe(),
+        });
+        let ready = describe(&plant, &broker, control.as_ref());
+        let services = &groups.services;
+        if let Some(web) = web {
+            services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
+        }
+        if let Some(control) = control {
+            services.tasks.spawn(control.run(board.clone(), services.stop.clone()));
+        }
+        Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })
+    }
+}
+
+impl Running {
+    /// What is true now.
+    pub const fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// The embedded broker.
+    pub const fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The subscription asked for in the options, once.
+    pub const fn take_tap(&mut self) -> Option<LocalSubscription> {
+        self.tap.take()
+    }
+
+    /// One sentence for the log and the service manager.
+    pub fn ready(&self) -> String {
+        self.ready.clone()
+    }
+
+    /// Waits for the end of somebody the gateway cannot live without, and names it.
+    pub async fn fatal(&mut self) -> String {
+        match self.fatal.recv().await {
+            Some(name) => name,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the polls and sends what they brought on its way; the rest goes on. The first step of [`Running::stop`].
+    pub async fn stop_polling(&self) {
+        let until = Instant::now() + GRACE;
+        self.groups.owners.end("owners", until).await;
+        self.groups.lines.end("lines", until).await;
+        // The last line has dropped its end of the sample queue, so publish ends when it has read the rest.
+        self.groups.publish.end("publish", until).await;
+        drain(&self.broker.inlet(), until).await;
+    }
+
+    /// Stops in the order of the data's way, within a grace period. What is not acknowledged is on disk afterwards.
+    pub async fn stop(self) {
+        let until = Instant::now() + GRACE;
+        self.stop_polling().await;
+        self.broker.stop().await;
+        // The subscription ends when the broker has; until then everything in it is taken over.
+        self.groups.intake.end("intake", until).await;
+        self.groups.upstreams.end("upstreams", until).await;
+        self.groups.services.end("services", until).await;
+        if timeout(CLOSING, self.spool.close()).await.is_err() {
+            tracing::error!("the spool could not be closed in time: what was in memory may be lost");
+            return;
+        }
+        let joined = tokio::task::spawn_blocking(move || self.spool_thread.join().is_ok()).await;
+        if !matches!(joined, Ok(true)) {
+            tracing::error!("the spool's thread ended by a panic");
+        }
+    }
+}
+
+/// Waits until the broker has taken everything out of its inlet: all places are free again.
+async fn drain(inlet: &mpsc::Sender<Vec<Message>>, until: Instant) {
+    let _ = timeout_at(until, inlet.reserve_many(inlet.max_capacity())).await;
+}
+
+fn prepare_state_dir(path: &Path) -> Result<(), StartError> {
+    let fail = |why| StartError::State { path: path.to_owned(), why };
+    std::fs::create_dir_all(path).map_err(fail)?;
+    // Permission bits do not tell a read-only mount; trying does.
+    let trial = path.join(".trunkline-writable");
+    std::fs::write(&trial, b"").and_then(|()| std::fs::remove_file(&trial)).map_err(fail)
+}
+
+fn bind_control(socket: &Socket) -> Result<Option<control::Server>, StartError> {
+    match socket {
+        Socket::At(path) => Ok(Some(control::Server::bind(path)?)),
+        Socket::Usual => match control::Server::bind(&control::listen_path()) {
+            Ok(server) => Ok(Some(server)),
+            Err(error @ ControlError::InUse(_)) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!("no control socket, `trunkline status` will not work: {error}");
+                Ok(None)
+            }
+        },
+    }
+}
+
+fn start_broker(plant: &Plant) -> Result<Broker, StartError> {
+    let users = match &plant.broker.users {
+        Some(path) => users::load(path).map_err(StartError::Users)?,
+        None => Vec::new(),
+    };
+    let options =
+        broker::Options { gateway: Arc::clone(&plant.gateway), state_dir: plant.state_dir.clone(), users };
+    Ok(broker::start(plant.broker.clone(), options)?)
+}
+
+fn subscribers(plant: &Plant) -> Vec<Subscriber> {
+    let of = |u: &crate::config::plant::Upstream| Subscriber {
+        name: Arc::clone(&u.name),
+        filters: u.send.iter().map(|m| m.filter.clone()).collect(),
+    };
+    plant.upstreams.iter().map(of).collect()
+}
+
+/// Both live on threads of their own; that they are gone shows in that nobody writes their status.
+fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, spool: &Spool) {
+    let stop = &group.stop;
+    let until_stop = |name: &str, gone: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let token = stop.clone();
+        supervise::owner(&group.tasks, fatal, name, stop.clone(), async move {
+            token.run_until_cancelled(gone).await;
+        });
+    };
+    until_stop("broker", Box::pin(supervise::gone(broker.status())));
+    until_stop("spool", Box::pin(supervise::gone(spool.status())));
+}
+
+fn describe(plant: &Plant, broker: &Broker, control: Option<&control::Server>) -> String {
+    let listeners = broker.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let counts = [
+        (plant.lines.len(), "lines"),
+        (plant.devices.len(), "devices"),
+        (plant.points.len(), "points"),
+        (plant.upstreams.len(), "upstreams"),
+    ];
+    let counts = counts.map(|(n, what)| format!("{n} {what}")).join(", ");
+    let socket = control.map(|c| format!("; control socket {}", c.path().display())).unwrap_or_default();
+    format!("gateway {} runs: {counts}; broker on {listeners}{socket}", plant.gateway)
+}

@@ -1,0 +1,129 @@
+//! Listens to both sides: keeps the account, counts messages a second, and remembers the newest value of each point.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Plant;
+use crate::config::plant::Mapping;
+use crate::demo::account::Account;
+use crate::demo::view::Scene;
+use crate::message::Message;
+use crate::point::PointId;
+use crate::status::Snapshot;
+
+/// Rates are taken over this long.
+const OVER: Duration = Duration::from_secs(5);
+
+/// The listener.
+#[derive(Debug)]
+pub struct Watcher {
+    /// Compares the sides.
+    pub account: Account,
+    rules: Vec<Mapping>,
+    /// Told by the bridge itself on every connect, not through the log.
+    state_topic: String,
+    points: Vec<(String, String)>,
+    newest: HashMap<PointId, String>,
+    given: Rate,
+    arrived: Rate,
+}
+
+impl Watcher {
+    /// For this plant's topics.
+    pub fn new(plant: &Plant) -> Self {
+        let name = |p: &crate::config::plant::Point| {
+            let device = usize::try_from(p.device.0).ok().and_then(|n| plant.devices.get(n));
+            (device.map(|d| d.name.to_string()).unwrap_or_default(), p.name.to_string())
+        };
+        Self {
+            account: Account::default(),
+            rules: plant.upstreams.iter().flat_map(|u| u.send.clone()).collect(),
+            state_topic: format!("{}/$state", plant.gateway),
+            points: plant.points.iter().map(name).collect(),
+            newest: HashMap::new(),
+            given: Rate::default(),
+            arrived: Rate::default(),
+        }
+    }
+
+    /// The gateway's broker gave these out.
+    pub fn given(&mut self, batch: &[Message]) {
+        self.given.count(batch.len());
+        for message in batch {
+            if let Some(own) = &message.own {
+                let value = own.sample.value().map_or_else(
+                    || own.sample.quality().reason().map_or_else(|| "–".to_owned(), |r| r.to_string()),
+                    |v| format!("{v} {}", own.series.unit),
+                );
+                self.newest.insert(own.sample.point(), value.trim_end().to_owned());
+            }
+            let topic = message.topic.as_str();
+            if topic != self.state_topic && self.rules.iter().any(|r| r.filter.matches(&message.topic)) {
+                self.account.given(topic, &message.payload);
+            }
+        }
+    }
+
+    /// These arrived at the cloud.
+    pub fn arrived(&mut self, batch: &[Message]) {
+        self.arrived.count(batch.len());
+        for message in batch {
+            let topic = self.local(message.topic.as_str());
+            if topic != self.state_topic {
+                self.account.arrived(&topic, &message.payload);
+            }
+        }
+    }
+
+    /// The upstream's rules backwards: which local topic became this one.
+    fn local(&self, topic: &str) -> String {
+        let back = |r: &Mapping| topic.strip_prefix(r.prefix.as_str()).map(|rest| format!("{}{rest}", r.strip));
+        self.rules.iter().find_map(back).unwrap_or_else(|| topic.to_owned())
+    }
+
+    /// What the view shows now.
+    pub fn scene(&mut self, now: Snapshot, elapsed: Duration) -> Scene {
+        let mut newest: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+        for (n, (device, point)) in (0..).zip(&self.points) {
+            if let Some(value) = self.newest.get(&PointId(n)) {
+                newest.entry(device.clone()).or_default().push((point.clone(), value.clone()));
+            }
+        }
+        Scene { now, elapsed, newest, rates: (self.given.per_second(), self.arrived.per_second()), ..Scene::default() }
+    }
+}
+
+/// Messages a second over the last few seconds.
+#[derive(Debug)]
+struct Rate {
+    since: Instant,
+    total: u64,
+    marks: VecDeque<(Instant, u64)>,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { since: now, total: 0, marks: VecDeque::from([(now, 0)]) }
+    }
+}
+
+impl Rate {
+    fn count(&mut self, n: usize) {
+        self.total += u64::try_from(n).unwrap_or(0);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "shown without decimals")]
+    fn per_second(&mut self) -> f64 {
+        let now = Instant::now();
+        self.marks.push_back((now, self.total));
+        while self.marks.len() > 2 && now - self.marks[0].0 > OVER {
+            self.marks.pop_front();
+        }
+        let (then, before) = self.marks.front().copied().unwrap_or((self.since, 0));
+        let span = (now - then).as_secs_f64();
+        if span > 0.0 { (self.total - before) as f64 / span } else { 0.0 }
+    }
+}
