@@ -106,7 +106,8 @@ fn simulated(plant: &Plant, line: usize) -> Vec<Shared> {
 }
 
 fn to_words(wire: &plant::Wire, value: &Value) -> Option<Vec<u16>> {
-    decode::encode(wire, value).ok()
+    // Scale factors stand at zero in the simulation.
+    decode::encode_scaled(wire, value, wire.scale_from.map(|_| 0)).ok()
 }
 
 fn start_cloud(settings: &Settings, plant: &Plant) -> Result<Broker, DemoError> {
