@@ -395,3 +395,6 @@ impl BusTask {
 const fn worth_another_try(result: &Result<Reply, BusError>) -> bool {
     matches!(result, Err(BusError::NoReply | BusError::Garbled(_) | BusError::Refused(4 | 5 | 6 | 0x0B)))
 }
+
+#[cfg(test)]
+mod tests;
