@@ -174,11 +174,11 @@ impl Scanner {
     fn strip_echo(&mut self) {
         // Without `echo` a read of registers still knows its own request: no answer to it is eight bytes long.
         let unasked = matches!(self.sent[1], 3 | 4) && self.buffer.starts_with(&self.sent);
-        if self.echo || unasked {
-            if let Some(at) = self.buffer.windows(self.sent.len()).position(|w| w == self.sent) {
-                self.buffer.drain(..at + self.sent.len());
-                self.echo = false;
-            }
+        if (self.echo || unasked)
+            && let Some(at) = self.buffer.windows(self.sent.len()).position(|w| w == self.sent)
+        {
+            self.buffer.drain(..at + self.sent.len());
+            self.echo = false;
         }
     }
 

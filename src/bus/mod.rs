@@ -272,7 +272,8 @@ impl BusTask {
     pub async fn run(mut self, cancelled: CancellationToken) {
         while !cancelled.is_cancelled() {
             if !self.engine.is_open() && Instant::now() >= self.reopen_at {
-                self.open().await;
+                // Connecting may take seconds, and nothing is lost by giving it up.
+                cancelled.run_until_cancelled(self.open()).await;
             }
             match self.next(&cancelled).await {
                 Event::Stop => break,
@@ -395,3 +396,6 @@ impl BusTask {
 const fn worth_another_try(result: &Result<Reply, BusError>) -> bool {
     matches!(result, Err(BusError::NoReply | BusError::Garbled(_) | BusError::Refused(4 | 5 | 6 | 0x0B)))
 }
+
+#[cfg(test)]
+mod tests;
