@@ -11,6 +11,7 @@
 //! ```
 
 pub mod backoff;
+pub mod bridge;
 pub mod config;
 pub mod message;
 pub mod payload;
