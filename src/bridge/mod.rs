@@ -6,7 +6,7 @@ mod link;
 pub mod mapping;
 mod task;
 #[cfg(test)]
-mod tests {}
+mod tests;
 
 pub use self::task::BridgeTask;
 pub use self::task::new;

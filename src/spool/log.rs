@@ -551,6 +551,11 @@ impl Log {
         }
     }
 
+    #[cfg(test)]
+    pub(super) const fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
     /// How things stand.
     pub(super) fn status(&self) -> SpoolStatus {
         let mut status = self.counts.clone();

@@ -7,6 +7,8 @@ mod disk;
 mod log;
 mod row;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::path::Path;

@@ -7,6 +7,7 @@ use std::io;
 use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -88,6 +89,8 @@ fn newer(path: &Path, found: i32) -> SpoolError {
 fn try_open(path: &Path, max_size: u64) -> Result<Connection, SpoolError> {
     let run = || -> rusqlite::Result<Result<Connection, SpoolError>> {
         let db = Connection::open(path)?;
+        // Nobody else has business here: whoever holds the file is another daemon.
+        db.busy_timeout(Duration::from_millis(200))?;
         // Exclusive: two daemons on one log would both send it. It also spares the shared-memory file.
         db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
