@@ -221,25 +221,38 @@ impl Notice {
     }
 }
 
+/// The library calls a publish that the peer refused a success and leaves the reason code to us.
 fn outcome_v5(result: Result<v5::PublishResult, v5::PublishNoticeError>) -> Outcome {
     use v5::PublishNoticeError as E;
-    let word = |w: &dyn std::fmt::Debug| format!("the peer answered {w:?}");
+    use v5::PublishResult as R;
     match result {
-        Ok(v5::PublishResult::Qos2PubRecRejected(p)) => Outcome::Refused(word(&p.reason)),
-        Ok(_) => Outcome::Acknowledged,
-        Err(E::V5PubAck(r @ (v5::PubAckReason::QuotaExceeded | v5::PubAckReason::PacketIdentifierInUse))) => {
-            Outcome::Later(word(&r))
-        }
-        Err(E::V5PubRec(r @ (v5::PubRecReason::QuotaExceeded | v5::PubRecReason::PacketIdentifierInUse))) => {
-            Outcome::Later(word(&r))
-        }
-        // No subscriber over there right now: the peer took it all the same.
-        Err(E::V5PubAck(v5::PubAckReason::NoMatchingSubscribers))
-        | Err(E::V5PubRec(v5::PubRecReason::NoMatchingSubscribers)) => Outcome::Acknowledged,
-        Err(E::V5PubAck(r)) => Outcome::Refused(word(&r)),
-        Err(E::V5PubRec(r)) => Outcome::Refused(word(&r)),
+        Ok(R::Qos1(p)) => of_puback(p.reason),
+        Ok(R::Qos2PubRecRejected(p)) => of_pubrec(p.reason),
+        // After PUBREC the message is the peer's, whatever PUBCOMP says about the packet id.
+        Ok(R::Qos0Flushed | R::Qos2Completed(_)) | Err(E::V5PubComp(_)) => Outcome::Acknowledged,
+        Err(E::V5PubAck(reason)) => of_puback(reason),
+        Err(E::V5PubRec(reason)) => of_pubrec(reason),
         Err(E::RetainNotSupported) => Outcome::Refused("the peer keeps no messages".to_owned()),
         Err(_) => Outcome::Lost,
+    }
+}
+
+fn of_puback(reason: v5::PubAckReason) -> Outcome {
+    use v5::PubAckReason as A;
+    match reason {
+        // No subscriber over there right now: the peer took it all the same.
+        A::Success | A::NoMatchingSubscribers => Outcome::Acknowledged,
+        A::QuotaExceeded | A::PacketIdentifierInUse => Outcome::Later(format!("the peer answered {reason:?}")),
+        reason => Outcome::Refused(format!("the peer answered {reason:?}")),
+    }
+}
+
+fn of_pubrec(reason: v5::PubRecReason) -> Outcome {
+    use v5::PubRecReason as A;
+    match reason {
+        A::Success | A::NoMatchingSubscribers => Outcome::Acknowledged,
+        A::QuotaExceeded | A::PacketIdentifierInUse => Outcome::Later(format!("the peer answered {reason:?}")),
+        reason => Outcome::Refused(format!("the peer answered {reason:?}")),
     }
 }
 
@@ -504,7 +517,15 @@ fn message_v5(p: v5::Publish) -> Option<Message> {
 fn message_v4(p: v4::Publish) -> Option<Message> {
     let topic = TopicName::new(std::str::from_utf8(&p.topic).ok()?).ok()?;
     let qos = Qos::try_from(p.qos as u8).ok()?;
-    Some(Message { topic, payload: p.payload, qos, retain: p.retain, properties: None, class: Class::Normal, own: None })
+    Some(Message {
+        topic,
+        payload: p.payload,
+        qos,
+        retain: p.retain,
+        properties: None,
+        class: Class::Normal,
+        own: None,
+    })
 }
 
 fn properties_v5(p: &Properties) -> v5::PublishProperties {

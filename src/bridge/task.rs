@@ -62,7 +62,7 @@ type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Se
 /// Makes the task of an upstream. `gateway` names the state topic, `to_local` takes what comes from upstream.
 pub fn new(
     settings: Upstream,
-    gateway: Arc<str>,
+    gateway: &str,
     spool: Spool,
     to_local: mpsc::Sender<Vec<Message>>,
 ) -> (watch::Receiver<UpstreamStatus>, BridgeTask) {
@@ -185,12 +185,8 @@ impl BridgeTask {
             s.state = LinkState::Connecting;
             s.endpoint = endpoint.to_string();
         });
-        let target = Target {
-            settings: &self.settings,
-            endpoint: &endpoint,
-            version: self.version,
-            will: self.state.as_ref(),
-        };
+        let target =
+            Target { settings: &self.settings, endpoint: &endpoint, version: self.version, will: self.state.as_ref() };
         let mut link = match Link::open(&target) {
             Ok(link) => link,
             Err(fault) => return (None, Ended::Fault(fault)),
@@ -351,7 +347,7 @@ impl BridgeTask {
             // The link's own fault follows, or the deadline: the entry stays first in line.
             Outcome::Lost => return None,
         };
-        let Some(at) = s.waiting.remove(&seq) else { return None };
+        let at = s.waiting.remove(&seq)?;
         self.answered.insert(seq);
         let took_ms = at.elapsed().as_secs_f64() * 1000.0;
         if let Some(why) = &refused {
@@ -385,7 +381,9 @@ impl BridgeTask {
     }
 
     async fn received(&self, message: Message) {
-        let Some(to) = mapping::map(&self.settings.receive, &message.topic, message.qos, message.retain) else { return };
+        let Some(to) = mapping::map(&self.settings.receive, &message.topic, message.qos, message.retain) else {
+            return;
+        };
         self.status.send_modify(|s| s.received += 1);
         let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, ..message };
         // A full inlet holds the peer back instead of dropping a command.

@@ -1,7 +1,6 @@
 //! The bridge against a scripted peer: a few bytes of CONNACK and PUBACK, and the bad manners that real peers have.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -245,7 +244,7 @@ async fn house(manners: Vec<Manner>, adapt: impl FnOnce(&mut BridgeTask)) -> Hou
     let folder = tempfile::tempdir().unwrap();
     let spool = open_spool(folder.path());
     let (to_local, local) = mpsc::channel(16);
-    let (status, mut task) = super::new(settings(peer.port), Arc::from("g"), spool.clone(), to_local);
+    let (status, mut task) = super::new(settings(peer.port), "g", spool.clone(), to_local);
     adapt(&mut task);
     let cancel = CancellationToken::new();
     let task = tokio::spawn(task.run(cancel.clone()));

@@ -341,9 +341,14 @@ impl Log {
         let done = self.done();
         let Some(disk) = &mut self.disk else { return };
         let run = disk.run;
-        let from = if with_entries { self.memory.partition_point(|h| h.seq <= self.committed) } else { self.memory.len() };
-        let entries: Vec<_> =
-            self.memory.range(from..).take(COMMIT_ROWS).map(|h| (h.seq, &h.message, Taken { run, stamp: h.taken })).collect();
+        let from =
+            if with_entries { self.memory.partition_point(|h| h.seq <= self.committed) } else { self.memory.len() };
+        let entries: Vec<_> = self
+            .memory
+            .range(from..)
+            .take(COMMIT_ROWS)
+            .map(|h| (h.seq, &h.message, Taken { run, stamp: h.taken }))
+            .collect();
         let committed = entries.last().map_or(self.committed, |e| e.0);
         let cursors = self.cursors.iter().enumerate().map(|(n, c)| {
             let only_memory =
@@ -527,7 +532,8 @@ impl Log {
         let first = self.memory.front().map_or(self.last + 1, |h| h.seq);
         let mut lost = 0;
         for (n, cursor) in self.cursors.iter_mut().enumerate() {
-            let held = self.memory.iter().filter(|h| h.seq > cursor.acknowledged && h.wanted >> n & 1 == 1).count() as u64;
+            let held =
+                self.memory.iter().filter(|h| h.seq > cursor.acknowledged && h.wanted >> n & 1 == 1).count() as u64;
             lost = lost.max(cursor.backlog.saturating_sub(held));
             cursor.backlog = held;
             cursor.handed.retain(|s| *s >= first);
