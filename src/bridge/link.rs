@@ -64,8 +64,10 @@ pub(super) enum Event {
 /// Why a link ended, named by what is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The peer does not speak this version, or hung up on it: try the other.
+    /// The peer does not speak this version: try the other.
     Version(String),
+    /// The peer hung up on CONNECT: it may be away behind a proxy, or be old and know no better.
+    HungUp(String),
     /// The peer said no: try again, but not soon.
     Refused(String),
     /// Anything on the way: try again soon.
@@ -76,7 +78,7 @@ impl Fault {
     /// The words for people.
     pub(super) fn words(&self) -> &str {
         match self {
-            Self::Version(w) | Self::Refused(w) | Self::Broken(w) => w,
+            Self::Version(w) | Self::HungUp(w) | Self::Refused(w) | Self::Broken(w) => w,
         }
     }
 }
@@ -291,6 +293,10 @@ fn options_v5(t: &Target<'_>, tls: Option<v5::TlsConfiguration>) -> Result<v5::M
     };
     o.set_keep_alive(seconds(t.settings.keep_alive));
     o.set_connect_timeout(CONNECT_TIMEOUT);
+    // Small packets must not wait for each other's TCP acknowledgements.
+    let mut network = v5::NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    o.set_network_options(network);
     o.set_clean_start(true);
     o.set_incoming_packet_size_limit(v5::IncomingPacketSizeLimit::Bytes(INCOMING_MOST));
     o.set_outgoing_inflight_upper_limit(t.settings.in_flight);
@@ -448,6 +454,7 @@ fn peer_v5(ack: &v5::ConnAck) -> Peer {
 fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
     use v5::ConnectReturnCode as C;
     use v5::ConnectionError as E;
+    use v5::DisconnectReasonCode as D;
     use v5::StateError as S;
     match error {
         E::ConnectionRefused(code) | E::MqttState(S::ConnFail { reason: code }) => match code {
@@ -464,13 +471,23 @@ fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
         }
         E::MqttState(S::ServerDisconnect { reason_code, reason_string }) => {
             let more = reason_string.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-            Fault::Refused(format!("the peer ended the connection: {reason_code:?}{more}"))
+            let words = format!("the peer ended the connection: {reason_code:?}{more}");
+            match reason_code {
+                D::ServerShuttingDown | D::ServerBusy | D::KeepAliveTimeout | D::AdministrativeAction => {
+                    Fault::Broken(words)
+                }
+                _ => Fault::Refused(words),
+            }
         }
         // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout.
-        E::MqttState(S::Deserialization(_) | S::ConnectionAborted) | E::NotConnAck(_) if !up => {
+        E::MqttState(S::Deserialization(_)) | E::NotConnAck(_) if !up => {
             Fault::Version(format!("no answer to MQTT 5: {error}"))
         }
-        E::Io(e) | E::MqttState(S::Io(e)) if !up && hung_up(e) => Fault::Version(format!("no answer to MQTT 5: {e}")),
+        E::MqttState(S::ConnectionAborted) if !up => Fault::HungUp("the peer hung up on CONNECT".to_owned()),
+        E::Io(e) | E::MqttState(S::Io(e)) if !up && hung_up(e) => {
+            Fault::HungUp(format!("the peer hung up on CONNECT: {e}"))
+        }
+        E::Tls(v5::TlsError::Io(e)) if hung_up(e) => Fault::Broken(format!("TLS: {e}")),
         E::Tls(e) => Fault::Refused(format!("TLS: {e}")),
         other => Fault::Broken(other.to_string()),
     }

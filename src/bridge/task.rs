@@ -79,6 +79,8 @@ pub fn new(
         status,
         state,
         version,
+        spoke_5: false,
+        hang_ups: 0,
         answer_within: ANSWER_WITHIN,
         answered: BTreeSet::new(),
         highest_sent: 0,
@@ -96,6 +98,8 @@ pub struct BridgeTask {
     /// Where `online` and `offline` go upstream, if a rule sends them.
     state: Option<Mapped>,
     version: MqttVersion,
+    spoke_5: bool,
+    hang_ups: u32,
     pub(super) answer_within: Duration,
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
@@ -156,7 +160,7 @@ impl BridgeTask {
             // The list is gone through from the front; after a link that was up it begins with the first again.
             endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
             let pause = match fault {
-                Fault::Version(_) if self.other_version(up.is_some()) => Duration::ZERO,
+                ref fault if up.is_none() && self.other_version(fault) => Duration::ZERO,
                 Fault::Refused(_) => later.next(),
                 _ if endpoint > 0 => Duration::ZERO,
                 _ => soon.next(),
@@ -167,9 +171,18 @@ impl BridgeTask {
     }
 
     /// 5 falls back to 3.1.1; when that fails too, the next round begins with 5 again. True: try at once.
-    fn other_version(&mut self, was_up: bool) -> bool {
-        if was_up {
-            return false;
+    fn other_version(&mut self, fault: &Fault) -> bool {
+        match fault {
+            Fault::Version(_) => {}
+            // Who spoke 5 once is not old, only away; who never did gets three tries.
+            Fault::HungUp(_) if self.version == MqttVersion::V5 => {
+                self.hang_ups += 1;
+                if self.spoke_5 || !self.hang_ups.is_multiple_of(3) {
+                    return false;
+                }
+            }
+            Fault::HungUp(_) => {}
+            Fault::Refused(_) | Fault::Broken(_) => return false,
         }
         let fell_back = self.settings.version == MqttVersion::V5 && self.version == MqttVersion::V5;
         self.version = if fell_back { MqttVersion::V311 } else { self.settings.version };
@@ -211,6 +224,7 @@ impl BridgeTask {
 
     async fn begin(&mut self, link: Link, peer: Peer) -> Session {
         tracing::info!(upstream = %self.settings.name, version = peer.version, "connected");
+        self.spoke_5 |= self.version == MqttVersion::V5;
         self.status.send_modify(|s| {
             s.state = LinkState::Connected;
             s.error = None;

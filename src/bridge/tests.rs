@@ -37,6 +37,8 @@ struct Manner {
     cut_after: Option<usize>,
     /// Says "session taken over" after the first publish.
     takes_over: bool,
+    /// Hangs up on CONNECT, as a proxy does whose cloud is away.
+    hangs_up: bool,
     /// Answers CONNECT of version 5 as an old broker does.
     only_3: bool,
     /// Refuses this topic with "not authorized".
@@ -113,6 +115,9 @@ fn connack(manner: &Manner, version: u8) -> Vec<u8> {
 async fn serve(mut s: TcpStream, manner: Manner, tell: &mpsc::Sender<Seen>, connection: usize) -> std::io::Result<()> {
     let (_, connect) = packet(&mut s).await?;
     let version = connect[6];
+    if manner.hangs_up {
+        return Ok(());
+    }
     if manner.only_3 && version == 5 {
         return s.write_all(&[0x20, 2, 0, 1]).await;
     }
@@ -169,9 +174,10 @@ async fn publish(
     let refused = manner.refuses == Some(topic.as_str());
     let _ = tell.try_send(Seen::Publish { topic, payload, acknowledged: acknowledged && !refused });
     if manner.receive_maximum == Some(1) {
-        // A second one before the answer to the first breaks the rule.
-        let early = tokio::time::timeout(Duration::from_millis(5), s.peek(&mut [0])).await;
-        if early.is_ok_and(|r| r.is_ok_and(|n| n > 0)) {
+        // A second publish before the answer to the first breaks the rule.
+        let mut head = [0];
+        let early = tokio::time::timeout(Duration::from_millis(5), s.peek(&mut head)).await;
+        if early.is_ok_and(|r| r.is_ok()) && head[0] >> 4 == 3 {
             let _ = tell.try_send(Seen::Early);
         }
     }
@@ -354,7 +360,8 @@ async fn a_session_taken_over_is_said_in_words() {
 async fn a_peer_that_only_knows_3_1_1_gets_it() {
     let mut house = house(vec![Manner { only_3: true, ..Manner::default() }], |_| ()).await;
     house.append(0..3).await;
-    assert_eq!(house.next().await, Seen::Connect { version: 4, connection: 1 });
+    // Its refusal is too short for 5 and looks like a hang-up: three tries, then the older version.
+    assert_eq!(house.next().await, Seen::Connect { version: 4, connection: 3 });
     assert_eq!(house.acknowledged(3).await.0, [0, 1, 2]);
     assert_eq!(house.until(|s| s.acknowledged == 3).await.version, "3.1.1");
 }
@@ -380,4 +387,16 @@ async fn a_clean_stop_says_offline_and_goodbye_and_keeps_the_backlog() {
     house.append(3..5).await;
     let mut status = house.spool.status();
     status.wait_for(|s| s.backlog["cloud"] == 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_spoke_5_is_not_taken_for_an_old_one_when_it_hangs_up() {
+    let away = Manner { hangs_up: true, ..Manner::default() };
+    let cut = Manner { cut_after: Some(1), ..Manner::default() };
+    let mut house = house(vec![cut, away.clone(), away.clone(), away, Manner::default()], |_| ()).await;
+    house.until(|s| s.connects == 2).await;
+    house.append(0..3).await;
+    assert_eq!(house.acknowledged(3).await.0, [0, 1, 2]);
+    let status = house.until(|s| s.acknowledged == 3).await;
+    assert_eq!((status.version.as_str(), status.connects), ("5", 2));
 }
