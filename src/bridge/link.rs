@@ -1,6 +1,6 @@
-//! The only door to the MQTT client, in both versions. A link is one connection: it is made anew after every fault, with a clean
-//! session, so that nothing the library keeps can ever be sent behind the spool's back.
-//! A pump task drives the library's event loop, which must not be cancelled midway.
+//! The only door to the MQTT client, in both versions. A link is one connection: it is made anew after every fault,
+//! with a clean session, so that nothing the library keeps can ever be sent behind the spool's back. A pump task
+//! drives the library's event loop, which must not be cancelled midway.
 
 use std::fs;
 use std::path::Path;
@@ -258,8 +258,8 @@ fn of_pubrec(reason: v5::PubRecReason) -> Outcome {
     }
 }
 
-/// An upper bound of the packet's size, to be held against the peer's maximum before it is handed over: the library would reconnect
-/// over a packet that is too large, for ever.
+/// An upper bound of the packet's size, to be held against the peer's maximum before it is handed over: the library
+/// would reconnect over a packet that is too large, for ever.
 pub(super) fn packet_size(topic: &TopicName, payload: &Bytes, properties: Option<&Properties>) -> usize {
     let properties = properties.map_or(0, |p| {
         let texts = [&p.content_type, &p.response_topic].into_iter().flatten().map(|t| t.len() + 3).sum::<usize>();

@@ -1,6 +1,6 @@
-//! The bridge of one upstream: reads the log in order, keeps a window of publishes in the peer's hands, acknowledges to the spool.
-//! The spool's cursor moves to just below the first entry that waits; an answer that came out of order is remembered, so that a
-//! reconnect sends again only what was never answered.
+//! The bridge of one upstream: reads the log in order, keeps a window of publishes in the peer's hands, acknowledges
+//! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
+//! is remembered, so that a reconnect sends again only what was never answered.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -317,7 +317,8 @@ impl BridgeTask {
             let size = link::packet_size(&to.topic, &payload, m.properties.as_deref());
             if size > s.peer.maximum_packet as usize {
                 let most = s.peer.maximum_packet;
-                tracing::warn!(upstream = %self.settings.name, topic = %to.topic, size, most, "too large for the peer: put aside");
+                let name = &self.settings.name;
+                tracing::warn!(upstream = %name, topic = %to.topic, size, most, "too large for the peer: put aside");
                 refused += 1;
                 continue;
             }
