@@ -1,5 +1,6 @@
 //! The lower storey: entries in SQLite. Every method is one transaction or one read; nothing here decides anything.
-//! The dictionary (series id → topic, format, unit, names) and the table of runs live beside the log and outlive the configuration.
+//! The dictionary (series id → topic, format, unit, names) and the table of runs live beside the log and outlive the
+//! configuration.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;

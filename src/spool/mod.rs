@@ -1,12 +1,14 @@
-//! Store and forward: one ordered log for the gateway, one cursor for each upstream.
-//! The bridge sees append, next batch, acknowledge. Where an entry lies (in memory while every link is up and close behind, in
-//! SQLite as soon as one is not) is the spool's own affair, so that nobody else has an ordering problem to solve.
-//! An entry leaves only when every upstream that wants it has acknowledged it, or by a limit, counted.
+//! Store and forward: one ordered log for the gateway, one cursor for each upstream. The bridge sees append, next
+//! batch, acknowledge. Where an entry lies (in memory while every link is up and close behind, in SQLite as soon as
+//! one is not) is the spool's own affair, so that nobody else has an ordering problem to solve. An entry leaves only
+//! when every upstream that wants it has acknowledged it, or by a limit, counted.
 
 mod disk;
 mod log;
 mod row;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::path::Path;
@@ -53,7 +55,8 @@ pub struct Entry {
 pub struct Batch {
     /// In order. Empty only when the spool has closed.
     pub entries: Vec<Entry>,
-    /// How far the log was looked through: ask for the next batch after this, acknowledge this when all entries are done.
+    /// How far the log was looked through: ask for the next batch after this, acknowledge this when all entries are
+    /// done.
     pub upto: Seq,
 }
 

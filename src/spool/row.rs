@@ -1,6 +1,7 @@
-//! One entry as bytes. One of the gateway's own values is what was measured (some 20 bytes, its series is a number beside it);
-//! a foreign message is kept whole. Numbers are LEB128, signed ones zigzagged, so that small things stay small on flash.
-//! Pure: encode and decode are each other's inverse, and decoding refuses what it does not know instead of guessing.
+//! One entry as bytes. One of the gateway's own values is what was measured (some 20 bytes, its series is a number
+//! beside it); a foreign message is kept whole. Numbers are LEB128, signed ones zigzagged, so that small things stay
+//! small on flash. Pure: encode and decode are each other's inverse, and decoding refuses what it does not know
+//! instead of guessing.
 
 use std::sync::Arc;
 
@@ -331,7 +332,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_own_value_comes_back_as_it_was(value in any_value(), wall in any::<i64>(), mono in any::<u64>(), run: u64) {
+        fn an_own_value_comes_back_as_it_was(value in any_value(), wall: i64, mono: u64, run: u64) {
             let stamp = Stamp { mono_us: mono, wall_us: wall };
             for sample in [
                 Sample::good(FORGOTTEN, value.clone(), stamp),

@@ -1,12 +1,13 @@
-//! The one door to SQLite: opens a database with the pragmas that hold on flash, or says why not.
-//! A file of a newer version is refused untouched; a damaged one is set aside under a name that is said, and a new one begun,
-//! so that start-up never needs a human hand.
+//! The one door to SQLite: opens a database with the pragmas that hold on flash, or says why not. A file of a newer
+//! version is refused untouched; a damaged one is set aside under a name that is said, and a new one begun, so that
+//! start-up never needs a human hand.
 
 use std::fs;
 use std::io;
 use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -88,6 +89,8 @@ fn newer(path: &Path, found: i32) -> SpoolError {
 fn try_open(path: &Path, max_size: u64) -> Result<Connection, SpoolError> {
     let run = || -> rusqlite::Result<Result<Connection, SpoolError>> {
         let db = Connection::open(path)?;
+        // Nobody else has business here: whoever holds the file is another daemon.
+        db.busy_timeout(Duration::from_millis(200))?;
         // Exclusive: two daemons on one log would both send it. It also spares the shared-memory file.
         db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -113,7 +116,8 @@ fn prepare(db: &Connection, version: i32, max_size: u64) -> rusqlite::Result<()>
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
     db.pragma_update(None, "journal_mode", "WAL")?;
-    // FULL: a commit survives a power cut. Commits are grouped, so this is a few syncs a second, and none on a healthy link.
+    // FULL: a commit survives a power cut. Commits are grouped, so this is a few syncs a second, and none on a
+    // healthy link.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "wal_autocheckpoint", wal_pages(max_size))?;
     db.pragma_update(None, "journal_size_limit", wal_pages(max_size) * 4096)?;

@@ -1,6 +1,7 @@
-//! The spool's own thread and the handle to it. The thread alone owns the log and SQLite; a disk that stalls stalls nobody else.
-//! Intake never waits: it is a bounded queue, and when that is full what does not fit is counted as overrun.
-//! Retained messages that a broker hands out when it is subscribed to are old values: whoever feeds the spool leaves them out.
+//! The spool's own thread and the handle to it. The thread alone owns the log and SQLite; a disk that stalls stalls
+//! nobody else. Intake never waits: it is a bounded queue, and when that is full what does not fit is counted as
+//! overrun. Retained messages that a broker hands out when it is subscribed to are old values: whoever feeds the
+//! spool leaves them out.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

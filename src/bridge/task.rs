@@ -1,0 +1,440 @@
+//! The bridge of one upstream: reads the log in order, keeps a window of publishes in the peer's hands, acknowledges
+//! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
+//! is remembered, so that a reconnect sends again only what was never answered.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::link;
+use super::link::Event;
+use super::link::Fault;
+use super::link::Link;
+use super::link::Outcome;
+use super::link::Peer;
+use super::link::Target;
+use super::mapping;
+use super::mapping::Mapped;
+use crate::backoff::Backoff;
+use crate::config::plant::MqttVersion;
+use crate::config::plant::Upstream;
+use crate::message::Message;
+use crate::payload;
+use crate::spool;
+use crate::spool::Batch;
+use crate::spool::Entry;
+use crate::spool::Seq;
+use crate::spool::Spool;
+use crate::status::LinkState;
+use crate::status::UpstreamStatus;
+use crate::topic::Qos;
+use crate::topic::TopicName;
+
+/// A publish without answer for this long means a dead link, whatever the pings say.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// Pauses between tries: the link's return is noticed within two seconds.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Pauses after a peer's no: it will not change its mind soon, and may ban who asks too often.
+const PAUSE_REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// A link that held this long begins with the shortest pause again.
+const STABLE: Duration = Duration::from_secs(10);
+/// Entries read from the log at once.
+const READ: usize = 500;
+/// A clean stop takes no longer.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
+type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
+
+/// Makes the task of an upstream. `gateway` names the state topic, `to_local` takes what comes from upstream.
+pub fn new(
+    settings: Upstream,
+    gateway: &str,
+    spool: Spool,
+    to_local: mpsc::Sender<Vec<Message>>,
+) -> (watch::Receiver<UpstreamStatus>, BridgeTask) {
+    let endpoint = settings.endpoints.first().map(ToString::to_string).unwrap_or_default();
+    let status = UpstreamStatus { name: settings.name.to_string(), endpoint, ..UpstreamStatus::default() };
+    let (status, watched) = watch::channel(status);
+    let state = TopicName::new(format!("{gateway}/$state")).ok();
+    let state = state.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, true));
+    let version = settings.version;
+    let task = BridgeTask {
+        settings,
+        spool,
+        to_local,
+        status,
+        state,
+        version,
+        spoke_5: false,
+        hang_ups: 0,
+        answer_within: ANSWER_WITHIN,
+        answered: BTreeSet::new(),
+        highest_sent: 0,
+    };
+    (watched, task)
+}
+
+/// Owns the link of one upstream.
+#[derive(Debug)]
+pub struct BridgeTask {
+    settings: Upstream,
+    spool: Spool,
+    to_local: mpsc::Sender<Vec<Message>>,
+    status: watch::Sender<UpstreamStatus>,
+    /// Where `online` and `offline` go upstream, if a rule sends them.
+    state: Option<Mapped>,
+    version: MqttVersion,
+    spoke_5: bool,
+    hang_ups: u32,
+    pub(super) answer_within: Duration,
+    /// Answered above the spool's cursor.
+    answered: BTreeSet<Seq>,
+    highest_sent: Seq,
+}
+
+/// One connection's work.
+struct Session {
+    link: Link,
+    peer: Peer,
+    window: usize,
+    /// Read, not handed over.
+    ready: VecDeque<Entry>,
+    /// How far the log was read.
+    read_to: Option<Seq>,
+    reading: Option<Reading>,
+    /// Handed over, not answered.
+    waiting: BTreeMap<Seq, Instant>,
+    answers: Answers,
+    acknowledged: Seq,
+}
+
+enum Happened {
+    Stop,
+    Link(Event),
+    Answer(Seq, Outcome),
+    Read(Batch),
+    Overdue,
+}
+
+enum Ended {
+    Stopped,
+    Fault(Fault),
+}
+
+impl BridgeTask {
+    /// Keeps the link up until cancelled, then says goodbye within a second.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut soon = Backoff::new(PAUSE.0, PAUSE.1);
+        let mut later = Backoff::new(PAUSE_REFUSED.0, PAUSE_REFUSED.1);
+        let mut endpoint = 0;
+        while !cancel.is_cancelled() {
+            let (up, ended) = self.connection(endpoint, &cancel).await;
+            self.spool.link(&self.settings.name, spool::Link::Down).await;
+            let Ended::Fault(fault) = ended else { break };
+            let name = &self.settings.name;
+            tracing::warn!(upstream = %name, endpoint = %self.settings.endpoints[endpoint], "{}", fault.words());
+            self.status.send_modify(|s| {
+                s.state = LinkState::Waiting;
+                s.error = Some(fault.words().to_owned());
+                s.in_flight = 0;
+            });
+            let held = up.is_some_and(|at| at.elapsed() >= STABLE);
+            if held {
+                soon.reset();
+                later.reset();
+            }
+            // The list is gone through from the front; after a link that was up it begins with the first again.
+            endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
+            let pause = match fault {
+                ref fault if up.is_none() && self.other_version(fault) => Duration::ZERO,
+                Fault::Refused(_) => later.next(),
+                _ if endpoint > 0 => Duration::ZERO,
+                _ => soon.next(),
+            };
+            let _ = cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+        self.status.send_modify(|s| s.state = LinkState::Waiting);
+    }
+
+    /// 5 falls back to 3.1.1; when that fails too, the next round begins with 5 again. True: try at once.
+    fn other_version(&mut self, fault: &Fault) -> bool {
+        match fault {
+            Fault::Version(_) => {}
+            // Who spoke 5 once is not old, only away; who never did gets three tries.
+            Fault::HungUp(_) if self.version == MqttVersion::V5 => {
+                self.hang_ups += 1;
+                if self.spoke_5 || !self.hang_ups.is_multiple_of(3) {
+                    return false;
+                }
+            }
+            Fault::HungUp(_) => {}
+            Fault::Refused(_) | Fault::Broken(_) => return false,
+        }
+        let fell_back = self.settings.version == MqttVersion::V5 && self.version == MqttVersion::V5;
+        self.version = if fell_back { MqttVersion::V311 } else { self.settings.version };
+        fell_back
+    }
+
+    /// One connection from CONNECT to its end; the first part is when it was up.
+    async fn connection(&mut self, endpoint: usize, cancel: &CancellationToken) -> (Option<Instant>, Ended) {
+        let Some(endpoint) = self.settings.endpoints.get(endpoint).cloned() else {
+            return (None, Ended::Fault(Fault::Refused("no endpoint is configured".to_owned())));
+        };
+        self.status.send_modify(|s| {
+            s.state = LinkState::Connecting;
+            s.endpoint = endpoint.to_string();
+        });
+        let target =
+            Target { settings: &self.settings, endpoint: &endpoint, version: self.version, will: self.state.as_ref() };
+        let mut link = match Link::open(&target) {
+            Ok(link) => link,
+            Err(fault) => return (None, Ended::Fault(fault)),
+        };
+        let peer = loop {
+            match cancel.run_until_cancelled(link.event()).await {
+                None => return (None, Ended::Stopped),
+                Some(Event::Connected(peer)) => break peer,
+                Some(Event::Down(fault)) => return (None, Ended::Fault(fault)),
+                Some(Event::Received(_)) => {}
+            }
+        };
+        let up = Instant::now();
+        let mut session = self.begin(link, peer).await;
+        let ended = self.serve(&mut session, cancel).await;
+        self.settle(&mut session).await;
+        if matches!(ended, Ended::Stopped) {
+            self.goodbye(session).await;
+        }
+        (Some(up), ended)
+    }
+
+    async fn begin(&mut self, link: Link, peer: Peer) -> Session {
+        tracing::info!(upstream = %self.settings.name, version = peer.version, "connected");
+        self.spoke_5 |= self.version == MqttVersion::V5;
+        self.status.send_modify(|s| {
+            s.state = LinkState::Connected;
+            s.error = None;
+            s.version = peer.version.to_owned();
+            s.connects += 1;
+        });
+        self.spool.link(&self.settings.name, spool::Link::Up).await;
+        if !self.settings.receive.is_empty() {
+            let wanted: Vec<_> = self.settings.receive.iter().map(|m| (m.filter.clone(), m.qos)).collect();
+            link.subscribe(&wanted);
+        }
+        if let Some(state) = &self.state {
+            let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None);
+        }
+        let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
+        Session {
+            link,
+            peer,
+            window,
+            ready: VecDeque::new(),
+            read_to: None,
+            reading: None,
+            waiting: BTreeMap::new(),
+            answers: FuturesUnordered::new(),
+            acknowledged: 0,
+        }
+    }
+
+    async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
+        loop {
+            self.fill(s);
+            self.acknowledge(s).await;
+            if s.ready.is_empty() && s.reading.is_none() {
+                s.reading = Some(self.read(s.read_to));
+            }
+            let overdue = s.waiting.values().min().map(|at| *at + self.answer_within);
+            let happened = tokio::select! {
+                () = cancel.cancelled() => Happened::Stop,
+                Some((seq, outcome)) = s.answers.next() => Happened::Answer(seq, outcome),
+                event = s.link.event() => Happened::Link(event),
+                batch = read(&mut s.reading) => Happened::Read(batch),
+                () = until(overdue) => Happened::Overdue,
+            };
+            match happened {
+                Happened::Stop => return Ended::Stopped,
+                Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
+                Happened::Link(Event::Connected(_)) => {}
+                Happened::Link(Event::Received(message)) => self.received(message).await,
+                Happened::Overdue => {
+                    let waited = self.answer_within.as_secs_f32();
+                    return Ended::Fault(Fault::Broken(format!("no acknowledgement within {waited} s")));
+                }
+                Happened::Answer(seq, outcome) => {
+                    if let Some(fault) = self.answers(s, seq, outcome) {
+                        return Ended::Fault(fault);
+                    }
+                }
+                Happened::Read(batch) => {
+                    s.reading = None;
+                    if batch.entries.is_empty() {
+                        return Ended::Fault(Fault::Broken("the spool has closed".to_owned()));
+                    }
+                    s.read_to = Some(batch.upto);
+                    s.ready.extend(batch.entries);
+                }
+            }
+        }
+    }
+
+    fn read(&self, after: Option<Seq>) -> Reading {
+        let (spool, name) = (self.spool.clone(), Arc::clone(&self.settings.name));
+        Box::pin(async move { spool.next_batch(&name, after, READ).await })
+    }
+
+    /// Hands over what the window takes; what can never be sent is put aside.
+    fn fill(&mut self, s: &mut Session) {
+        let (mut sent, mut resent, mut refused) = (0, 0, 0);
+        while s.waiting.len() < s.window
+            && let Some(entry) = s.ready.pop_front()
+        {
+            let (seq, m) = (entry.seq, &entry.message);
+            if self.answered.remove(&seq) {
+                continue;
+            }
+            let Some(to) = mapping::map(&self.settings.send, &m.topic, m.qos, m.retain) else { continue };
+            let payload = match &m.own {
+                Some(own) => payload::render(&own.series, &own.sample),
+                None => m.payload.clone(),
+            };
+            let size = link::packet_size(&to.topic, &payload, m.properties.as_deref());
+            if size > s.peer.maximum_packet as usize {
+                let most = s.peer.maximum_packet;
+                let name = &self.settings.name;
+                tracing::warn!(upstream = %name, topic = %to.topic, size, most, "too large for the peer: put aside");
+                refused += 1;
+                continue;
+            }
+            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, m.properties.as_deref()) else {
+                s.ready.push_front(entry);
+                break;
+            };
+            sent += 1;
+            resent += u64::from(seq <= self.highest_sent);
+            self.highest_sent = self.highest_sent.max(seq);
+            s.waiting.insert(seq, Instant::now());
+            s.answers.push(Box::pin(async move { (seq, notice.outcome().await) }));
+        }
+        let in_flight = s.waiting.len() as u64;
+        self.status.send_if_modified(|status| {
+            let before = (status.sent, status.refused, status.in_flight);
+            status.sent += sent;
+            status.resent += resent;
+            status.refused += refused;
+            status.in_flight = in_flight;
+            before != (status.sent, status.refused, status.in_flight)
+        });
+    }
+
+    /// This answer and all that came with it.
+    fn answers(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Option<Fault> {
+        let mut next = Some((seq, outcome));
+        let mut fault = None;
+        while let Some((seq, outcome)) = next {
+            fault = fault.or(self.answer(s, seq, outcome));
+            next = s.answers.next().now_or_never().flatten();
+        }
+        fault
+    }
+
+    fn answer(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Option<Fault> {
+        let refused = match outcome {
+            Outcome::Acknowledged => None,
+            Outcome::Refused(why) => Some(why),
+            Outcome::Later(why) => return Some(Fault::Refused(why)),
+            // The link's own fault follows, or the deadline: the entry stays first in line.
+            Outcome::Lost => return None,
+        };
+        let at = s.waiting.remove(&seq)?;
+        self.answered.insert(seq);
+        let took_ms = at.elapsed().as_secs_f64() * 1000.0;
+        if let Some(why) = &refused {
+            tracing::warn!(upstream = %self.settings.name, seq, "refused and put aside: {why}");
+        }
+        self.status.send_modify(|status| {
+            status.acknowledged += u64::from(refused.is_none());
+            status.refused += u64::from(refused.is_some());
+            status.ack_ms += if status.ack_ms == 0.0 { took_ms } else { (took_ms - status.ack_ms) / 16.0 };
+        });
+        None
+    }
+
+    /// Moves the spool's cursor to just below the first entry that still waits.
+    async fn acknowledge(&mut self, s: &mut Session) {
+        let first = s.waiting.keys().next().copied().or_else(|| s.ready.front().map(|e| e.seq));
+        let Some(upto) = first.map(|seq| seq - 1).or(s.read_to) else { return };
+        if upto > s.acknowledged {
+            s.acknowledged = upto;
+            self.answered = self.answered.split_off(&(upto + 1));
+            self.spool.acknowledge(&self.settings.name, upto).await;
+        }
+    }
+
+    /// Takes the answers that came before the end.
+    async fn settle(&mut self, s: &mut Session) {
+        while let Some(Some((seq, outcome))) = s.answers.next().now_or_never() {
+            let _ = self.answer(s, seq, outcome);
+        }
+        self.acknowledge(s).await;
+    }
+
+    async fn received(&self, message: Message) {
+        let Some(to) = mapping::map(&self.settings.receive, &message.topic, message.qos, message.retain) else {
+            return;
+        };
+        self.status.send_modify(|s| s.received += 1);
+        let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, ..message };
+        // A full inlet holds the peer back instead of dropping a command.
+        let _ = self.to_local.send(vec![message]).await;
+    }
+
+    async fn goodbye(&mut self, mut s: Session) {
+        let end = Instant::now() + GOODBYE;
+        if let Some(state) = &self.state {
+            let offline = s.link.publish(&allowed(state.clone(), &s.peer), Bytes::from_static(b"offline"), None);
+            if let Some(notice) = offline {
+                let _ = tokio::time::timeout(GOODBYE / 2, notice.outcome()).await;
+            }
+        }
+        self.settle(&mut s).await;
+        let Session { link, answers, .. } = s;
+        drop(answers);
+        link.close(end.saturating_duration_since(Instant::now())).await;
+    }
+}
+
+/// What the peer takes: it may know no QoS 2, or keep nothing.
+fn allowed(to: Mapped, peer: &Peer) -> Mapped {
+    Mapped { qos: to.qos.min(peer.maximum_qos), retain: to.retain && peer.retain, ..to }
+}
+
+async fn read(reading: &mut Option<Reading>) -> Batch {
+    match reading {
+        Some(batch) => batch.await,
+        None => pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,378 @@
+//! The log held against a naive model, and injured on purpose.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::Link;
+use super::Seq;
+use super::SpoolError;
+use super::Subscriber;
+use super::log::Log;
+use crate::config::plant::Keep;
+use crate::config::plant::Replay;
+use crate::config::plant::Spool as Settings;
+use crate::config::plant::WhenFull;
+use crate::message::Class;
+use crate::message::Message;
+use crate::message::OwnValue;
+use crate::message::Retain;
+use crate::payload::Format;
+use crate::payload::Series;
+use crate::point::PointId;
+use crate::sample::Sample;
+use crate::sample::Value;
+use crate::time::Stamp;
+use crate::topic::Qos;
+use crate::topic::TopicFilter;
+use crate::topic::TopicName;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn settings(folder: &Path) -> Settings {
+    Settings {
+        path: folder.join("spool.db"),
+        keep: Keep::Offline,
+        max_size: 64 << 20,
+        max_age: DAY,
+        when_full: WhenFull::DropOldest,
+        replay: Replay::InOrder,
+        replay_rate: None,
+    }
+}
+
+fn upstreams() -> Vec<Subscriber> {
+    let filter = |text: &str| vec![TopicFilter::new(text).unwrap()];
+    vec![
+        Subscriber { name: "all".into(), filters: filter("#") },
+        Subscriber { name: "some".into(), filters: filter("a/#") },
+    ]
+}
+
+fn at(ms: u64) -> Stamp {
+    Stamp { mono_us: ms * 1000, wall_us: 1_795_222_923_000_000 + i64::try_from(ms * 1000).unwrap() }
+}
+
+fn foreign(topic: &str, text: &str) -> Message {
+    let payload = Bytes::copy_from_slice(text.as_bytes());
+    Message::plain(TopicName::new(topic).unwrap(), payload, Qos::AtLeastOnce, Retain::No)
+}
+
+fn own(n: u64, taken: Stamp) -> Message {
+    let series = Arc::new(Series {
+        topic: TopicName::new("a/own").unwrap(),
+        format: Format::Value,
+        unit: "".into(),
+        names: std::collections::BTreeMap::new(),
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        class: Class::Normal,
+    });
+    let sample = Sample::good(PointId(1), Value::Uint(n), taken);
+    let mut message = foreign("a/own", &n.to_string());
+    message.own = Some(OwnValue { series, sample });
+    message
+}
+
+/// What the message says, wherever it lay.
+fn says(message: &Message) -> String {
+    match &message.own {
+        Some(own) => own.sample.value().unwrap().to_string(),
+        None => String::from_utf8(message.payload.to_vec()).unwrap(),
+    }
+}
+
+fn open(folder: &Path) -> Log {
+    Log::open(settings(folder), upstreams(), 1).unwrap()
+}
+
+fn drain(log: &mut Log, upstream: usize) -> Vec<String> {
+    let mut got = Vec::new();
+    loop {
+        let batch = log.batch(upstream, None, 7, at(0));
+        if batch.entries.is_empty() {
+            return got;
+        }
+        got.extend(batch.entries.iter().map(|e| says(&e.message)));
+        log.acknowledge(upstream, batch.upto);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u8, bool, bool),
+    Read(bool, u8),
+    Acknowledge(bool, u8),
+    Rewind(bool),
+    Link(bool, bool),
+    Tick,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u8..20, any::<bool>(), any::<bool>()).prop_map(|(n, a, o)| Step::Append(n, a, o)),
+        4 => (any::<bool>(), 1u8..9).prop_map(|(u, n)| Step::Read(u, n)),
+        3 => (any::<bool>(), 0u8..9).prop_map(|(u, n)| Step::Acknowledge(u, n)),
+        1 => any::<bool>().prop_map(Step::Rewind),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(u, up)| Step::Link(u, up)),
+        3 => Just(Step::Tick),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// The naive log of one upstream: what it has not acknowledged, and how much of that was read.
+#[derive(Default)]
+struct Model {
+    waiting: Vec<String>,
+    read: Vec<(Seq, usize)>,
+    after: Option<Seq>,
+    cursor: usize,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn the_log_is_a_list_with_two_cursors(steps in prop::collection::vec(step(), 1..80)) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = open(folder.path());
+        let mut models = [Model::default(), Model::default()];
+        let (mut count, mut now) = (0u64, 0u64);
+        for step in steps {
+            now += 100;
+            match step {
+                Step::Append(n, to_a, own_value) => {
+                    let messages: Vec<_> = (0..n).map(|_| {
+                        count += 1;
+                        models[0].waiting.push(count.to_string());
+                        if to_a || own_value {
+                            models[1].waiting.push(count.to_string());
+                        }
+                        match own_value {
+                            true => own(count, at(now)),
+                            false => foreign(if to_a { "a/x" } else { "b/x" }, &count.to_string()),
+                        }
+                    }).collect();
+                    log.append(messages, at(now));
+                }
+                Step::Read(u, max) => {
+                    let (u, model) = (usize::from(u), &mut models[usize::from(u)]);
+                    let batch = log.batch(u, model.after, usize::from(max), at(now));
+                    let got: Vec<_> = batch.entries.iter().map(|e| says(&e.message)).collect();
+                    let rest = &model.waiting[model.cursor..];
+                    prop_assert_eq!(&got, &rest[..rest.len().min(usize::from(max))]);
+                    model.cursor += got.len();
+                    model.read.extend(batch.entries.iter().enumerate().map(|(n, e)| (e.seq, n)));
+                    model.after = Some(batch.upto);
+                }
+                Step::Acknowledge(u, n) => {
+                    let model = &mut models[usize::from(u)];
+                    let n = usize::from(n).min(model.read.len());
+                    if n > 0 {
+                        log.acknowledge(usize::from(u), model.read[n - 1].0);
+                        model.read.drain(..n);
+                        model.waiting.drain(..n);
+                        model.cursor -= n;
+                    }
+                }
+                Step::Rewind(u) => rewind(&mut models[usize::from(u)]),
+                Step::Link(u, up) => log.link(usize::from(u), if up { Link::Up } else { Link::Down }),
+                Step::Tick => log.tick(at(now)),
+                Step::Reopen => {
+                    log.close();
+                    drop(log);
+                    log = open(folder.path());
+                    models.iter_mut().for_each(rewind);
+                }
+            }
+            for (u, model) in models.iter().enumerate() {
+                let name = &*upstreams()[u].name.clone();
+                prop_assert_eq!(log.status().backlog[name], model.waiting.len() as u64);
+            }
+        }
+        prop_assert_eq!(drain(&mut log, 0), std::mem::take(&mut models[0].waiting));
+        prop_assert_eq!(drain(&mut log, 1), std::mem::take(&mut models[1].waiting));
+        log.tick(at(now + 10_000));
+        prop_assert_eq!(log.status().on_disk, 0);
+    }
+}
+
+fn rewind(model: &mut Model) {
+    model.after = None;
+    model.cursor = 0;
+    model.read.clear();
+}
+
+fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+fn append(log: &mut Log, range: std::ops::Range<u64>) {
+    log.append(range.map(|n| own(n, at(n))).collect(), at(0));
+}
+
+#[test]
+fn a_healthy_link_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.link(0, Link::Up);
+    log.link(1, Link::Up);
+    let before = log.status().disk_bytes;
+    for n in 0..50 {
+        append(&mut log, n..n + 1);
+        drain(&mut log, 0);
+        drain(&mut log, 1);
+        log.tick(at(n));
+    }
+    assert_eq!((log.status().disk_bytes, log.status().in_memory), (before, 0));
+}
+
+#[test]
+fn a_black_hole_is_noticed_by_its_lag_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.link(0, Link::Up);
+    log.link(1, Link::Up);
+    append(&mut log, 0..10);
+    log.tick(at(500));
+    assert_eq!(log.status().on_disk, 0);
+    log.tick(at(800));
+    assert_eq!(log.status().on_disk, 10);
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    append(&mut log, 0..100);
+    log.tick(at(0));
+    append(&mut log, 100..110);
+    // The files as a kill would leave them: WAL and all.
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let mut survivor = open(copy.path());
+    assert_eq!(survivor.status().backlog["all"], 100);
+    assert_eq!(drain(&mut survivor, 0), numbers(0..100));
+}
+
+#[test]
+fn a_full_disk_keeps_everything_in_memory_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.disk().unwrap().limit_pages(20);
+    append(&mut log, 0..20_000);
+    log.tick(at(0));
+    let status = log.status();
+    assert!(status.error.as_ref().is_some_and(|e| e.contains("full")), "{:?}", status.error);
+    assert_eq!(status.on_disk + status.in_memory, 20_000);
+    log.disk().unwrap().limit_pages(1_000_000);
+    log.tick(at(1));
+    assert_eq!(log.status().error, None);
+    assert_eq!(drain(&mut log, 0), numbers(0..20_000));
+}
+
+#[test]
+fn a_torn_file_is_set_aside_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    append(&mut log, 0..5_000);
+    log.close();
+    drop(log);
+    let path = folder.path().join("spool.db");
+    let mut bytes = fs::read(&path).unwrap();
+    let half = bytes.len() / 2;
+    bytes[4096 * 8..half].fill(0x5a);
+    bytes.truncate(half);
+    fs::write(&path, bytes).unwrap();
+    let mut log = open(folder.path());
+    assert!(log.status().set_aside.unwrap().contains("spool.db.damaged-1"));
+    append(&mut log, 0..3);
+    assert_eq!(drain(&mut log, 0), numbers(0..3));
+}
+
+#[test]
+fn max_size_drops_the_oldest_and_alarms_last() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = 1 << 20;
+        let settings = Settings { max_size: limit, when_full, ..settings(folder.path()) };
+        let mut log = Log::open(settings, upstreams(), 1).unwrap();
+        let mut alarm = foreign("a/alarm", "alarm");
+        alarm.class = Class::Alarm;
+        log.append(vec![alarm], at(0));
+        for n in 0..40 {
+            append(&mut log, n * 2_000..(n + 1) * 2_000);
+            log.tick(at(n));
+            assert!(log.status().disk_bytes <= limit + limit / 4, "{}", log.status().disk_bytes);
+        }
+        let status = log.status();
+        assert!(status.evicted > 0);
+        assert_eq!(status.appended, status.evicted + status.backlog["all"], "{when_full:?}");
+        let got = drain(&mut log, 0);
+        assert_eq!(got[0], "alarm");
+        assert_eq!(got.contains(&"79999".to_owned()), when_full == WhenFull::DropOldest);
+        drain(&mut log, 1);
+        log.tick(at(10_000));
+        assert!(log.status().disk_bytes < 128 << 10, "shrinks after the drain: {}", log.status().disk_bytes);
+    }
+}
+
+#[test]
+fn old_entries_expire_by_the_monotonic_clock_whatever_the_wall_clock_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    append(&mut log, 0..5);
+    let jumped = Stamp { mono_us: 1_000_000, wall_us: at(0).wall_us + 400 * 86_400_000_000 };
+    log.tick(jumped);
+    log.tick(jumped);
+    assert_eq!(log.status().expired, 0);
+    log.tick(Stamp { mono_us: 2 * 86_400_000_000, wall_us: 0 });
+    assert_eq!((log.status().expired, log.status().backlog["all"]), (5, 0));
+    assert_eq!(drain(&mut log, 0), numbers(0..0));
+}
+
+#[test]
+fn a_value_takes_at_most_48_bytes_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    let empty = log.status().disk_bytes;
+    append(&mut log, 0..100_000);
+    log.close();
+    drop(log);
+    let bytes = fs::metadata(folder.path().join("spool.db")).unwrap().len();
+    assert!((bytes - empty.min(bytes)) / 100_000 <= 48, "{bytes}");
+}
+
+#[test]
+fn a_newer_file_is_refused_in_words() {
+    let error = SpoolError::Newer { path: "spool.db".into(), found: 9, known: 1 };
+    assert!(error.to_string().contains("left untouched"));
+}
+
+#[tokio::test]
+async fn a_reader_waits_for_entries_and_a_closed_spool_keeps_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, thread) = super::open(settings(folder.path()), upstreams()).unwrap();
+    let reader = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.next_batch("all", None, 10).await }
+    });
+    spool.append(vec![foreign("b/x", "1")]).await;
+    let batch = reader.await.unwrap();
+    assert_eq!(says(&batch.entries[0].message), "1");
+    spool.acknowledge("all", batch.upto).await;
+    spool.append(vec![foreign("a/x", "2"), foreign("b/x", "3")]).await;
+    spool.clone().close().await;
+    thread.join().unwrap();
+    assert!(spool.next_batch("all", None, 10).await.entries.is_empty());
+    let mut log = open(folder.path());
+    assert_eq!(drain(&mut log, 0), ["2", "3"]);
+    assert_eq!(drain(&mut log, 1), ["2"]);
+}
