@@ -21,6 +21,9 @@ mod listener;
 mod sys;
 mod websocket;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
