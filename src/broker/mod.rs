@@ -22,6 +22,8 @@ mod sys;
 mod websocket;
 
 #[cfg(test)]
+mod smoke;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
@@ -62,7 +64,7 @@ const TICK: Duration = Duration::from_millis(500);
 const STATUS_EVERY: u64 = 2;
 const SYS_EVERY: u64 = 20;
 /// How long clients may take to read their last packet.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What the broker needs beside its part of the plant.
 #[derive(Debug, Clone)]
@@ -190,7 +192,7 @@ impl Broker {
         self.addresses.to_vec()
     }
 
-    /// Tells the clients (0x8B), waits at most a second for them to read it, and ends the thread.
+    /// Tells the clients (0x8B), waits at most half a second for them to read it, and ends the thread.
     pub async fn stop(self) {
         let _ = self.requests.send(Request::Stop).await;
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();

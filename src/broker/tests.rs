@@ -579,11 +579,11 @@ struct Naive {
 impl Naive {
     fn publish(&mut self, topic: &str, qos: u8, payload: &str, online: &[bool]) {
         let name = TopicName::new(topic).unwrap();
-        for who in 0..3 {
+        for (who, online) in online.iter().enumerate() {
             let granted =
                 self.subscriptions[who].iter().filter(|(f, _)| TopicFilter::new(f.as_str()).unwrap().matches(&name));
             let Some(most) = granted.map(|(_, q)| *q).max() else { continue };
-            if online[who] || most.min(qos) > 0 {
+            if *online || most.min(qos) > 0 {
                 self.due[who].push(format!("{topic}={payload}"));
             }
         }
