@@ -441,6 +441,16 @@ fn root_wildcards_do_not_see_sys_and_nobody_publishes_there() {
 }
 
 #[test]
+fn a_bridge_of_mosquitto_with_its_will_under_sys_comes_in_and_the_will_goes_nowhere() {
+    let mut world = World::new(10);
+    let watcher = world.join(Hello::v4("w"));
+    world.say(watcher, &subscribe("$SYS/broker/connection/#", 0, false));
+    let bridge = world.join(Hello { will: Some(("$SYS/broker/connection/x/state", 0)), ..Hello::v5("bridge") });
+    world.core.gone(world.now, bridge);
+    assert!(world.messages(watcher, false).is_empty());
+}
+
+#[test]
 fn topic_aliases_work_both_ways_and_a_wrong_one_closes() {
     let mut world = World::new(10);
     let (a, b) = (world.join(Hello { aliases: 1, ..Hello::v5("a") }), world.join(Hello::v5("b")));
