@@ -277,6 +277,11 @@ async fn publish_all(hub: Rc<Hub>, name: Arc<str>, mut published: mpsc::Receiver
 /// No new clients; those there are hear why. Whoever does not read it in time is cut off.
 async fn close_down(hub: &Rc<Hub>) {
     hub.stopping.cancel();
+    // What was handed to an inlet before `stop` still goes out (`$state: offline` above all): the inlets' tasks are awake
+    // already and need a few turns, as one turn takes at most 128 batches of the 256 that can wait.
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
     hub.with(|core, _| core.shut_down());
     let until = tokio::time::Instant::now() + GRACE;
     while hub.sockets.get() > 0 && tokio::time::Instant::now() < until {

@@ -104,6 +104,23 @@ async fn what_came_through_a_named_inlet_does_not_return_to_that_name() {
 }
 
 #[tokio::test]
+async fn what_was_handed_over_before_the_stop_still_goes_out() {
+    let broker = broker();
+    let filters = vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
+    let mut all = broker.subscribe("all", filters, 1000).await;
+    let inlet = broker.inlet();
+    for _ in 0..200 {
+        inlet.send(vec![message("g/$state", "offline", Retain::Yes)]).await.unwrap();
+    }
+    broker.stop().await;
+    let mut count = 0;
+    while let Some(batch) = all.recv().await {
+        count += batch.len();
+    }
+    assert_eq!(count, 200);
+}
+
+#[tokio::test]
 async fn only_the_right_password_comes_in() {
     let users = vec![("hmi".to_owned(), hash_password("secret").unwrap())];
     let broker = super::start(settings("127.0.0.1:0", plant::Anonymous::Never), options(users)).unwrap();
