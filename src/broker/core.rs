@@ -167,6 +167,8 @@ impl Core {
             return Err(if connect.version.is_v5() { Code::QUOTA_EXCEEDED } else { Code::SERVER_BUSY });
         }
         let grant = self.access.grant(guest.user.as_deref(), &client_id, guest.peer.ip());
+        // Mosquitto's bridges have their state under $SYS as a will; refusing them for that would shut them out.
+        connect.will = connect.will.filter(|will| !will.message.topic.as_str().starts_with("$SYS/"));
         if connect.will.as_ref().is_some_and(|will| !grant.may_write(&will.message.topic)) {
             return Err(Code::NOT_AUTHORIZED);
         }
@@ -414,7 +416,8 @@ impl Core {
     /// What is to be written to a connection now.
     pub fn take_output(&mut self, key: usize) -> Output {
         let Some(conn) = self.conns.get_mut(key) else { return Output { closing: true, ..Output::default() } };
-        let stalled = conn.outbox.len() + conn.writing > STALL;
+        // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
+        let stalled = conn.outbox.len() + conn.writing > STALL + self.limits.packet;
         conn.writing += conn.outbox.len();
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
     }

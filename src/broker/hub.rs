@@ -42,7 +42,7 @@ impl Hub {
 
     /// Lends the core, then wakes the connections it has written to.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core, Instant) -> T) -> T {
-        let guard = AbortOnPanic;
+        let guard = AbortOnPanic { already: std::thread::panicking() };
         let mut core = self.core.borrow_mut();
         let result = work(&mut core, Instant::now());
         let mut woken = self.woken.borrow_mut();
@@ -78,11 +78,14 @@ impl Hub {
 }
 
 /// A panic inside the core leaves sessions half changed: the process ends and the service manager starts it anew.
-struct AbortOnPanic;
+struct AbortOnPanic {
+    /// A connection's task that panics elsewhere still says goodbye through here.
+    already: bool,
+}
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.already {
             tracing::error!("the broker's core panicked; this is a bug; the process ends");
             std::process::abort();
         }

@@ -11,8 +11,8 @@ use super::stored::Stored;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
-/// Most bytes kept. Full: a message on a new topic is delivered but not kept, and that is counted.
-const MAX_BYTES: usize = 128 * 1024 * 1024;
+/// Most bytes kept: some 150,000 small values. Full: a message is delivered but not kept, and that is counted.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The tree of kept messages.
 #[derive(Debug, Default)]

@@ -1,0 +1,180 @@
+//! The broker with its thread, over real sockets: what the core's own tests cannot see. Waits for events, never sleeps.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Broker;
+use super::BrokerError;
+use super::Options;
+use super::hash_password;
+use crate::config::plant;
+use crate::message::Message;
+use crate::message::Retain;
+use crate::topic::Qos;
+use crate::topic::TopicFilter;
+use crate::topic::TopicName;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn settings(address: &str, anonymous: plant::Anonymous) -> plant::Broker {
+    let address = address.parse().unwrap();
+    plant::Broker {
+        listen: vec![plant::Listener { address, kind: plant::ListenerKind::Tcp }],
+        anonymous,
+        users: None,
+        access: Vec::new(),
+        limits: plant::Limits { clients: 10, packet: 65_536, queue: 100 },
+    }
+}
+
+fn options(users: Vec<(String, String)>) -> Options {
+    Options { gateway: "test".into(), state_dir: "/nowhere".into(), users }
+}
+
+fn broker() -> Broker {
+    super::start(settings("127.0.0.1:0", plant::Anonymous::Loopback), options(Vec::new())).unwrap()
+}
+
+fn hello(id: &str, credentials: &[u8]) -> Vec<u8> {
+    let flags = if credentials.is_empty() { 2 } else { 0xC2 };
+    let body = [&b"\0\x04MQTT\x05"[..], &[flags, 0, 0, 0, 0, id.len() as u8], id.as_bytes(), credentials].concat();
+    [&[0x10, body.len() as u8], &body[..]].concat()
+}
+
+async fn join(address: SocketAddr, hello: &[u8]) -> (TcpStream, [u8; 2]) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(hello).await.unwrap();
+    let (first, body) = packet(&mut stream).await.unwrap();
+    assert_eq!(first, 0x20);
+    (stream, [body[0], body[1]])
+}
+
+async fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let read = async {
+        let head = [stream.read_u8().await.ok()?, stream.read_u8().await.ok()?];
+        let mut body = vec![0; usize::from(head[1])];
+        stream.read_exact(&mut body).await.ok()?;
+        Some((head[0], body))
+    };
+    timeout(PATIENCE, read).await.unwrap()
+}
+
+fn message(topic: &str, payload: &'static str, retain: Retain) -> Message {
+    Message::plain(TopicName::new(topic).unwrap(), Bytes::from_static(payload.as_bytes()), Qos::AtLeastOnce, retain)
+}
+
+#[tokio::test]
+async fn a_message_goes_from_the_gateway_to_a_client_and_back() {
+    let broker = broker();
+    let filters = vec![(TopicFilter::new("#").unwrap(), Qos::ExactlyOnce)];
+    let mut all = broker.subscribe("all", filters, 100).await;
+    broker.inlet().send(vec![message("g/a", "1", Retain::Yes)]).await.unwrap();
+    assert_eq!(timeout(PATIENCE, all.recv()).await.unwrap().unwrap()[0].payload, "1");
+    let (mut client, code) = join(broker.addresses()[0], &hello("c", &[])).await;
+    assert_eq!(code, [0, 0]);
+    client.write_all(b"\x82\x09\0\x01\0\0\x03g/a\0").await.unwrap();
+    assert_eq!(packet(&mut client).await.unwrap().0, 0x90);
+    assert_eq!(packet(&mut client).await.unwrap(), (0x31, b"\0\x03g/a\x001".to_vec()));
+    client.write_all(b"\x30\x07\0\x03c/a\x002").await.unwrap();
+    let back = timeout(PATIENCE, all.recv()).await.unwrap().unwrap();
+    assert_eq!((back[0].topic.as_str(), &back[0].payload[..]), ("c/a", &b"2"[..]));
+    broker.stop().await;
+    assert_eq!(packet(&mut client).await.unwrap().1[0], 0x8B, "the client hears why");
+    assert!(all.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn what_came_through_a_named_inlet_does_not_return_to_that_name() {
+    let broker = broker();
+    let filters = || vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
+    let (mut cloud, mut other) =
+        (broker.subscribe("cloud", filters(), 10).await, broker.subscribe("other", filters(), 10).await);
+    let inlet = broker.inlet_as("cloud").await;
+    inlet.send(vec![message("x", "mine", Retain::No)]).await.unwrap();
+    assert_eq!(timeout(PATIENCE, other.recv()).await.unwrap().unwrap()[0].payload, "mine");
+    broker.inlet().send(vec![message("x", "yours", Retain::No)]).await.unwrap();
+    assert_eq!(timeout(PATIENCE, cloud.recv()).await.unwrap().unwrap()[0].payload, "yours");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_handed_over_before_the_stop_still_goes_out() {
+    let broker = broker();
+    let filters = vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
+    let mut all = broker.subscribe("all", filters, 1000).await;
+    let inlet = broker.inlet();
+    for _ in 0..200 {
+        inlet.send(vec![message("g/$state", "offline", Retain::Yes)]).await.unwrap();
+    }
+    broker.stop().await;
+    let mut count = 0;
+    while let Some(batch) = all.recv().await {
+        count += batch.len();
+    }
+    assert_eq!(count, 200);
+}
+
+#[tokio::test]
+async fn only_the_right_password_comes_in() {
+    let users = vec![("hmi".to_owned(), hash_password("secret").unwrap())];
+    let broker = super::start(settings("127.0.0.1:0", plant::Anonymous::Never), options(users)).unwrap();
+    let address = broker.addresses()[0];
+    for (credentials, want) in
+        [(&b"\0\x03hmi\0\x06secret"[..], 0), (b"\0\x03hmi\0\x05wrong", 0x86), (b"\0\x02xx\0\x01y", 0x86), (b"", 0x87)]
+    {
+        let (_stream, code) = join(address, &hello("c", credentials)).await;
+        assert_eq!(code[1], want);
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_what_to_do() {
+    let broker = broker();
+    let taken = broker.addresses()[0];
+    let refused = super::start(settings(&taken.to_string(), plant::Anonymous::Always), options(Vec::new()));
+    let Err(error @ BrokerError::Bind { .. }) = refused else { panic!("bound twice") };
+    let text = error.to_string();
+    assert!(text.contains(&taken.to_string()) && text.contains("broker.listen"), "{text}");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn the_reason_of_a_disconnect_arrives_although_more_was_sent() {
+    let broker = broker();
+    let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;
+    // A second CONNECT, with more bytes behind it that nobody will read.
+    client.write_all(&[&hello("c", &[])[..], &[0; 30_000]].concat()).await.unwrap();
+    let (first, body) = packet(&mut client).await.unwrap();
+    assert_eq!((first, body[0]), (0xE0, 0x82));
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_reads_disturbs_nobody() {
+    let broker = broker();
+    let address = broker.addresses()[0];
+    let (mut stuck, _) = join(address, &hello("stuck", &[])).await;
+    let (mut quick, _) = join(address, &hello("quick", &[])).await;
+    for client in [&mut stuck, &mut quick] {
+        client.write_all(b"\x82\x07\0\x01\0\0\x01t\0").await.unwrap();
+        assert_eq!(packet(client).await.unwrap().0, 0x90);
+    }
+    let (mut publisher, _) = join(address, &hello("p", &[])).await;
+    let body = [&b"\0\x01t\0"[..], &[b'x'; 100]].concat();
+    let frame = [&[0x30, body.len() as u8], &body[..]].concat();
+    for _ in 0..500 {
+        publisher.write_all(&frame.repeat(200)).await.unwrap();
+        let mut some = vec![0; frame.len() * 200];
+        timeout(PATIENCE, quick.read_exact(&mut some)).await.unwrap().unwrap();
+    }
+    let mut status = broker.status();
+    timeout(PATIENCE, status.wait_for(|s| s.dropped > 0)).await.unwrap().unwrap();
+    broker.stop().await;
+}
