@@ -10,11 +10,14 @@
 //!                                            └─► spool (ordered log) ─► bridge ─► cloud
 //! ```
 
+pub mod bus;
 pub mod config;
 pub mod decode;
 pub mod message;
 pub mod payload;
 pub mod point;
+pub mod poll;
+pub mod publish;
 pub mod sample;
 pub mod status;
 pub mod time;
