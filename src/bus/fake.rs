@@ -10,12 +10,13 @@ use crate::bus::Bus;
 use crate::bus::BusError;
 use crate::bus::BusStatus;
 use crate::bus::Data;
+use crate::bus::Job;
 use crate::bus::ReadRequest;
 use crate::bus::Reply;
 
 /// A handle whose requests go to `answer`, one after the other; each takes as long as it says.
 pub(crate) fn bus(mut answer: impl FnMut(ReadRequest) -> (Duration, Result<Data, BusError>) + Send + 'static) -> Bus {
-    let (reads, mut queue) = mpsc::channel(4);
+    let (reads, mut queue) = mpsc::channel::<Job>(4);
     let (status, seen) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
     tokio::spawn(async move {
         while let Some((request, done)) = queue.recv().await {
