@@ -10,6 +10,7 @@
 //!                                            └─► spool (ordered log) ─► bridge ─► cloud
 //! ```
 
+pub mod backoff;
 pub mod bus;
 pub mod config;
 pub mod decode;
@@ -19,6 +20,7 @@ pub mod point;
 pub mod poll;
 pub mod publish;
 pub mod sample;
+pub mod sim;
 pub mod status;
 pub mod time;
 pub mod topic;

@@ -1,0 +1,220 @@
+//! The serial port: opened by path and exclusively, never flushed (tokio-serial's flush is a blocking tcdrain), closed at
+//! the first sign that the device is gone. The only file that names tokio_serial. Times of the line are computed here.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::Access;
+use rustix::time::Itimerspec;
+use rustix::time::TimerfdClockId;
+use rustix::time::TimerfdFlags;
+use rustix::time::TimerfdTimerFlags;
+use rustix::time::Timespec;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+use tokio_serial::SerialStream;
+
+use crate::bus::ioctl;
+use crate::config::plant::CharFormat;
+use crate::config::plant::Parity;
+use crate::config::plant::SerialPort;
+
+/// How long things take on a line. All zero where there are no characters (TCP).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    /// One character.
+    pub character: Duration,
+    /// Silence between frames.
+    pub gap: Duration,
+}
+
+impl Timing {
+    /// 3.5 characters, but 1.75 ms above 19200 baud (serial line V1.02, 2.5.1.1); or `gap` where the user knows better.
+    pub fn new(baud: u32, format: CharFormat, gap: Option<Duration>) -> Self {
+        let character = Duration::from_secs(u64::from(format.bits())) / baud.max(1);
+        let t35 = if baud > 19_200 { Duration::from_micros(1750) } else { character * 7 / 2 };
+        Self { character, gap: gap.unwrap_or(t35) }
+    }
+
+    /// The time so many characters take.
+    pub fn of(self, characters: usize) -> Duration {
+        self.character * u32::try_from(characters).unwrap_or(u32::MAX)
+    }
+}
+
+/// An open port.
+#[derive(Debug)]
+pub(super) struct Serial(SerialStream);
+
+impl Serial {
+    /// Opens by path; the error says what to do.
+    pub(super) fn open(port: &SerialPort) -> Result<Self, String> {
+        check(&port.path)?;
+        let builder = tokio_serial::new(port.path.to_string_lossy(), port.baud)
+            .data_bits(if port.format.data_bits == 7 {
+                tokio_serial::DataBits::Seven
+            } else {
+                tokio_serial::DataBits::Eight
+            })
+            .parity(match port.format.parity {
+                Parity::None => tokio_serial::Parity::None,
+                Parity::Even => tokio_serial::Parity::Even,
+                Parity::Odd => tokio_serial::Parity::Odd,
+            })
+            .stop_bits(if port.format.stop_bits == 2 {
+                tokio_serial::StopBits::Two
+            } else {
+                tokio_serial::StopBits::One
+            });
+        let stream = SerialStream::open(&builder).map_err(|e| open_error(&port.path, &e))?;
+        if let Some(mode) = port.rs485
+            && let Err(e) = ioctl::set_rs485(stream.as_raw_fd(), mode)
+        {
+            tracing::warn!(port = %port.path.display(), error = %e, "no kernel RS485 mode here: the adapter must switch itself");
+        }
+        Ok(Self(stream))
+    }
+
+    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).await
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
+    /// What lies there now, without waiting and without trusting the reactor to have noticed.
+    pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.0.try_read(buffer) {
+            Ok(n) => Ok(Some(n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Looks before it opens, because the library's errors do not tell these apart.
+fn check(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(format!("no port {shown}: is the adapter plugged in? see ls -l /dev/serial/by-id"));
+        }
+        Err(e) => return Err(format!("cannot look at {shown}: {e}")),
+    };
+    if !meta.file_type().is_char_device() {
+        return Err(format!("{shown} is not a serial port"));
+    }
+    match rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK) {
+        Err(rustix::io::Errno::ACCESS) => Err(no_permission(path, &group_name(meta.gid()))),
+        _ => Ok(()),
+    }
+}
+
+fn no_permission(path: &Path, group: &str) -> String {
+    format!(
+        "no permission to open {}: it belongs to group {group}; sudo usermod -aG {group} trunkline, then restart",
+        path.display()
+    )
+}
+
+/// The group's name as /etc/group has it, else its number.
+fn group_name(gid: u32) -> String {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    find_group(&groups, gid).unwrap_or_else(|| gid.to_string())
+}
+
+fn find_group(groups: &str, gid: u32) -> Option<String> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
+    })
+}
+
+fn open_error(path: &Path, error: &tokio_serial::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    if text.contains("busy") || text.contains("lock") || text.contains("temporarily unavailable") {
+        return format!("{} is in use by another program (fuser -v {} names it)", path.display(), path.display());
+    }
+    format!("cannot open {}: {text}", path.display())
+}
+
+/// Waits to the microsecond where the line asks for it: tokio's own timer rounds up to whole milliseconds, which at 115200
+/// baud would cost a third of the line's time.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    timer: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Pause {
+    /// On a kernel timer; falls back to tokio's where there is none.
+    #[expect(deprecated, reason = "its replacement is unsafe for types that may close early; an OwnedFd does not")]
+    pub(super) fn precise() -> Self {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags).ok();
+        Self { timer: timer.and_then(|t| AsyncFd::new(t).ok()) }
+    }
+
+    /// Returns not before `at`.
+    pub(super) async fn until(&self, at: Instant) {
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        match &self.timer {
+            Some(timer) if left < Duration::from_millis(100) && sleep_on(timer, left).await.is_ok() => {}
+            _ => tokio::time::sleep_until(at).await,
+        }
+    }
+}
+
+async fn sleep_on(timer: &AsyncFd<OwnedFd>, left: Duration) -> io::Result<()> {
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let value = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+    let spec = Itimerspec { it_interval: zero, it_value: value };
+    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)?;
+    loop {
+        let mut guard = timer.readable().await?;
+        match guard.try_io(|t| rustix::io::read(t.get_ref(), &mut [0u8; 8]).map_err(io::Error::from)) {
+            Ok(done) => return done.map(|_| ()),
+            Err(_not_yet) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const F8E1: CharFormat = CharFormat { data_bits: 8, parity: Parity::Even, stop_bits: 1 };
+
+    #[test]
+    fn the_silence_is_three_and_a_half_characters_up_to_19200_and_fixed_above() {
+        assert_eq!(Timing::new(9_600, F8E1, None).gap.as_micros(), 4010);
+        assert_eq!(Timing::new(19_200, F8E1, None).gap.as_micros(), 2005);
+        assert_eq!(Timing::new(115_200, F8E1, None).gap.as_micros(), 1750);
+        assert_eq!(Timing::new(9_600, F8E1, Some(Duration::ZERO)).gap, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_missing_port_and_a_file_that_is_no_port_are_told_apart() {
+        assert!(check(Path::new("/dev/ttyNOWHERE")).unwrap_err().contains("plugged in"));
+        assert!(check(Path::new("/etc/passwd")).unwrap_err().contains("not a serial port"));
+    }
+
+    #[test]
+    fn a_refused_port_names_its_group_and_the_command() {
+        let group = find_group("root:x:0:\ndialout:x:20:pi\n", 20).unwrap();
+        let text = no_permission(Path::new("/dev/ttyUSB0"), &group);
+        assert!(text.contains("sudo usermod -aG dialout trunkline"), "{text}");
+    }
+}

@@ -1,0 +1,402 @@
+//! One line and whoever wants something of it. [`Bus`] is the handle, [`BusTask`] owns the port: turns, tries, reopening.
+//! Writes go next, before any waiting read; a transaction in flight is never cut. Never a wrong value: what is not surely
+//! the answer is put aside and counted. What the devices mean by their words is not known here.
+
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod frame;
+mod ioctl;
+mod line;
+mod link;
+mod modbus;
+mod tcp;
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::bus::line::Serial;
+use crate::bus::link::Link;
+use crate::bus::modbus::Answer;
+use crate::bus::modbus::Ask;
+use crate::bus::modbus::Engine;
+use crate::bus::modbus::Miss;
+use crate::config::plant::Line;
+use crate::config::plant::Port;
+use crate::point::AddressRange;
+use crate::point::Table;
+use crate::point::UnitId;
+use crate::status::WireCounts;
+
+pub use crate::bus::line::Timing;
+
+/// Reads that wait for their turn; a caller that finds it full waits too, which slows only that caller.
+const READS: usize = 32;
+/// Writes that wait; a person writes a few a second at most.
+const WRITES: usize = 16;
+/// Between tries to open a port: an adapter that is plugged in again works within five seconds.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// A device that says "busy" (exceptions 5 and 6) gets a moment.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A read of one block of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Whom to ask; not broadcast.
+    pub unit: UnitId,
+    /// Which table.
+    pub table: Table,
+    /// Which addresses, at most the table's limit.
+    pub range: AddressRange,
+}
+
+/// A write to one device, or to all by [`UnitId::BROADCAST`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteRequest {
+    /// Whom to tell.
+    pub unit: UnitId,
+    /// What.
+    pub kind: WriteKind,
+}
+
+/// What to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteKind {
+    /// Function 5.
+    Coil {
+        /// Zero-based.
+        address: u16,
+        /// The state.
+        on: bool,
+    },
+    /// Function 15, at most 1968.
+    Coils {
+        /// Zero-based.
+        address: u16,
+        /// The states.
+        values: Vec<bool>,
+    },
+    /// Function 6.
+    Register {
+        /// Zero-based.
+        address: u16,
+        /// The word.
+        value: u16,
+    },
+    /// Function 16, at most 123.
+    Registers {
+        /// Zero-based.
+        address: u16,
+        /// The words.
+        values: Vec<u16>,
+    },
+    /// Function 22: `(old & and) | (or & !and)`.
+    Mask {
+        /// Zero-based.
+        address: u16,
+        /// Bits kept.
+        and: u16,
+        /// Bits set where `and` is 0.
+        or: u16,
+    },
+}
+
+/// The right answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// What it carried.
+    pub data: Data,
+    /// When its last byte was here.
+    pub arrived: Instant,
+    /// From the last byte sent to the first byte received; on TCP from request to reply.
+    pub turnaround: Duration,
+}
+
+/// What a reply carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// Exactly as many words as were asked for.
+    Registers(Vec<u16>),
+    /// Exactly as many bits as were asked for.
+    Bits(Vec<bool>),
+    /// The write was confirmed, or broadcast.
+    Written,
+}
+
+/// Named by what happens next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BusError {
+    /// The port or connection is down; it is being reopened.
+    #[error("line down: {0}")]
+    LineDown(String),
+    /// The device said nothing in time, tries included.
+    #[error("no reply")]
+    NoReply,
+    /// Something came, but not an answer.
+    #[error("garbled reply: {0}")]
+    Garbled(Garble),
+    /// A Modbus exception; also 2 or 3 for a request over the standard's limits, which is never sent.
+    #[error("refused: exception {0}")]
+    Refused(u8),
+    /// The task has ended.
+    #[error("shut down")]
+    ShutDown,
+}
+
+/// What was wrong with what came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Garble {
+    /// The right looks, but the checksum is wrong.
+    Crc,
+    /// Began like the answer and ended early.
+    Truncated,
+    /// A sound frame of the right unit with another length, or for a write another address or value.
+    Length,
+    /// A sound frame of the right unit with another function.
+    Function,
+    /// Bytes that fit nothing.
+    Noise,
+}
+
+impl fmt::Display for Garble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Crc => "checksum",
+            Self::Truncated => "cut short",
+            Self::Length => "wrong length or echo",
+            Self::Function => "wrong function",
+            Self::Noise => "noise",
+        })
+    }
+}
+
+/// What is true of the line now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BusStatus {
+    /// Open, as far as is known.
+    pub up: bool,
+    /// Why not, in words.
+    pub error: Option<String>,
+    /// Counters since the start.
+    pub wire: WireCounts,
+    /// Wire time used since the start: characters, turnaround, waiting in vain and silence.
+    pub busy: Duration,
+}
+
+struct Job {
+    ask: Ask,
+    is_read: bool,
+    tries_left: u8,
+    done: oneshot::Sender<Result<Reply, BusError>>,
+}
+
+/// The handle; clones share the line.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    writes: mpsc::Sender<Job>,
+    reads: mpsc::Sender<Job>,
+    retries: u8,
+    status: watch::Receiver<BusStatus>,
+}
+
+/// Owns one line until it is cancelled or all handles are gone.
+pub struct BusTask {
+    line: Line,
+    engine: Engine,
+    writes: mpsc::Receiver<Job>,
+    reads: mpsc::Receiver<Job>,
+    again: Option<Job>,
+    status: watch::Sender<BusStatus>,
+    backoff: Backoff,
+    reopen_at: Instant,
+    down: Option<String>,
+}
+
+/// A handle and its task; nothing is opened before the task runs.
+pub fn new(line: Line) -> (Bus, BusTask) {
+    let (writes, write_queue) = mpsc::channel(WRITES);
+    let (reads, read_queue) = mpsc::channel(READS);
+    let (status, seen) = watch::channel(BusStatus::default());
+    let task = BusTask {
+        engine: Engine::new(&line),
+        writes: write_queue,
+        reads: read_queue,
+        again: None,
+        status,
+        backoff: Backoff::new(REOPEN.0, REOPEN.1),
+        reopen_at: Instant::now(),
+        down: None,
+        line,
+    };
+    (Bus { writes, reads, retries: task.line.retries, status: seen }, task)
+}
+
+impl Bus {
+    /// Takes its turn behind earlier reads.
+    pub async fn read(&self, request: ReadRequest) -> Result<Reply, BusError> {
+        let ask = Ask::read(request).map_err(BusError::Refused)?;
+        self.ask(&self.reads, ask, true).await
+    }
+
+    /// Goes next after the transaction in flight.
+    pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
+        let ask = Ask::write(request).map_err(BusError::Refused)?;
+        self.ask(&self.writes, ask, false).await
+    }
+
+    /// Counters and state, kept up after every transaction.
+    pub fn status(&self) -> watch::Receiver<BusStatus> {
+        self.status.clone()
+    }
+
+    async fn ask(&self, queue: &mpsc::Sender<Job>, ask: Ask, is_read: bool) -> Result<Reply, BusError> {
+        let (done, answer) = oneshot::channel();
+        let job = Job { ask, is_read, tries_left: self.retries, done };
+        queue.send(job).await.map_err(|_| BusError::ShutDown)?;
+        answer.await.unwrap_or(Err(BusError::ShutDown))
+    }
+}
+
+enum Event {
+    Stop,
+    Job(Job),
+    Reopen,
+}
+
+impl BusTask {
+    /// Until cancelled; the transaction in flight is finished first.
+    pub async fn run(mut self, cancelled: CancellationToken) {
+        while !cancelled.is_cancelled() {
+            if !self.engine.is_open() && Instant::now() >= self.reopen_at {
+                self.open().await;
+            }
+            match self.next(&cancelled).await {
+                Event::Stop => break,
+                Event::Reopen => {}
+                Event::Job(job) => self.serve(job, &cancelled).await,
+            }
+        }
+    }
+
+    async fn next(&mut self, cancelled: &CancellationToken) -> Event {
+        if let Ok(write) = self.writes.try_recv() {
+            return Event::Job(write);
+        }
+        if let Some(job) = self.again.take() {
+            return Event::Job(job);
+        }
+        let is_down = self.down.is_some();
+        tokio::select! {
+            biased;
+            () = cancelled.cancelled() => Event::Stop,
+            Some(write) = self.writes.recv() => Event::Job(write),
+            read = self.reads.recv() => read.map_or(Event::Stop, Event::Job),
+            () = tokio::time::sleep_until(self.reopen_at), if is_down => Event::Reopen,
+        }
+    }
+
+    /// A read that is to be tried again lets waiting writes go first; a write keeps its place, for the order of writes counts.
+    async fn serve(&mut self, mut job: Job, cancelled: &CancellationToken) {
+        while !job.done.is_closed() && !cancelled.is_cancelled() {
+            let result = self.once(&job.ask).await;
+            self.tell();
+            if job.tries_left == 0 || !worth_another_try(&result) {
+                // The asker may have gone meanwhile; then nobody misses the answer.
+                let _ = job.done.send(result);
+                return;
+            }
+            job.tries_left -= 1;
+            self.engine.counts.retries += 1;
+            if let Err(BusError::Refused(_)) = result {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            if job.is_read {
+                self.again = Some(job);
+                return;
+            }
+        }
+    }
+
+    async fn once(&mut self, ask: &Ask) -> Result<Reply, BusError> {
+        let mut fresh = false;
+        loop {
+            if !self.engine.is_open() {
+                if Instant::now() >= self.reopen_at {
+                    self.open().await;
+                    fresh = true;
+                }
+                if let Some(error) = &self.down {
+                    return Err(BusError::LineDown(error.clone()));
+                }
+            }
+            let result = self.engine.transact(ask).await;
+            if !matches!(result, Err(Miss::Gone(_))) {
+                self.backoff.reset();
+            }
+            match result {
+                Ok(Answer { outcome: Ok(data), arrived, turnaround }) => {
+                    return Ok(Reply { data, arrived, turnaround });
+                }
+                Ok(Answer { outcome: Err(code), .. }) => return Err(BusError::Refused(code)),
+                Err(Miss::NoReply) => return Err(BusError::NoReply),
+                Err(Miss::Garbled(garble)) => return Err(BusError::Garbled(garble)),
+                // A peer may close an idle connection; that is no fault of the line until a fresh one breaks as well.
+                Err(Miss::Gone(_)) if !fresh && !matches!(self.line.port, Port::Serial(_)) => {}
+                Err(Miss::Gone(error)) => return Err(BusError::LineDown(self.went_down(error))),
+            }
+        }
+    }
+
+    async fn open(&mut self) {
+        let opened = match &self.line.port {
+            Port::Serial(port) => Serial::open(port).map(Link::Serial),
+            Port::Tcp(address) | Port::RtuOverTcp(address) => tcp::connect(address).await.map(Link::Tcp),
+        };
+        match opened {
+            Ok(link) => {
+                self.engine.attach(link);
+                if self.down.take().is_some() {
+                    tracing::info!(line = %self.line.name, "line up again");
+                }
+            }
+            Err(error) => {
+                self.went_down(error);
+            }
+        }
+        self.tell();
+    }
+
+    /// Said once a turn; the next try to open waits for the backoff.
+    fn went_down(&mut self, error: String) -> String {
+        self.reopen_at = Instant::now() + self.backoff.next();
+        if self.down.as_ref() != Some(&error) {
+            tracing::warn!(line = %self.line.name, %error, "line down");
+        }
+        self.down = Some(error.clone());
+        error
+    }
+
+    fn tell(&self) {
+        self.status.send_modify(|status| {
+            status.up = self.down.is_none();
+            status.error.clone_from(&self.down);
+            status.wire = self.engine.counts;
+            status.busy = self.engine.busy;
+        });
+    }
+}
+
+/// Exceptions 1 to 3 say the request is wrong and 0x0A that no way leads there: asking again does not heal that. 4, 5, 6
+/// and 0x0B are states that pass (V1.1b3, 7). All requests of this house can be repeated without harm.
+const fn worth_another_try(result: &Result<Reply, BusError>) -> bool {
+    matches!(result, Err(BusError::NoReply | BusError::Garbled(_) | BusError::Refused(4 | 5 | 6 | 0x0B)))
+}
+
+#[cfg(test)]
+mod tests;
