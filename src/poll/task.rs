@@ -39,6 +39,14 @@ enum Outcome {
     Garbled,
 }
 
+/// One read of a member's table.
+#[derive(Clone, Copy)]
+struct Block {
+    at: usize,
+    table: Table,
+    read: AddressRange,
+}
+
 /// What has been read so far in a turn, and what has not.
 struct Round {
     open: Vec<Slot>,
@@ -172,10 +180,11 @@ impl PollTask {
         reads.reverse();
         round.splits.clear();
         while let Some(read) = reads.pop() {
+            let block = Block { at, table, read };
             match self.ask(at, table, read).await? {
-                Outcome::Words(reply) => self.take(at, table, read, reply, round).await?,
+                Outcome::Words(reply) => self.take(block, reply, round).await?,
                 Outcome::Silent(reason) => return Ok(Some(reason)),
-                Outcome::Garbled => self.fail_read(at, table, read, round, Reason::Crc).await?,
+                Outcome::Garbled => self.fail_read(block, round, Reason::Crc).await?,
                 Outcome::Refused(code) => {
                     let split = if matches!(code, 2 | 3) { plan::halves(read, &wanted) } else { None };
                     if let Some((low, high)) = split {
@@ -185,7 +194,7 @@ impl PollTask {
                         if matches!(code, 2 | 3) {
                             self.learn_hole(at, table, read);
                         }
-                        self.fail_read(at, table, read, round, Reason::Exception(code)).await?;
+                        self.fail_read(block, round, Reason::Exception(code)).await?;
                     }
                 }
             }
@@ -220,14 +229,8 @@ impl PollTask {
     }
 
     /// Samples of every open point that lies in this reply.
-    async fn take(
-        &mut self,
-        at: usize,
-        table: Table,
-        read: AddressRange,
-        reply: Reply,
-        round: &mut Round,
-    ) -> Result<(), Closed> {
+    async fn take(&mut self, block: Block, reply: Reply, round: &mut Round) -> Result<(), Closed> {
+        let Block { at, table, read } = block;
         let taken = time::stamp_of(reply.arrived);
         let member = &mut self.members[at];
         let mut samples = Vec::new();
@@ -242,14 +245,8 @@ impl PollTask {
         self.send(samples).await
     }
 
-    async fn fail_read(
-        &mut self,
-        at: usize,
-        table: Table,
-        read: AddressRange,
-        round: &mut Round,
-        reason: Reason,
-    ) -> Result<(), Closed> {
+    async fn fail_read(&mut self, block: Block, round: &mut Round, reason: Reason) -> Result<(), Closed> {
+        let Block { at, table, read } = block;
         let now = time::now();
         let member = &mut self.members[at];
         let slots = take_from(member, table, read, &mut round.open);
@@ -391,7 +388,6 @@ impl PollTask {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape `map` wants")]
 fn member((points, device): (Vec<crate::config::plant::Point>, crate::config::plant::Device)) -> Member {
     Member::new(device, points)
 }

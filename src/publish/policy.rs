@@ -115,8 +115,9 @@ fn exceeds(band: Deadband, was: &Value, is: &Value) -> bool {
         Deadband::Absolute(limit) => f64::try_from(limit).unwrap_or(0.0),
         Deadband::Percent(percent) => was.abs() / 100.0 * f64::try_from(percent).unwrap_or(0.0),
     };
-    // Written so that a NaN passes instead of holding for ever.
-    !((is - was).abs() < limit)
+    let change = (is - was).abs();
+    // A NaN passes instead of holding for ever.
+    change.is_nan() || change >= limit
 }
 
 fn exact(value: &Value) -> Option<Decimal> {
