@@ -20,6 +20,8 @@ pub mod decode;
 pub mod message;
 pub mod payload;
 pub mod point;
+pub mod poll;
+pub mod publish;
 pub mod sample;
 pub mod sim;
 pub mod spool;
