@@ -2,6 +2,7 @@
 //! the demo read them. Counters only grow while the process lives; durations and times say their unit in the name.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,17 @@ pub enum DeviceState {
     Offline,
 }
 
+impl fmt::Display for DeviceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Online => "online",
+            Self::Shaky => "shaky",
+            Self::Offline => "offline",
+        })
+    }
+}
+
 /// The account of what became of every reading, written by the publish task.
 /// `polled = suppressed + published`, `failed` readings (bad quality) are counted among the polled.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -148,6 +160,16 @@ pub enum LinkState {
     Connecting,
     /// Up.
     Connected,
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+        })
+    }
 }
 
 /// Store and forward, written by the spool's thread.

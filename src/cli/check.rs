@@ -3,12 +3,12 @@
 use crate::cli::{ConfigFile, Exit, load, say, summary};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
 }
 
-pub fn run(args: &Arguments) -> Exit {
+pub(super) fn run(args: &Arguments) -> Exit {
     match load(&args.file) {
         Ok(loaded) => {
             say(&format!("{} is sound. It would run:\n", args.file.config.display()));

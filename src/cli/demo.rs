@@ -10,7 +10,7 @@ use crate::cli::{Exit, complain};
 use crate::demo;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Leave the upstream up (else it is cut for ten seconds every minute)
     #[arg(long)]
     pub steady: bool,
@@ -25,7 +25,7 @@ pub struct Arguments {
     pub cloud_port: u16,
 }
 
-pub fn run(args: &Arguments, log: &Filter) -> Exit {
+pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
     // Log lines would tear the picture; without a terminal they belong beside it.
     if !(std::io::stdout().is_terminal() && std::io::stderr().is_terminal()) {
         logging::start(log);

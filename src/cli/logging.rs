@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// `--log`: a level for this program, or levels by module.
 #[derive(Debug, Clone)]
-pub struct Filter(Targets);
+pub(super) struct Filter(Targets);
 
 impl FromStr for Filter {
     type Err = String;
@@ -35,7 +35,7 @@ impl FromStr for Filter {
 }
 
 /// Starts logging to standard error.
-pub fn start(filter: &Filter) {
+pub(super) fn start(filter: &Filter) {
     let journal = crate::systemd::journal_reads_us();
     let layer = tracing_subscriber::fmt::layer()
         .compact()

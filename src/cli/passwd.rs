@@ -13,7 +13,7 @@ use crate::cli::{Exit, complain, say};
 use crate::config::users;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The users file, as named by `broker: {users: …}`
     #[arg(short, long, value_name = "FILE", default_value = "/etc/trunkline/users.yaml")]
     file: PathBuf,
@@ -24,7 +24,7 @@ pub struct Arguments {
     user: String,
 }
 
-pub fn run(args: &Arguments) -> Exit {
+pub(super) fn run(args: &Arguments) -> Exit {
     match change(args) {
         Ok(done) => {
             say(&done);

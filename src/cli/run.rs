@@ -11,7 +11,7 @@ use crate::config::Plant;
 use crate::daemon::{Daemon, Options, Socket};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Where the control socket lies
@@ -19,7 +19,7 @@ pub struct Arguments {
     socket: Option<PathBuf>,
 }
 
-pub fn run(args: &Arguments, log: &Filter) -> Exit {
+pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
     let loaded = match load(&args.file) {
         Ok(loaded) => loaded,
         Err(exit) => return exit,

@@ -3,7 +3,7 @@
 use crate::cli::{Exit, say};
 use crate::config;
 
-pub fn run() -> Exit {
+pub(super) fn run() -> Exit {
     say(&config::schema());
     Exit::Well
 }

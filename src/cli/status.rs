@@ -13,7 +13,7 @@ use crate::control::client::ClientError;
 use crate::status::{LineStatus, LinkState, Snapshot};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The gateway's control socket
     #[arg(long, value_name = "FILE")]
     socket: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct Arguments {
     watch: bool,
 }
 
-pub fn run(args: &Arguments) -> Exit {
+pub(super) fn run(args: &Arguments) -> Exit {
     let path = args.socket.clone().unwrap_or_else(control::ask_path);
     match ask(args, &path) {
         Ok(()) => Exit::Well,

@@ -6,7 +6,7 @@ use crate::cli::table::{bytes, seconds, thousands};
 use crate::config::plant::{Keep, Line, ListenerKind, Plant, Port, Schedule, Upstream};
 
 /// The summary.
-pub fn of(plant: &Plant) -> String {
+pub(super) fn of(plant: &Plant) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "  gateway    {}", plant.gateway);
     for line in &plant.lines {

@@ -2,7 +2,7 @@
 
 /// How a column is aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Align {
+pub(super) enum Align {
     /// Text.
     Left,
     /// Numbers.
@@ -10,7 +10,7 @@ pub enum Align {
 }
 
 /// Rows under a head line, two blanks between columns, no blanks at line ends.
-pub fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+pub(super) fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |n: usize| {
         let cells = rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count());
         cells.chain([head[n].0.chars().count()]).max().unwrap_or(0)
@@ -34,7 +34,7 @@ pub fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
 }
 
 /// `1234567` as `1,234,567`.
-pub fn thousands(n: u64) -> String {
+pub(super) fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
@@ -47,7 +47,7 @@ pub fn thousands(n: u64) -> String {
 }
 
 /// Bytes for people: `512.0 MiB`.
-pub fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if n < 1024 {
         return format!("{n} B");
@@ -59,7 +59,7 @@ pub fn bytes(n: u64) -> String {
 }
 
 /// Seconds for people: `3 d 4 h`, `5 min 6 s`.
-pub fn seconds(s: u64) -> String {
+pub(super) fn seconds(s: u64) -> String {
     match s {
         0..60 => format!("{s} s"),
         60..3600 => format!("{} min {} s", s / 60, s % 60),

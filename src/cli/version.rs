@@ -2,7 +2,7 @@
 
 use crate::cli::{Exit, say};
 
-pub fn run() -> Exit {
+pub(super) fn run() -> Exit {
     say(concat!("trunkline ", env!("CARGO_PKG_VERSION")));
     Exit::Well
 }

@@ -12,14 +12,14 @@ use crate::spool::Spool;
 use crate::topic::{Qos, TopicFilter};
 
 /// The subscription's name. What comes from upstream is published under it too, and so does not go back up.
-pub const NAME: &str = "$upstream";
+pub(super) const NAME: &str = "$upstream";
 
 /// Messages between the broker and the log: twenty seconds of the largest site, in case this task does not get its turn.
 /// Full: the newest is dropped and counted.
 const CAPACITY: usize = 100_000;
 
 /// Subscribes and starts taking over. Ends when the broker has stopped and everything was taken.
-pub async fn start(group: &Group, plant: &Plant, broker: &Broker, spool: Spool) {
+pub(super) async fn start(group: &Group, plant: &Plant, broker: &Broker, spool: Spool) {
     let filters = wanted(plant);
     if filters.is_empty() {
         return;
@@ -31,7 +31,7 @@ pub async fn start(group: &Group, plant: &Plant, broker: &Broker, spool: Spool) 
 }
 
 /// What any upstream wants, each filter once.
-pub fn wanted(plant: &Plant) -> Vec<(TopicFilter, Qos)> {
+pub(super) fn wanted(plant: &Plant) -> Vec<(TopicFilter, Qos)> {
     let filters: HashSet<_> = plant.upstreams.iter().flat_map(|u| &u.send).map(|m| m.filter.clone()).collect();
     filters.into_iter().map(|f| (f, Qos::ExactlyOnce)).collect()
 }

@@ -1,6 +1,8 @@
 //! One supervised pair of bus and poll task a line, all feeding the one publish task. When a line's pair is made anew after a
 //! bug, the others do not notice.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use crate::supervise;
 use crate::supervise::Panics;
 
 /// What the board reads: the lines in order, and the account.
-pub type Seen = (Vec<watch::Receiver<LineStatus>>, watch::Receiver<PublishStatus>);
+pub(super) type Seen = (Vec<watch::Receiver<LineStatus>>, watch::Receiver<PublishStatus>);
 
 /// Where the lines' yield goes.
 #[derive(Clone)]
@@ -29,7 +31,7 @@ struct Out {
 }
 
 /// Starts publish, then the lines.
-pub fn start(
+pub(super) fn start(
     groups: &Groups,
     panics: &Panics,
     plant: &Plant,
@@ -38,12 +40,20 @@ pub fn start(
 ) -> Seen {
     let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
     let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
-    let (account, task) = publish::new(publish::Parts::of(plant), sampled, happened, sink);
+    let (account, task) = publish::new(publish_parts(plant), sampled, happened, sink);
     // When the stop has begun, its end is no alarm.
     supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
     let out = Out { samples, events };
     let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
     (lines.collect(), account)
+}
+
+fn publish_parts(plant: &Plant) -> publish::Parts {
+    publish::Parts {
+        gateway: Arc::clone(&plant.gateway),
+        devices: plant.devices.clone(),
+        points: plant.points.clone(),
+    }
 }
 
 fn parts(plant: &Plant, line: &Line) -> poll::Parts {

@@ -15,7 +15,7 @@ use crate::supervise;
 use crate::supervise::Panics;
 
 /// Starts a bridge for each upstream; gives their status, in order.
-pub fn start(
+pub(super) fn start(
     group: &Group,
     panics: &Panics,
     plant: &Plant,
@@ -31,7 +31,7 @@ pub fn start(
         let name = format!("upstream {}", upstream.name);
         supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
             let (status, task) =
-                bridge::new(settings.clone(), Arc::clone(&gateway), spool.clone(), to_local.clone());
+                bridge::new(settings.clone(), &gateway, spool.clone(), to_local.clone());
             supervise::mirrored(status, board.clone(), task.run(stop.clone()))
         });
         seen

@@ -9,7 +9,7 @@ use crate::status::{BrokerStatus, LineStatus, SpoolStatus};
 use crate::systemd::Watchdog;
 
 /// Who has to move.
-pub struct Workers<'a> {
+pub(super) struct Workers<'a> {
     /// The lines.
     pub lines: &'a [watch::Receiver<LineStatus>],
     /// The broker's owner.
@@ -19,7 +19,7 @@ pub struct Workers<'a> {
 }
 
 /// Starts feeding, where the unit has a watchdog.
-pub fn start(group: &Group, workers: Workers<'_>) {
+pub(super) fn start(group: &Group, workers: Workers<'_>) {
     let Some(watchdog) = Watchdog::from_env() else { return };
     let mut moments = vec![follow(group, workers.broker), follow(group, workers.spool)];
     moments.extend(workers.lines.iter().map(|line| follow(group, line.clone())));

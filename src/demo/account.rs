@@ -9,7 +9,7 @@ const REMEMBERED: usize = 256;
 
 /// What came of everything that was given out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sum {
+pub(super) struct Sum {
     /// Given out locally.
     pub given: u64,
     /// Arrived at the cloud, repetitions not counted.
@@ -26,14 +26,14 @@ pub struct Sum {
 
 impl Sum {
     /// Nothing lost, nothing out of order, nothing from nowhere.
-    pub const fn is_right(&self) -> bool {
+    pub(super) const fn is_right(&self) -> bool {
         self.lost == 0 && self.out_of_order == 0 && self.strange == 0
     }
 }
 
 /// The two sides as they come in; either may be ahead of the other.
 #[derive(Debug, Default)]
-pub struct Account {
+pub(super) struct Account {
     topics: HashMap<String, Topic>,
     hasher: RandomState,
 }
@@ -50,7 +50,7 @@ struct Topic {
 
 impl Account {
     /// The gateway's broker gave this out.
-    pub fn given(&mut self, topic: &str, payload: &[u8]) {
+    pub(super) fn given(&mut self, topic: &str, payload: &[u8]) {
         let hash = self.hasher.hash_one(payload);
         let topic = self.topic(topic);
         topic.sum.given += 1;
@@ -59,7 +59,7 @@ impl Account {
     }
 
     /// The cloud got this, under the local topic's name.
-    pub fn arrived(&mut self, topic: &str, payload: &[u8]) {
+    pub(super) fn arrived(&mut self, topic: &str, payload: &[u8]) {
         let hash = self.hasher.hash_one(payload);
         let topic = self.topic(topic);
         topic.arrived.push_back(hash);
@@ -67,7 +67,7 @@ impl Account {
     }
 
     /// The sum, if nothing more came on either side.
-    pub fn sum(&self) -> Sum {
+    pub(super) fn sum(&self) -> Sum {
         let mut all = Sum::default();
         for topic in self.topics.values() {
             let (s, waiting) = (topic.sum, topic.given.len() + topic.skipped.len());

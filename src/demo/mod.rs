@@ -13,7 +13,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use crate::broker::{Broker, BrokerError, LocalSubscription};
 use crate::config::Plant;
 use crate::daemon::{Daemon, Options, Running, Socket, StartError};
-use crate::demo::account::Account;
 use crate::demo::scenery::Scenery;
 use crate::demo::screen::Screen;
 use crate::demo::summary::Summary;

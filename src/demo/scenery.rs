@@ -19,7 +19,7 @@ const YAML: &str = include_str!("../../config/demo.yaml");
 const TCP_TURNAROUND: Duration = Duration::from_millis(3);
 
 /// The shipped plant with the demo's ports and a state directory of its own.
-pub fn plant(settings: &Settings, home: &Path) -> Result<Plant, DemoError> {
+pub(super) fn plant(settings: &Settings, home: &Path) -> Result<Plant, DemoError> {
     let loaded = config::load_text("config/demo.yaml", YAML, home).map_err(|r| DemoError::Config(r.to_string()))?;
     let mut plant = loaded.plant;
     plant.state_dir = home.to_owned();
@@ -35,7 +35,7 @@ fn listening(broker: plant::Broker, port: u16) -> plant::Broker {
 }
 
 /// Lives as long as the demo.
-pub struct Scenery {
+pub(super) struct Scenery {
     _lines: Vec<SimLine>,
     _tcp: Vec<SimTcp>,
     cable: Option<Cable>,
@@ -44,7 +44,7 @@ pub struct Scenery {
 
 impl Scenery {
     /// Builds it and writes the addresses into the plant.
-    pub async fn build(settings: &Settings, plant: &mut Plant) -> Result<Self, DemoError> {
+    pub(super) async fn build(settings: &Settings, plant: &mut Plant) -> Result<Self, DemoError> {
         let cloud = start_cloud(settings, plant)?;
         let (mut lines, mut tcp) = (Vec::new(), Vec::new());
         for n in 0..plant.lines.len() {
@@ -74,13 +74,13 @@ impl Scenery {
     }
 
     /// Everything that arrives at the cloud.
-    pub async fn subscribe_cloud(&self, capacity: usize) -> LocalSubscription {
+    pub(super) async fn subscribe_cloud(&self, capacity: usize) -> LocalSubscription {
         let all = TopicFilter::new("#").expect("a filter");
         self.cloud.subscribe("account", vec![(all, Qos::ExactlyOnce)], capacity).await
     }
 
     /// Cuts or mends the cable.
-    pub fn cut(&self, cut: bool) {
+    pub(super) fn cut(&self, cut: bool) {
         match &self.cable {
             Some(cable) if cut => cable.cut(),
             Some(cable) => cable.restore(),
@@ -89,12 +89,12 @@ impl Scenery {
     }
 
     /// Mends the cable.
-    pub fn restore(&self) {
+    pub(super) fn restore(&self) {
         self.cut(false);
     }
 
     /// Ends the cloud; the rest ends by being dropped.
-    pub async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.cloud.stop().await;
     }
 }

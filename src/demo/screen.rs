@@ -8,14 +8,14 @@ use crate::demo::view::{self, Scene};
 
 /// Standard output.
 #[derive(Debug)]
-pub struct Screen {
+pub(super) struct Screen {
     terminal: bool,
     drawn: usize,
 }
 
 impl Screen {
     /// Looks whether somebody is watching.
-    pub fn open() -> Self {
+    pub(super) fn open() -> Self {
         let terminal = io::stdout().is_terminal();
         if terminal {
             put("\x1b[?25l");
@@ -24,12 +24,12 @@ impl Screen {
     }
 
     /// How often to show something: calm for eyes, sparse for logs.
-    pub const fn pace(&self) -> Duration {
+    pub(super) const fn pace(&self) -> Duration {
         if self.terminal { Duration::from_millis(500) } else { Duration::from_secs(5) }
     }
 
     /// Shows the scene.
-    pub fn show(&mut self, scene: &Scene) {
+    pub(super) fn show(&mut self, scene: &Scene) {
         if !self.terminal {
             put(&format!("{}\n", view::log_line(scene)));
             return;

@@ -8,7 +8,7 @@ use crate::status::Snapshot;
 
 /// Everything the last word needs.
 #[derive(Debug, Clone)]
-pub struct Summary {
+pub(super) struct Summary {
     /// The gateway's own counters.
     pub now: Snapshot,
     /// The account of the subscriber at the cloud.
@@ -39,7 +39,7 @@ impl Summary {
     }
 
     /// Whether every sum comes out.
-    pub fn adds_up(&self) -> bool {
+    pub(super) fn adds_up(&self) -> bool {
         let p = &self.now.publish;
         let in_flight: u64 = self.now.upstreams.iter().map(|u| u.in_flight).sum();
         p.polled == p.suppressed + p.published + p.held

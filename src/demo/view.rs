@@ -8,7 +8,7 @@ use crate::status::{DeviceState, LinkState, Snapshot};
 
 /// What the view shows.
 #[derive(Debug, Clone, Default)]
-pub struct Scene {
+pub(super) struct Scene {
     /// The gateway's own account.
     pub now: Snapshot,
     /// Since the start.
@@ -28,7 +28,7 @@ pub struct Scene {
 }
 
 /// The picture, at most `width` columns.
-pub fn draw(scene: &Scene, width: usize) -> Vec<String> {
+pub(super) fn draw(scene: &Scene, width: usize) -> Vec<String> {
     let width = width.clamp(60, 120);
     let mut out = vec![title(scene), String::new()];
     for line in &scene.now.lines {
@@ -49,7 +49,7 @@ pub fn draw(scene: &Scene, width: usize) -> Vec<String> {
 }
 
 /// One plain line for a log.
-pub fn log_line(scene: &Scene) -> String {
+pub(super) fn log_line(scene: &Scene) -> String {
     let now = &scene.now;
     let loads: Vec<String> = now.lines.iter().map(|l| format!("{} {:.1} %", l.name, l.load * 100.0)).collect();
     let all = now.lines.iter().flat_map(|l| &l.devices);

@@ -18,7 +18,7 @@ const OVER: Duration = Duration::from_secs(5);
 
 /// The listener.
 #[derive(Debug)]
-pub struct Watcher {
+pub(super) struct Watcher {
     /// Compares the sides.
     pub account: Account,
     rules: Vec<Mapping>,
@@ -32,7 +32,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// For this plant's topics.
-    pub fn new(plant: &Plant) -> Self {
+    pub(super) fn new(plant: &Plant) -> Self {
         let name = |p: &crate::config::plant::Point| {
             let device = usize::try_from(p.device.0).ok().and_then(|n| plant.devices.get(n));
             (device.map(|d| d.name.to_string()).unwrap_or_default(), p.name.to_string())
@@ -49,7 +49,7 @@ impl Watcher {
     }
 
     /// The gateway's broker gave these out.
-    pub fn given(&mut self, batch: &[Message]) {
+    pub(super) fn given(&mut self, batch: &[Message]) {
         self.given.count(batch.len());
         for message in batch {
             if let Some(own) = &message.own {
@@ -67,7 +67,7 @@ impl Watcher {
     }
 
     /// These arrived at the cloud.
-    pub fn arrived(&mut self, batch: &[Message]) {
+    pub(super) fn arrived(&mut self, batch: &[Message]) {
         self.arrived.count(batch.len());
         for message in batch {
             let topic = self.local(message.topic.as_str());
@@ -84,7 +84,7 @@ impl Watcher {
     }
 
     /// What the view shows now.
-    pub fn scene(&mut self, now: Snapshot, elapsed: Duration) -> Scene {
+    pub(super) fn scene(&mut self, now: Snapshot, elapsed: Duration) -> Scene {
         let mut newest: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
         for (n, (device, point)) in (0..).zip(&self.points) {
             if let Some(value) = self.newest.get(&PointId(n)) {

@@ -103,6 +103,11 @@ impl Spool {
         }
     }
 
+    /// So many were lost before they could be appended.
+    pub fn count_overrun(&self, lost: u64) {
+        self.intake.overrun.fetch_add(lost, Ordering::Relaxed);
+    }
+
     /// What this upstream wants after `after`; `None`: after its last acknowledgement, where every new link begins.
     /// Waits until there is something. Asking anew replaces a question that was given up.
     pub async fn next_batch(&self, upstream: &str, after: Option<Seq>, max: usize) -> Batch {
