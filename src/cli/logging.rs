@@ -52,7 +52,8 @@ fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        let what = panic.payload_as_str().unwrap_or("no words").to_owned();
+        let text = panic.payload().downcast_ref::<&str>().copied();
+        let what = text.or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str)).unwrap_or("no words");
         tracing::error!(place, thread, "panic: {what}");
     }));
 }

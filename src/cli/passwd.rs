@@ -76,7 +76,11 @@ fn ask() -> Result<String, String> {
         return line();
     }
     let first = hidden("Password: ")?;
-    if hidden("Again: ")? == first { Ok(first) } else { Err("the two passwords differ; nothing was changed".to_owned()) }
+    if hidden("Again: ")? == first {
+        Ok(first)
+    } else {
+        Err("the two passwords differ; nothing was changed".to_owned())
+    }
 }
 
 fn hidden(prompt: &str) -> Result<String, String> {

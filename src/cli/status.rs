@@ -108,7 +108,8 @@ fn lines(lines: &[LineStatus]) -> String {
         ("MISSED TURNS", Align::Right),
     ];
     let rows = lines.iter().map(|l| {
-        let state = if l.up { "up".to_owned() } else { format!("down: {}", l.error.as_deref().unwrap_or("not opened yet")) };
+        let state =
+            if l.up { "up".to_owned() } else { format!("down: {}", l.error.as_deref().unwrap_or("not opened yet")) };
         let counts = [l.wire.requests, l.wire.timeouts, l.wire.garbled, l.missed_turns].map(thousands);
         let mut row = vec![l.name.clone(), l.port.clone(), state, format!("{:.1} %", l.load * 100.0)];
         row.extend(counts);

@@ -102,7 +102,8 @@ pub fn read_request(line: &str) -> Result<Request, (u64, Fault)> {
     let request: Request =
         serde_json::from_str(line).map_err(|e| (0, Fault::new(Code::BadRequest, format!("not a request: {e}"))))?;
     if request.v != VERSION {
-        let message = format!("this daemon speaks version {VERSION} of the protocol, the request is of version {}", request.v);
+        let message =
+            format!("this daemon speaks version {VERSION} of the protocol, the request is of version {}", request.v);
         return Err((request.id, Fault::new(Code::Version, message)));
     }
     Ok(request)

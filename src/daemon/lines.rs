@@ -49,11 +49,7 @@ pub(super) fn start(
 }
 
 fn publish_parts(plant: &Plant) -> publish::Parts {
-    publish::Parts {
-        gateway: Arc::clone(&plant.gateway),
-        devices: plant.devices.clone(),
-        points: plant.points.clone(),
-    }
+    publish::Parts { gateway: Arc::clone(&plant.gateway), devices: plant.devices.clone(), points: plant.points.clone() }
 }
 
 fn parts(plant: &Plant, line: &Line) -> poll::Parts {

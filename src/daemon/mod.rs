@@ -285,8 +285,7 @@ fn start_broker(plant: &Plant) -> Result<Broker, StartError> {
         Some(path) => users::load(path).map_err(StartError::Users)?,
         None => Vec::new(),
     };
-    let options =
-        broker::Options { gateway: Arc::clone(&plant.gateway), state_dir: plant.state_dir.clone(), users };
+    let options = broker::Options { gateway: Arc::clone(&plant.gateway), state_dir: plant.state_dir.clone(), users };
     Ok(broker::start(plant.broker.clone(), options)?)
 }
 

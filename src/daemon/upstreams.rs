@@ -30,8 +30,7 @@ pub(super) fn start(
         let (spool, to_local, stop) = (spool.clone(), to_local.clone(), group.stop.clone());
         let name = format!("upstream {}", upstream.name);
         supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
-            let (status, task) =
-                bridge::new(settings.clone(), &gateway, spool.clone(), to_local.clone());
+            let (status, task) = bridge::new(settings.clone(), &gateway, spool.clone(), to_local.clone());
             supervise::mirrored(status, board.clone(), task.run(stop.clone()))
         });
         seen

@@ -97,6 +97,7 @@ pub async fn run(settings: Settings) -> Result<bool, DemoError> {
     let summary = Summary {
         now: running.board().snapshot(),
         sum: show.watcher.account.sum(),
+        own_states: show.watcher.own_states,
         missed: show.sides.truth.overrun() + show.sides.cloud.overrun(),
         lasted: show.began.elapsed(),
     };
@@ -204,7 +205,8 @@ impl Show {
                 return;
             }
             let now = running.board().snapshot();
-            let is_quiet = now.spool.backlog.values().all(|n| *n == 0) && now.upstreams.iter().all(|u| u.in_flight == 0);
+            let is_quiet =
+                now.spool.backlog.values().all(|n| *n == 0) && now.upstreams.iter().all(|u| u.in_flight == 0);
             let sum = self.watcher.account.sum();
             if is_quiet && sum.lost == 0 && sum.strange == 0 {
                 return;
@@ -260,7 +262,8 @@ struct TempHome(PathBuf);
 
 impl TempHome {
     fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("trunkline-demo-{}-{:08x}", std::process::id(), crate::time::boot_id()));
+        let path =
+            std::env::temp_dir().join(format!("trunkline-demo-{}-{:08x}", std::process::id(), crate::time::boot_id()));
         std::fs::create_dir(&path)?;
         Ok(Self(path))
     }

@@ -13,6 +13,8 @@ pub(super) struct Summary {
     pub now: Snapshot,
     /// The account of the subscriber at the cloud.
     pub sum: Sum,
+    /// The gateway's own states among what was sent.
+    pub own_states: u64,
     /// Messages the account itself missed; more than none means that it cannot tell.
     pub missed: u64,
     /// How long it ran.
@@ -74,7 +76,12 @@ impl fmt::Display for Summary {
         }
         writeln!(f)?;
         writeln!(f, "  seen by a subscriber at the cloud, compared with what the gateway gave out:")?;
-        writeln!(f, "  given out          {:>9}   values and states", self.sum.given)?;
+        writeln!(f, "  given out          {:>9}   values and device states", self.sum.given)?;
+        writeln!(
+            f,
+            "  + not compared     {:>9}   the gateway's own state, which its last will tells too",
+            self.own_states
+        )?;
         writeln!(f, "  arrived            {:>9}", self.sum.arrived)?;
         writeln!(f, "  lost               {:>9}", self.lost())?;
         writeln!(f, "  out of order       {:>9}", self.sum.out_of_order)?;
@@ -95,11 +102,12 @@ mod tests {
     use crate::status::{PublishStatus, UpstreamStatus};
 
     fn right() -> Summary {
-        let cloud = UpstreamStatus { name: "cloud".into(), sent: 47, resent: 7, acknowledged: 40, ..UpstreamStatus::default() };
+        let cloud =
+            UpstreamStatus { name: "cloud".into(), sent: 47, resent: 7, acknowledged: 40, ..UpstreamStatus::default() };
         let publish = PublishStatus { polled: 100, suppressed: 60, published: 40, failed: 0, held: 0 };
         let now = Snapshot { publish, upstreams: vec![cloud], ..Snapshot::default() };
         let sum = Sum { given: 40, arrived: 40, ..Sum::default() };
-        Summary { now, sum, missed: 0, lasted: Duration::from_secs(75) }
+        Summary { now, sum, own_states: 0, missed: 0, lasted: Duration::from_secs(75) }
     }
 
     #[test]

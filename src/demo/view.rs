@@ -32,7 +32,8 @@ pub(super) fn draw(scene: &Scene, width: usize) -> Vec<String> {
     let width = width.clamp(60, 120);
     let mut out = vec![title(scene), String::new()];
     for line in &scene.now.lines {
-        let state = if line.up { String::new() } else { format!("down: {}", line.error.as_deref().unwrap_or("opening")) };
+        let state =
+            if line.up { String::new() } else { format!("down: {}", line.error.as_deref().unwrap_or("opening")) };
         let load = format!("{} {:>5.1} % of the wire", bar(line.load, 20), line.load * 100.0);
         out.push(format!("line {:<10} {load}   {:>8} requests  {state}", line.name, line.wire.requests));
         for device in &line.devices {
@@ -43,7 +44,9 @@ pub(super) fn draw(scene: &Scene, width: usize) -> Vec<String> {
     out.extend(road(scene));
     out.push(String::new());
     let (local, cloud) = scene.ports;
-    out.push(format!("subscribe   here: mosquitto_sub -p {local} -v -t '#'    cloud: mosquitto_sub -p {cloud} -v -t '#'"));
+    out.push(format!(
+        "subscribe   here: mosquitto_sub -p {local} -v -t '#'    cloud: mosquitto_sub -p {cloud} -v -t '#'"
+    ));
     out.push("stop        Ctrl-C".to_owned());
     out.into_iter().map(|line| clip(&line, width)).collect()
 }
@@ -151,12 +154,23 @@ mod tests {
             state: DeviceState::Online,
             ..DeviceStatus::default()
         };
-        let line =
-            LineStatus { name: "hall".into(), up: true, load: 0.42, devices: vec![device(1), device(2)], ..LineStatus::default() };
+        let line = LineStatus {
+            name: "hall".into(),
+            up: true,
+            load: 0.42,
+            devices: vec![device(1), device(2)],
+            ..LineStatus::default()
+        };
         let mut newest = BTreeMap::new();
-        let values = ["voltage", "current", "power", "frequency", "energy_total"].map(|p| (p.to_owned(), "230.1 V".to_owned()));
+        let values =
+            ["voltage", "current", "power", "frequency", "energy_total"].map(|p| (p.to_owned(), "230.1 V".to_owned()));
         newest.insert("meter-1".to_owned(), values.to_vec());
-        Scene { now: Snapshot { lines: vec![line], ..Snapshot::default() }, newest, ports: (1883, 1884), ..Scene::default() }
+        Scene {
+            now: Snapshot { lines: vec![line], ..Snapshot::default() },
+            newest,
+            ports: (1883, 1884),
+            ..Scene::default()
+        }
     }
 
     #[test]

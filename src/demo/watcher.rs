@@ -21,6 +21,8 @@ const OVER: Duration = Duration::from_secs(5);
 pub(super) struct Watcher {
     /// Compares the sides.
     pub account: Account,
+    /// The gateway's own states given out: the last will tells them too, so they cannot be compared one by one.
+    pub own_states: u64,
     rules: Vec<Mapping>,
     /// Told by the bridge itself on every connect, not through the log.
     state_topic: String,
@@ -39,6 +41,7 @@ impl Watcher {
         };
         Self {
             account: Account::default(),
+            own_states: 0,
             rules: plant.upstreams.iter().flat_map(|u| u.send.clone()).collect(),
             state_topic: format!("{}/$state", plant.gateway),
             points: plant.points.iter().map(name).collect(),
@@ -60,7 +63,9 @@ impl Watcher {
                 self.newest.insert(own.sample.point(), value.trim_end().to_owned());
             }
             let topic = message.topic.as_str();
-            if topic != self.state_topic && self.rules.iter().any(|r| r.filter.matches(&message.topic)) {
+            if topic == self.state_topic {
+                self.own_states += 1;
+            } else if self.rules.iter().any(|r| r.filter.matches(&message.topic)) {
                 self.account.given(topic, &message.payload);
             }
         }
@@ -123,7 +128,8 @@ impl Rate {
             self.marks.pop_front();
         }
         let (then, before) = self.marks.front().copied().unwrap_or((self.since, 0));
-        let span = (now - then).as_secs_f64();
-        if span > 0.0 { (self.total - before) as f64 / span } else { 0.0 }
+        // At the start a handful of messages in no time would read as thousands a second.
+        let span = (now - then).as_secs_f64().max(1.0);
+        (self.total - before) as f64 / span
     }
 }

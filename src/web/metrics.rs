@@ -47,7 +47,12 @@ impl Collector for Scrape {
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    fn gauge<'s>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels<'s>, f64)>) -> fmt::Result {
+    fn gauge<'s>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'s>, f64)>,
+    ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
             if labels.is_empty() {
@@ -59,7 +64,12 @@ impl Families<'_> {
         Ok(())
     }
 
-    fn counter<'s>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels<'s>, u64)>) -> fmt::Result {
+    fn counter<'s>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'s>, u64)>,
+    ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
             if labels.is_empty() {
@@ -98,8 +108,16 @@ fn lines(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
         now.lines.iter().map(move |l| (vec![("line", l.name.as_str())], f(l))).collect::<Vec<_>>()
     };
     out.gauge("trunkline_line_up", "1 while the port is open or the connection is made", each(|l| truth(l.up)))?;
-    out.gauge("trunkline_line_load_ratio", "Share of time the wire was in use over the last ten seconds", each(|l| l.load))?;
-    out.counter("trunkline_line_missed_turns", "Turns that began later than a whole period", total(|l| l.missed_turns))?;
+    out.gauge(
+        "trunkline_line_load_ratio",
+        "Share of time the wire was in use over the last ten seconds",
+        each(|l| l.load),
+    )?;
+    out.counter(
+        "trunkline_line_missed_turns",
+        "Turns that began later than a whole period",
+        total(|l| l.missed_turns),
+    )?;
     out.counter("trunkline_line_opens", "Times the port was opened or the connection made", total(|l| l.wire.opens))?;
     out.counter("trunkline_wire_requests", "Requests sent, retries included", total(|l| l.wire.requests))?;
     out.counter("trunkline_wire_replies", "Right answers", total(|l| l.wire.replies))?;
@@ -121,11 +139,19 @@ fn devices(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     let up = |s| truth(matches!(s, DeviceState::Online | DeviceState::Shaky));
     out.gauge("trunkline_device_up", "1 while the device answers", all().map(|(l, d)| (l, up(d.state))))?;
     let turnaround = all().map(|(l, d)| (l, d.turnaround_ms / 1000.0));
-    out.gauge("trunkline_device_turnaround_seconds", "From the last byte sent to the first received, smoothed", turnaround)?;
+    out.gauge(
+        "trunkline_device_turnaround_seconds",
+        "From the last byte sent to the first received, smoothed",
+        turnaround,
+    )?;
     let bad = all().map(|(l, d)| (l, count(d.bad_points)));
     out.gauge("trunkline_device_bad_points", "Points whose last sample was bad", bad)?;
     out.counter("trunkline_device_replies", "Right answers", all().map(|(l, d)| (l, d.replies)))?;
-    out.counter("trunkline_device_failures", "Requests that failed, retries included", all().map(|(l, d)| (l, d.failures)))
+    out.counter(
+        "trunkline_device_failures",
+        "Requests that failed, retries included",
+        all().map(|(l, d)| (l, d.failures)),
+    )
 }
 
 fn account(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
@@ -141,7 +167,11 @@ fn upstreams(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     let all = || now.upstreams.iter().map(|u| (vec![("upstream", u.name.as_str())], u));
     let up = all().map(|(l, u)| (l, truth(u.state == LinkState::Connected)));
     out.gauge("trunkline_upstream_connected", "1 while the link is up", up)?;
-    out.gauge("trunkline_upstream_in_flight", "Sent and not acknowledged", all().map(|(l, u)| (l, float(u.in_flight))))?;
+    out.gauge(
+        "trunkline_upstream_in_flight",
+        "Sent and not acknowledged",
+        all().map(|(l, u)| (l, float(u.in_flight))),
+    )?;
     let latency = all().map(|(l, u)| (l, u.ack_ms / 1000.0));
     out.gauge("trunkline_upstream_acknowledge_seconds", "From publish to acknowledgement, smoothed", latency)?;
     out.counter("trunkline_upstream_sent", "Publishes handed to the link", all().map(|(l, u)| (l, u.sent)))?;
@@ -154,8 +184,7 @@ fn upstreams(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
 
 fn spool(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     let s = &now.spool;
-    let storeys =
-        [(vec![("storey", "memory")], float(s.in_memory)), (vec![("storey", "disk")], float(s.on_disk))];
+    let storeys = [(vec![("storey", "memory")], float(s.in_memory)), (vec![("storey", "disk")], float(s.on_disk))];
     out.gauge("trunkline_spool_entries", "Entries that wait", storeys)?;
     out.gauge("trunkline_spool_bytes", "Bytes on disk, journal included", alone(float(s.disk_bytes)))?;
     out.gauge("trunkline_spool_writable", "0 while the disk cannot be used", alone(truth(s.error.is_none())))?;
@@ -173,7 +202,11 @@ fn spool(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
 fn broker(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     let b = &now.broker;
     out.gauge("trunkline_broker_clients", "Clients connected", alone(count(b.clients.len())))?;
-    out.gauge("trunkline_broker_sessions_away", "Sessions kept for clients that are away", alone(count(b.sessions_away)))?;
+    out.gauge(
+        "trunkline_broker_sessions_away",
+        "Sessions kept for clients that are away",
+        alone(count(b.sessions_away)),
+    )?;
     out.gauge("trunkline_broker_subscriptions", "Subscriptions of all sessions", alone(count(b.subscriptions)))?;
     out.gauge("trunkline_broker_retained", "Retained messages", alone(count(b.retained)))?;
     out.counter("trunkline_broker_received_messages", "Publishes taken in", alone(b.messages_in))?;
@@ -220,7 +253,8 @@ mod tests {
 
     fn busy() -> Snapshot {
         let device = DeviceStatus { name: "meter \"1\"".into(), state: DeviceState::Online, ..DeviceStatus::default() };
-        let mut line = LineStatus { name: "hall".into(), up: true, load: 0.25, devices: vec![device], ..LineStatus::default() };
+        let mut line =
+            LineStatus { name: "hall".into(), up: true, load: 0.25, devices: vec![device], ..LineStatus::default() };
         line.wire.requests = 7;
         let cloud = UpstreamStatus { name: "cloud".into(), acknowledged: 3, ..UpstreamStatus::default() };
         let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
