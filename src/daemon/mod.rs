@@ -313,12 +313,12 @@ fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, sp
 fn describe(plant: &Plant, broker: &Broker, control: Option<&control::Server>) -> String {
     let listeners = broker.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let counts = [
-        (plant.lines.len(), "lines"),
-        (plant.devices.len(), "devices"),
-        (plant.points.len(), "points"),
-        (plant.upstreams.len(), "upstreams"),
+        (plant.lines.len(), "line"),
+        (plant.devices.len(), "device"),
+        (plant.points.len(), "point"),
+        (plant.upstreams.len(), "upstream"),
     ];
-    let counts = counts.map(|(n, what)| format!("{n} {what}")).join(", ");
+    let counts = counts.map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" })).join(", ");
     let socket = control.map(|c| format!("; control socket {}", c.path().display())).unwrap_or_default();
     format!("gateway {} runs: {counts}; broker on {listeners}{socket}", plant.gateway)
 }

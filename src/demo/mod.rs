@@ -205,10 +205,11 @@ impl Show {
                 return;
             }
             let now = running.board().snapshot();
-            let is_quiet =
-                now.spool.backlog.values().all(|n| *n == 0) && now.upstreams.iter().all(|u| u.in_flight == 0);
             let sum = self.watcher.account.sum();
-            if is_quiet && sum.lost == 0 && sum.strange == 0 {
+            let to_send = sum.given + self.watcher.own_states;
+            // What the spool says of what waits is a commit interval old; the account is not.
+            let is_sent = now.upstreams.iter().all(|u| u.acknowledged >= to_send);
+            if is_sent && sum.lost == 0 && sum.strange == 0 {
                 return;
             }
         }

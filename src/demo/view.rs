@@ -44,11 +44,9 @@ pub(super) fn draw(scene: &Scene, width: usize) -> Vec<String> {
     out.extend(road(scene));
     out.push(String::new());
     let (local, cloud) = scene.ports;
-    out.push(format!(
-        "subscribe   here: mosquitto_sub -p {local} -v -t '#'    cloud: mosquitto_sub -p {cloud} -v -t '#'"
-    ));
+    out.push(format!("subscribe   mosquitto_sub -p {local} -v -t '#'      the cloud: -p {cloud}"));
     out.push("stop        Ctrl-C".to_owned());
-    out.into_iter().map(|line| clip(&line, width)).collect()
+    out.into_iter().map(|line| clip(line.trim_end(), width)).collect()
 }
 
 /// One plain line for a log.
