@@ -274,7 +274,8 @@ impl BusTask {
     pub async fn run(mut self, cancelled: CancellationToken) {
         while !cancelled.is_cancelled() {
             if !self.engine.is_open() && Instant::now() >= self.reopen_at {
-                self.open().await;
+                // Connecting may take seconds, and nothing is lost by giving it up.
+                cancelled.run_until_cancelled(self.open()).await;
             }
             match self.next(&cancelled).await {
                 Event::Stop => break,

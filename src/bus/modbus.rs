@@ -320,6 +320,7 @@ impl Engine {
         Ok(all.len())
     }
 
+    /// Where a trace will see what goes out; what comes in passes `drain`, `listen` and `await_number`.
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;
