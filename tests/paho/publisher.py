@@ -7,6 +7,7 @@
 import argparse
 import os
 import sys
+import threading
 
 import paho.mqtt.client as mqtt
 
@@ -48,17 +49,19 @@ def main():
     if arguments.will:
         client.will_set(*arguments.will, qos=1, retain=False)
     refused = []
+    answered = threading.Event()
 
     def on_connect(client, userdata, flags, reason, *rest):
         if reason != 0:
             refused.append(reason)
             client.disconnect()
+        answered.set()
 
     client.on_connect = on_connect
     client.connect(arguments.broker, arguments.port)
     client.loop_start()
-    while not client.is_connected() and not refused:
-        pass
+    if not answered.wait(10):
+        sys.exit("no answer from the broker")
     if refused:
         print(f"refused: {refused[0]}", flush=True)
         sys.exit(2)
