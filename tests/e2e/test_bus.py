@@ -2,11 +2,11 @@
 
 import json
 import os
+import pathlib
 import shutil
 import statistics
 import subprocess
 import tempfile
-import pathlib
 
 from gateway import BINARY
 from modbus_peer import SerialPeer, TcpPeer, device

@@ -59,7 +59,7 @@ def publish(port, *arguments, user=USER):
 def broker(make_gateway, port):
     gateway = make_gateway(YAML.format(port=port))
     for name, password in (("hmi", "s3cret word"), ("guest", "guest")):
-        done = gateway.command("passwd", "-c", gateway.config, name, stdin=f"{password}\n")
+        done = gateway.command("passwd", "--file", gateway.folder / "users.yaml", name, stdin=f"{password}\n")
         assert done.returncode == 0, done.stdout + done.stderr
     written = (gateway.folder / "users.yaml").read_text()
     assert "s3cret" not in written and "argon2" in written
