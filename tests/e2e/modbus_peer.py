@@ -1,0 +1,156 @@
+"""Devices that are not our own code: pymodbus servers, on a pseudo terminal or on TCP, in a thread of their own."""
+
+import asyncio
+import os
+import select
+import threading
+import tty
+
+from pymodbus.framer import FramerType
+from pymodbus.server import ModbusSerialServer, ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+from waiting import free_port
+
+HOLDING = 3
+REGISTERS = 1000
+
+
+def device(unit_id, registers=None, input_registers=None, coils=None, discretes=None, action=None):
+    """A device with 1000 registers of each kind and 1000 bits of each kind; everything above does not exist."""
+    tables = [_table(coils, DataType.BITS), _table(discretes, DataType.BITS),
+              _table(registers, DataType.REGISTERS), _table(input_registers, DataType.REGISTERS)]
+    return SimDevice(unit_id, simdata=tuple(tables), action=action)
+
+
+def _table(first, kind):
+    empty = False if kind == DataType.BITS else 0
+    first = list(first or [])
+    return [SimData(0, values=first + [empty] * (REGISTERS - len(first)), datatype=kind)]
+
+
+class Counting:
+    """An action that gives every holding register the number of the read it is answered in. So each poll is a new value,
+    and a value that is missing, repeated or misplaced shows."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def action(self):
+        async def answer(function, start, address, count, registers, new):
+            if function == HOLDING and new is None:
+                self.reads += 1
+                registers[address - start : address - start + count] = [self.reads & 0xFFFF] * count
+
+        return answer
+
+
+class Peer:
+    """A server in its own thread and event loop."""
+
+    def __init__(self, devices):
+        self.devices = devices
+        self.loop = asyncio.new_event_loop()
+        self.failure = None
+        self.server = None
+        self.listening = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self):
+        self.thread.start()
+        assert self.listening.wait(10) and self.failure is None, f"pymodbus does not start: {self.failure}"
+        return self
+
+    def _run(self):
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._listen())
+        except Exception as error:  # handed to the thread that waits
+            self.failure = error
+            self.listening.set()
+            return
+        self.listening.set()
+        self.loop.run_forever()
+
+    async def _listen(self):
+        self.server = self.make()
+        await self.server.serve_forever(background=True)
+
+    def put(self, unit_id, address, values, function=16):
+        """Changes what the device holds."""
+        job = self.server.context.async_setValues(unit_id, function, address, values)
+        return asyncio.run_coroutine_threadsafe(job, self.loop).result(5)
+
+    def stop(self):
+        if self.server is not None and self.loop.is_running():
+            asyncio.run_coroutine_threadsafe(self.server.shutdown(), self.loop).result(5)
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(5)
+
+
+class TcpPeer(Peer):
+    """Modbus TCP, or RTU frames through TCP."""
+
+    def __init__(self, devices, framer=FramerType.SOCKET):
+        super().__init__(devices)
+        self.port = free_port()
+        self.framer = framer
+
+    def make(self):
+        return ModbusTcpServer(
+            self.devices, framer=self.framer, address=("127.0.0.1", self.port), ignore_missing_devices=True)
+
+    def line(self, extra=""):
+        key = "tcp" if self.framer == FramerType.SOCKET else "rtu_over_tcp"
+        return f"{{{key}: 127.0.0.1:{self.port}, timeout: 500ms{extra}}}"
+
+
+class SerialPeer(Peer):
+    """Modbus RTU on one end of a cable made of two pseudo terminals."""
+
+    def __init__(self, devices):
+        super().__init__(devices)
+        self.cable = PtyCable()
+
+    def make(self):
+        return ModbusSerialServer(
+            self.devices, framer=FramerType.RTU, port=self.cable.far, baudrate=115200, ignore_missing_devices=True)
+
+    def line(self, extra=""):
+        return f"{{serial: {self.cable.near}, baud: 115200, format: 8N1, timeout: 200ms{extra}}}"
+
+    def stop(self):
+        super().stop()
+        self.cable.close()
+
+
+class PtyCable:
+    """Two pseudo terminals, back to back. Our own handles stay open, so that either end may come and go."""
+
+    def __init__(self):
+        self.pairs = [os.openpty(), os.openpty()]
+        for _, slave in self.pairs:
+            tty.setraw(slave)
+        self.near, self.far = (os.ttyname(slave) for _, slave in self.pairs)
+        self.wake, self.waker = os.pipe()
+        self.thread = threading.Thread(target=self._carry, daemon=True)
+        self.thread.start()
+
+    def _carry(self):
+        (left, _), (right, _) = self.pairs
+        to = {left: right, right: left}
+        while True:
+            readable, _, _ = select.select([left, right, self.wake], [], [])
+            if self.wake in readable:
+                return
+            for master in readable:
+                os.write(to[master], os.read(master, 4096))
+
+    def close(self):
+        os.write(self.waker, b"x")
+        self.thread.join(5)
+        for pair in self.pairs:
+            for handle in pair:
+                os.close(handle)
+        os.close(self.wake)
+        os.close(self.waker)
