@@ -146,7 +146,11 @@ impl BridgeTask {
             self.spool.link(&self.settings.name, spool::Link::Down).await;
             let Ended::Fault(fault) = ended else { break };
             let name = &self.settings.name;
-            tracing::warn!(upstream = %name, endpoint = %self.settings.endpoints[endpoint], "{}", fault.words());
+            // The turn, not the state: an outage of a day is one line, unless the reason changes.
+            let is_news = self.status.borrow().error.as_deref() != Some(fault.words());
+            if up.is_some() || is_news {
+                tracing::warn!(upstream = %name, endpoint = %self.settings.endpoints[endpoint], "{}", fault.words());
+            }
             self.status.send_modify(|s| {
                 s.state = LinkState::Waiting;
                 s.error = Some(fault.words().to_owned());

@@ -69,7 +69,7 @@ def test_health_and_metrics_answer(make_gateway, begin, port):
     code, text = get(web, "/metrics")
     assert code == 200
     names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
-    assert names and all(name.startswith("trunkline_") for name in names), names
+    assert names and all(name.startswith(("trunkline_", "process_")) for name in names), names
     samples = re.findall(r"^(trunkline_\w+)(\{[^}]*\})? (\S+)$", text, re.M)
     assert samples and all(float(value) >= 0 for _, _, value in samples)
     assert any('line="plc"' in labels for _, labels, _ in samples), text
