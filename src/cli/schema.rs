@@ -4,6 +4,6 @@ use crate::cli::{Exit, say};
 use crate::config;
 
 pub(super) fn run() -> Exit {
-    say(&config::schema());
+    say(&serde_json::to_string_pretty(&config::schema()).unwrap_or_default());
     Exit::Well
 }

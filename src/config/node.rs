@@ -50,6 +50,8 @@ pub(super) struct Reader {
     pub(super) files: Vec<(String, Rc<str>)>,
     pub(super) errors: Report,
     pub(super) warnings: Report,
+    /// Texts that must not be shown, wherever a problem's line would show them.
+    secrets: Vec<String>,
 }
 
 impl Reader {
@@ -65,7 +67,12 @@ impl Reader {
                 }
                 Err(e) => {
                     let at = At { file, line: e.marker().line(), column: e.marker().col() + 1 };
-                    self.error(at, e.info(), "YAML indents with blanks, never with tabs");
+                    let tab = text
+                        .lines()
+                        .nth(at.line.saturating_sub(1))
+                        .is_some_and(|l| l.trim_start_matches(' ').starts_with('\t'));
+                    let help = if tab { "YAML indents with blanks, never with tabs" } else { "" };
+                    self.error(at, e.info(), help);
                     return None;
                 }
             }
@@ -82,8 +89,35 @@ impl Reader {
                     | Event::UnresolvedAlias(..)
             )
         });
-        let first = events.next()?;
-        self.build(first, &mut events, 0)
+        let Some(first) = events.next() else {
+            self.error(At { file, line: 1, column: 1 }, "the file is empty", "");
+            return None;
+        };
+        let root = self.build(first, &mut events, 0);
+        if let (Some(root), Some((_, at))) = (&root, events.next()) {
+            self.hide_secrets(root);
+            self.error(at, "a second document in one file", "write one document a file; `include` reads several files");
+        }
+        if let Some(root) = &root {
+            self.hide_secrets(root);
+        }
+        root
+    }
+
+    /// Remembers what stands where a secret would, so that no excerpt repeats it.
+    fn hide_secrets(&mut self, node: &Node) {
+        for (key, _, value) in node.entries() {
+            match &value.kind {
+                Kind::Scalar { text, .. } if key == "password" && !text.is_empty() => self.secrets.push(text.clone()),
+                Kind::Scalar { text, .. } => self.secrets.extend(user_info(text).map(str::to_owned)),
+                _ => self.hide_secrets(value),
+            }
+        }
+        if let Kind::List(items) = &node.kind {
+            for item in items {
+                self.hide_secrets(item);
+            }
+        }
     }
 
     fn build<'a>(
@@ -153,7 +187,8 @@ impl Reader {
 
     fn problem(&self, at: At, message: String, help: String) -> Problem {
         let (file, text) = self.files.get(at.file).map_or(("", ""), |(n, t)| (n.as_str(), &**t));
-        let excerpt = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default().replace('\t', " ");
+        let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default().replace('\t', " ");
+        let excerpt = self.secrets.iter().fold(line, |line, secret| line.replace(secret.as_str(), "…"));
         Problem { file: file.to_owned(), line: at.line, column: at.column, message, help, excerpt }
     }
 
@@ -173,10 +208,10 @@ impl Reader {
     }
 
     pub(super) fn text(&mut self, node: &Node) -> Option<String> {
-        if let Kind::Scalar { text, .. } = &node.kind {
-            if !text.is_empty() {
-                return Some(text.clone());
-            }
+        if let Kind::Scalar { text, .. } = &node.kind
+            && !text.is_empty()
+        {
+            return Some(text.clone());
         }
         self.error(node.at, "a text is wanted here", "");
         None
@@ -249,8 +284,14 @@ impl Reader {
                 return None;
             }
         };
-        let micros = Decimal::from_str(&text[..split]).ok()?.checked_mul(millis)?.checked_mul(Decimal::from(1_000))?;
-        u64::try_from(micros.trunc()).ok().map(Duration::from_micros)
+        let micros = Decimal::from_str(&text[..split])
+            .ok()
+            .and_then(|n| n.checked_mul(millis)?.checked_mul(Decimal::from(1_000)));
+        let micros = micros.and_then(|n| u64::try_from(n.trunc()).ok());
+        if micros.is_none() {
+            self.error(node.at, format!("`{text}` is no duration"), "write it as 250ms, 5s, 15m, 12h or 7d");
+        }
+        micros.map(Duration::from_micros)
     }
 
     pub(super) fn size(&mut self, node: &Node) -> Option<u64> {
@@ -284,6 +325,12 @@ impl Reader {
         }
         found
     }
+}
+
+/// `user:password` of a URL that carries them.
+pub(super) fn user_info(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("://")?;
+    rest.split('/').next()?.rsplit_once('@').map(|(user, _)| user)
 }
 
 /// The most similar name, where one is similar at all.

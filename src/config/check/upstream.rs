@@ -1,0 +1,241 @@
+//! `upstreams`: remote brokers, what goes there and what comes from there.
+
+use std::time::Duration;
+
+use crate::config::check::Checker;
+use crate::config::node::Kind;
+use crate::config::node::Node;
+use crate::config::node::user_info;
+use crate::config::plant::Endpoint;
+use crate::config::plant::Mapping;
+use crate::config::plant::MqttVersion;
+use crate::config::plant::RetainRule;
+use crate::config::plant::Scheme;
+use crate::config::plant::Secret;
+use crate::config::plant::Tls;
+use crate::config::plant::Upstream;
+use crate::topic::Qos;
+use crate::topic::TopicFilter;
+
+pub(in crate::config) const UPSTREAM_KEYS: &[&str] = &[
+    "url",
+    "failover",
+    "mqtt",
+    "client_id",
+    "username",
+    "password",
+    "tls",
+    "keep_alive",
+    "in_flight",
+    "send",
+    "receive",
+];
+/// The log keeps one bit an upstream.
+const MOST: usize = 64;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+impl Checker {
+    pub(super) fn upstreams(&mut self, roots: &[Node]) -> Vec<Upstream> {
+        let entries = self.joined(roots, "upstreams");
+        if let Some((_, at, _)) = entries.get(MOST) {
+            self.reader.error(*at, format!("{} upstreams, {MOST} is the limit", entries.len()), "");
+        }
+        entries
+            .into_iter()
+            .filter_map(|(name, at, node)| {
+                self.name(at, name);
+                self.upstream(name, node)
+            })
+            .collect()
+    }
+
+    fn upstream(&mut self, name: &str, node: &Node) -> Option<Upstream> {
+        self.reader.keys(node, UPSTREAM_KEYS);
+        let Some(url) = node.get("url") else {
+            self.reader.error(
+                node.at,
+                format!("upstream `{name}` has no `url`"),
+                "e.g. url: mqtts://broker.example.com:8883",
+            );
+            return None;
+        };
+        let mut endpoints: Vec<Endpoint> = self.endpoint(url).into_iter().collect();
+        if let Some(failover) = node.get("failover") {
+            let items = self.reader.items(failover);
+            endpoints.extend(items.iter().filter_map(|item| self.endpoint(item)));
+        }
+        let versions = [("5", MqttVersion::V5), ("3.1.1", MqttVersion::V311)];
+        let version = node.get("mqtt").and_then(|n| self.reader.word(n, &versions)).unwrap_or(MqttVersion::V5);
+        let gateway = self.gateway.to_string();
+        let client_id = match node.get("client_id") {
+            Some(n) => {
+                let text = self.reader.text(n).unwrap_or_default();
+                self.fill(n.at, &text, |key| (key == "gateway").then(|| gateway.clone()))
+            }
+            None => gateway.into(),
+        };
+        let username = node.get("username").and_then(|n| self.reader.text(n));
+        let password = node.get("password").and_then(|n| self.secret(n));
+        let tls = node.get("tls").map(|n| self.tls(n)).unwrap_or_default();
+        let keep_alive = node.get("keep_alive").and_then(|n| self.keep_alive(n)).unwrap_or(KEEP_ALIVE);
+        let in_flight = node.get("in_flight").and_then(|n| self.reader.int(n, 1, 65_535)).unwrap_or(100);
+        let send = node.get("send").map(|n| self.mappings(n)).unwrap_or_default();
+        let receive = node.get("receive").map(|n| self.mappings(n)).unwrap_or_default();
+        if send.is_empty() && receive.is_empty() {
+            let help = "e.g. send: [{filter: \"#\"}]";
+            self.reader.warn(node.at, format!("upstream `{name}` neither sends nor receives"), help);
+        }
+        Some(Upstream {
+            name: name.into(),
+            endpoints,
+            version,
+            client_id,
+            username,
+            password,
+            tls,
+            keep_alive,
+            in_flight: u16::try_from(in_flight).unwrap_or(100),
+            send,
+            receive,
+        })
+    }
+
+    fn keep_alive(&mut self, node: &Node) -> Option<Duration> {
+        let time = self.reader.duration(node)?;
+        if (Duration::from_secs(5)..=Duration::from_secs(3600)).contains(&time) {
+            return Some(time);
+        }
+        self.reader.error(node.at, "`keep_alive` is 5s to 3600s", "30s is usual");
+        None
+    }
+
+    fn endpoint(&mut self, node: &Node) -> Option<Endpoint> {
+        let text = self.reader.text(node)?;
+        if user_info(&text).is_some() {
+            self.reader.error(
+                node.at,
+                "a URL carries no user or password here",
+                "use `username` and `password: {file: …}`",
+            );
+            return None;
+        }
+        let parsed = parse_url(&text);
+        if parsed.is_none() {
+            let help = "mqtt://host:1883, mqtts://host:8883, ws://host/mqtt or wss://host/mqtt";
+            self.reader.error(node.at, format!("`{text}` is no broker's URL"), help);
+        }
+        parsed
+    }
+
+    /// A secret is never in the file: it is read from where the file says.
+    fn secret(&mut self, node: &Node) -> Option<Secret> {
+        const HELP: &str = "write {file: cloud.password}, {env: CLOUD_PASSWORD} or {credential: cloud}";
+        let Kind::Map(entries) = &node.kind else {
+            self.reader.error(node.at, "a secret is never written in the file", HELP);
+            return None;
+        };
+        let [(kind, at, value)] = &entries[..] else {
+            self.reader.error(node.at, "a secret has one of `file`, `env` or `credential`", HELP);
+            return None;
+        };
+        let from = self.reader.text(value)?;
+        let found = match kind.as_str() {
+            "file" => read_secret(&self.beside(*at, &from)),
+            "env" => std::env::var(&from).map_err(|_| format!("the environment has no `{from}`")),
+            "credential" => match std::env::var("CREDENTIALS_DIRECTORY") {
+                Ok(folder) => read_secret(&std::path::Path::new(&folder).join(&from)),
+                Err(_) => {
+                    Err(format!("no credential `{from}`: the service manager handed none over (LoadCredential=)"))
+                }
+            },
+            other => {
+                self.reader.error(*at, format!("unknown key `{other}`"), HELP);
+                return None;
+            }
+        };
+        found.map(Secret::new).map_err(|why| self.reader.error(value.at, why, "")).ok()
+    }
+
+    fn tls(&mut self, node: &Node) -> Tls {
+        self.reader.keys(node, &["ca", "cert", "key", "alpn"]);
+        let mut file = |key: &str| node.get(key).and_then(|n| self.file(n));
+        let (ca, cert, key) = (file("ca"), file("cert"), file("key"));
+        if cert.is_some() != key.is_some() {
+            self.reader.error(node.at, "`cert` and `key` come together", "both are PEM files");
+        }
+        let alpn = node.get("alpn").map(|n| self.reader.items(n)).unwrap_or_default();
+        let alpn = alpn.iter().filter_map(|n| self.reader.text(n)).collect();
+        Tls { ca, client: cert.zip(key), alpn }
+    }
+
+    fn mappings(&mut self, node: &Node) -> Vec<Mapping> {
+        let items = self.reader.items(node);
+        items.iter().filter_map(|item| self.mapping(item)).collect()
+    }
+
+    fn mapping(&mut self, node: &Node) -> Option<Mapping> {
+        self.reader.keys(node, &["filter", "strip", "prefix", "qos", "retain"]);
+        let filter = match node.get("filter") {
+            Some(n) => self.filter(n)?,
+            None => {
+                self.reader.error(node.at, "a rule has a `filter`", "e.g. {filter: \"#\"}");
+                return None;
+            }
+        };
+        let part = |key| node.get(key).map(text_or_empty).unwrap_or_default();
+        let (strip, prefix): (String, String) = (part("strip"), part("prefix"));
+        for (key, text) in [("strip", &strip), ("prefix", &prefix)] {
+            if text.contains(['+', '#', '\0']) {
+                let at = node.get(key).map_or(node.at, |n| n.at);
+                self.reader.error(at, format!("`{key}` is plain text, without wildcards"), "");
+            }
+        }
+        if let (Some(n), false) = (node.get("strip"), begins(&filter, &strip)) {
+            let message = format!("no topic of `{filter}` begins with `{strip}`");
+            self.reader.error(n.at, message, "`strip` takes the front of a topic off");
+        }
+        let qos = node.get("qos").and_then(|n| self.qos(n)).unwrap_or(Qos::AtLeastOnce);
+        let words = [("keep", RetainRule::Keep), ("never", RetainRule::Never)];
+        let retain = node.get("retain").and_then(|n| self.reader.word(n, &words)).unwrap_or(RetainRule::Keep);
+        Some(Mapping { filter, strip, prefix, qos, retain })
+    }
+}
+
+fn text_or_empty(node: &Node) -> String {
+    if let Kind::Scalar { text, .. } = &node.kind { text.clone() } else { String::new() }
+}
+
+/// Whether some topic of the filter can begin with this text.
+fn begins(filter: &TopicFilter, text: &str) -> bool {
+    let fixed = filter.as_str().split(['+', '#']).next().unwrap_or_default();
+    fixed.starts_with(text) || text.starts_with(fixed)
+}
+
+fn read_secret(path: &std::path::Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn parse_url(text: &str) -> Option<Endpoint> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (scheme, usual) = match scheme {
+        "mqtt" => (Scheme::Mqtt, 1883),
+        "mqtts" => (Scheme::Mqtts, 8883),
+        "ws" => (Scheme::Ws, 80),
+        "wss" => (Scheme::Wss, 443),
+        _ => return None,
+    };
+    let (authority, path) = rest.split_once('/').map_or((rest, ""), |(a, p)| (a, p));
+    let bracketed = authority.strip_prefix('[').and_then(|a| a.split_once(']'));
+    let (host, port) = match bracketed {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p))),
+    };
+    let port = port.map_or(Some(usual), |p| p.parse().ok().filter(|p| *p != 0))?;
+    let plain = matches!(scheme, Scheme::Mqtt | Scheme::Mqtts);
+    if host.is_empty() || host.contains(char::is_whitespace) || (plain && !path.is_empty()) {
+        return None;
+    }
+    let path = if path.is_empty() { "/mqtt".to_owned() } else { format!("/{path}") };
+    Some(Endpoint { scheme, host: host.to_owned(), port, path })
+}
