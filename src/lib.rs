@@ -13,6 +13,7 @@
 pub mod backoff;
 pub mod bus;
 pub mod config;
+pub mod decode;
 pub mod message;
 pub mod payload;
 pub mod point;
