@@ -12,6 +12,7 @@
 
 pub mod backoff;
 pub mod bus;
+pub mod command;
 pub mod config;
 pub mod decode;
 pub mod message;
