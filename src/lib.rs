@@ -15,6 +15,7 @@ pub mod bridge;
 pub mod broker;
 pub mod bus;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;
