@@ -8,4 +8,5 @@ mod task;
 
 pub use task::CommandTask;
 pub use task::Outlet;
+pub use task::Seat;
 pub use task::new;

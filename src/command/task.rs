@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::bus::Bus;
 use crate::bus::BusError;
@@ -46,8 +47,11 @@ pub struct CommandTask {
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
     targets: HashMap<String, Target>,
-    buses: Vec<Bus>,
+    buses: Vec<Seat>,
 }
+
+/// A line's bus as it stands now; `None` while the line is being made anew.
+pub type Seat = watch::Receiver<Option<Bus>>;
 
 /// A point that can be named in a topic, with what a write needs.
 #[derive(Debug, Clone)]
@@ -67,7 +71,7 @@ struct Job {
 }
 
 /// A task over all points of the plant; `buses` are in the order of `plant.lines`.
-pub fn new(plant: &Plant, buses: Vec<Bus>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
+pub fn new(plant: &Plant, buses: Vec<Seat>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
     let mut targets = HashMap::new();
     for point in &plant.points {
         let device = plant.device(point.device);
@@ -86,12 +90,17 @@ pub fn new(plant: &Plant, buses: Vec<Bus>, commands: mpsc::Receiver<Vec<Message>
 impl CommandTask {
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
-        let workers = TaskTracker::new();
-        let queues: Vec<_> = self.buses.iter().map(|bus| start_worker(&workers, bus, &self.answers)).collect();
+        let mut workers = JoinSet::new();
+        let queues: Vec<_> = self.buses.iter().map(|bus| start_worker(&mut workers, bus, &self.answers)).collect();
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
                 () = stop.cancelled() => None,
+                Some(ended) = workers.join_next() => {
+                    // A worker ends only when its queue is dropped, so this one panicked: the whole task is made anew.
+                    ended.expect("a worker outlives its queue");
+                    None
+                }
             };
             let Some(batch) = batch else { break };
             for message in batch {
@@ -99,8 +108,7 @@ impl CommandTask {
             }
         }
         drop(queues);
-        workers.close();
-        workers.wait().await;
+        workers.join_all().await;
     }
 
     async fn take(&self, message: Message, queues: &[mpsc::Sender<Job>]) {
@@ -135,13 +143,17 @@ impl CommandTask {
     }
 }
 
-fn start_worker(workers: &TaskTracker, bus: &Bus, answers: &Outlet) -> mpsc::Sender<Job> {
+fn start_worker(workers: &mut JoinSet<()>, bus: &Seat, answers: &Outlet) -> mpsc::Sender<Job> {
     let (queue, mut jobs) = mpsc::channel::<Job>(WAITING);
     let bus = bus.clone();
     let answers = answers.clone();
     workers.spawn(async move {
         while let Some(job) = jobs.recv().await {
-            let outcome = perform(&bus, &job).await;
+            let seated = bus.borrow().clone();
+            let outcome = match seated {
+                Some(bus) => perform(&bus, &job).await,
+                None => Outcome::Failed("the line is being restarted, try again".to_owned()),
+            };
             tracing::info!(topic = %job.message.topic, value = %job.request.value, outcome = outcome.word(), "command");
             answer(&answers, &job.message, job.request.id.as_deref(), &outcome, job.came).await;
         }
