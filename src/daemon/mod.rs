@@ -109,6 +109,7 @@ struct Group {
 impl Group {
     /// Tells the group to stop and waits for it, at most until `until`.
     async fn end(&self, name: &str, until: Instant) {
+        tracing::debug!(group = name, "stops");
         self.stop.cancel();
         self.tasks.close();
         if timeout_at(until, self.tasks.wait()).await.is_err() {

@@ -91,6 +91,7 @@ pub async fn run(settings: Settings) -> Result<bool, DemoError> {
         settings,
     };
     let ended = show.play(&mut running, &scenery, &mut stop).await;
+    let lasted = show.began.elapsed();
     scenery.restore();
     let hasty = matches!(ended, Ended::Asked);
     show.drain(&running, if hasty { DRAIN_HASTY } else { DRAIN }).await;
@@ -99,7 +100,7 @@ pub async fn run(settings: Settings) -> Result<bool, DemoError> {
         sum: show.watcher.account.sum(),
         own_states: show.watcher.own_states,
         missed: show.sides.truth.overrun() + show.sides.cloud.overrun(),
-        lasted: show.began.elapsed(),
+        lasted,
     };
     drop(show.screen);
     running.stop().await;
@@ -142,6 +143,7 @@ enum Happened {
     Given(Vec<crate::message::Message>),
     Arrived(Vec<crate::message::Message>),
     Tick,
+    Over,
     Asked,
     Died(String),
 }
@@ -150,11 +152,13 @@ impl Show {
     async fn play(&mut self, running: &mut Running, scenery: &Scenery, stop: &mut Stop) -> Ended {
         let mut ticks = interval(self.screen.pace());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let over = self.began + self.settings.duration.unwrap_or_default();
         loop {
             let happened = tokio::select! {
                 Some(batch) = self.sides.truth.recv() => Happened::Given(batch),
                 Some(batch) = self.sides.cloud.recv() => Happened::Arrived(batch),
                 _ = ticks.tick() => Happened::Tick,
+                () = tokio::time::sleep_until(over), if self.settings.duration.is_some() => Happened::Over,
                 () = stop.asked() => Happened::Asked,
                 task = running.fatal() => Happened::Died(task),
             };
@@ -163,12 +167,8 @@ impl Show {
                 Happened::Arrived(batch) => self.watcher.arrived(&batch),
                 Happened::Asked => return Ended::Asked,
                 Happened::Died(task) => return Ended::Died(task),
-                Happened::Tick => {
-                    if self.settings.duration.is_some_and(|total| self.began.elapsed() >= total) {
-                        return Ended::Over;
-                    }
-                    self.show(running, scenery);
-                }
+                Happened::Over => return Ended::Over,
+                Happened::Tick => self.show(running, scenery),
             }
         }
     }

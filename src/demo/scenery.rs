@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use crate::broker;
 use crate::config;
-use crate::config::plant::{self, Anonymous, Limits, Listener, ListenerKind, Port};
+use crate::config::plant::{self, Anonymous, Limits, Listener, ListenerKind, Port, Source};
 use crate::decode;
 use crate::demo::{Broker, BrokerError, DemoError, LocalSubscription, Plant, Settings, here};
+use crate::point::{DeviceId, Table};
 use crate::sample::Value;
 use crate::sim::{Cable, LineOptions, Shared, SimDevice, SimLine, SimTcp, start_line};
 use crate::topic::{Qos, TopicFilter};
@@ -102,7 +103,31 @@ impl Scenery {
 fn simulated(plant: &Plant, line: usize) -> Vec<Shared> {
     let id = plant.lines[line].id;
     let own = plant.devices.iter().filter(|d| d.line == id);
-    own.map(|d| SimDevice::of(d, &plant.points, to_words).shared()).collect()
+    own.map(|d| without_gaps(SimDevice::of(d, &plant.points, to_words), plant, d.id).shared()).collect()
+}
+
+/// Real meters answer zeros for the small gaps of their maps, and the planner counts on it. It must not be shown a device
+/// that refuses each of them, nor one without any end.
+fn without_gaps(mut sim: SimDevice, plant: &Plant, device: DeviceId) -> SimDevice {
+    const SMALL: u16 = 64;
+    let mut held: Vec<(Table, u16, u32)> =
+        plant.points.iter().filter(|p| p.device == device).filter_map(held_by).collect();
+    held.sort_unstable();
+    for pair in held.windows(2) {
+        let ((table, _, end), (next_table, start, _)) = (pair[0], pair[1]);
+        let Ok(end) = u16::try_from(end) else { continue };
+        if table == next_table && end < start && start - end <= SMALL {
+            sim = sim.with(table, end, &vec![0; usize::from(start - end)]);
+        }
+    }
+    sim
+}
+
+fn held_by(point: &plant::Point) -> Option<(Table, u16, u32)> {
+    match &point.source {
+        Source::Wire(wire) => Some((wire.table, wire.range.start(), wire.range.end())),
+        Source::Compute(_) => None,
+    }
 }
 
 fn to_words(wire: &plant::Wire, value: &Value) -> Option<Vec<u16>> {
