@@ -13,9 +13,12 @@
 pub mod backoff;
 pub mod bus;
 pub mod config;
+pub mod decode;
 pub mod message;
 pub mod payload;
 pub mod point;
+pub mod poll;
+pub mod publish;
 pub mod sample;
 pub mod sim;
 pub mod status;

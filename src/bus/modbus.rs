@@ -109,7 +109,7 @@ impl Ask {
     }
 
     /// The library keeps its encoder to itself; these are all the functions this house sends.
-    fn pdu(&self) -> Vec<u8> {
+    pub(super) fn pdu(&self) -> Vec<u8> {
         let (function, address) = match &self.request {
             Request::ReadCoils(a, _) => (1, a),
             Request::ReadDiscreteInputs(a, _) => (2, a),

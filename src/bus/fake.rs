@@ -1,0 +1,48 @@
+//! A line without a wire, for tests of those who use a bus: a closure answers, after the time it says.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::bus::Bus;
+use crate::bus::BusError;
+use crate::bus::BusStatus;
+use crate::bus::Data;
+use crate::bus::Job;
+use crate::bus::ReadRequest;
+use crate::bus::Reply;
+use crate::point::AddressRange;
+use crate::point::Table;
+use crate::point::UnitId;
+
+/// A handle whose reads go to `answer`, one after the other; each takes as long as it says. Writes are shut down.
+pub(crate) fn bus(mut answer: impl FnMut(ReadRequest) -> (Duration, Result<Data, BusError>) + Send + 'static) -> Bus {
+    let (writes, _) = mpsc::channel(1);
+    let (reads, mut queue) = mpsc::channel::<Job>(4);
+    let (status, seen) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
+    tokio::spawn(async move {
+        while let Some(job) = queue.recv().await {
+            let (took, result) = answer(asked(&job));
+            tokio::time::sleep(took).await;
+            status.send_modify(|s| s.busy += took);
+            let reply = result.map(|data| Reply { data, arrived: Instant::now(), turnaround: took });
+            let _ = job.done.send(reply);
+        }
+    });
+    Bus { writes, reads, retries: 0, status: seen }
+}
+
+fn asked(job: &Job) -> ReadRequest {
+    let pdu = job.ask.pdu();
+    let word = |at: usize| u16::from_be_bytes([pdu[at], pdu[at + 1]]);
+    let table = match pdu[0] {
+        1 => Table::Coil,
+        2 => Table::Discrete,
+        4 => Table::Input,
+        _ => Table::Holding,
+    };
+    let range = AddressRange::new(word(1), word(3)).expect("an ask was checked");
+    ReadRequest { unit: UnitId::new(job.ask.unit).expect("reads are never broadcast"), table, range }
+}

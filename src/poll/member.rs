@@ -1,0 +1,211 @@
+//! One device of a line as the poll task knows it: its points with their last samples, its health, what it refused, how
+//! long it thinks. Turns words into samples; asks nobody.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::bus::Data;
+use crate::config::plant::{Device, Point, Source, Wire};
+use crate::decode::{self, Formula, Words};
+use crate::point::{AddressRange, PointId, Table};
+use crate::poll::health::Health;
+use crate::poll::plan::Holes;
+use crate::sample::{Reason, Sample, Value};
+use crate::status::DeviceStatus;
+use crate::time::Stamp;
+
+/// A device that has not answered yet is taken to think for this long.
+const USUAL_TURNAROUND: Duration = Duration::from_millis(5);
+
+pub(crate) struct Member {
+    pub(crate) device: Device,
+    points: Vec<Entry>,
+    index: HashMap<PointId, usize>,
+    pub(crate) health: Health,
+    holes: HashMap<Table, Holes>,
+    turnaround: Option<Duration>,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) replies: u64,
+    pub(crate) failures: u64,
+}
+
+struct Entry {
+    point: Point,
+    formula: Option<Formula>,
+    last: Option<Sample>,
+}
+
+/// A point by its place in this member.
+pub(crate) type Slot = usize;
+
+impl Member {
+    pub(crate) fn new(device: Device, points: Vec<Point>) -> Self {
+        let index = points.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
+        let entry = |point: Point| {
+            let formula = match &point.source {
+                Source::Compute(compute) => Formula::new(&compute.expression).ok(),
+                Source::Wire(_) => None,
+            };
+            Entry { point, formula, last: None }
+        };
+        Self {
+            health: Health::new(u64::from(device.id.0) ^ crate::time::boot_id()),
+            device,
+            points: points.into_iter().map(entry).collect(),
+            index,
+            holes: HashMap::new(),
+            turnaround: None,
+            reason: None,
+            replies: 0,
+            failures: 0,
+        }
+    }
+
+    pub(crate) fn slots(&self, points: &[PointId]) -> Vec<Slot> {
+        points.iter().filter_map(|id| self.index.get(id).copied()).collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Slot> {
+        (0..self.points.len()).collect()
+    }
+
+    pub(crate) fn wire(&self, slot: Slot) -> Option<&Wire> {
+        match &self.points[slot].point.source {
+            Source::Wire(wire) => Some(wire),
+            Source::Compute(_) => None,
+        }
+    }
+
+    /// Where of these points lie in one table.
+    pub(crate) fn wanted(&self, table: Table, slots: &[Slot]) -> Vec<AddressRange> {
+        let wires = slots.iter().filter_map(|slot| self.wire(*slot));
+        wires.filter(|wire| wire.table == table).map(|wire| wire.range).collect()
+    }
+
+    /// The shortest question that shows whether it is alive.
+    pub(crate) fn probe(&self) -> Option<(Table, AddressRange)> {
+        let wires = self.all().into_iter().filter_map(|slot| self.wire(slot));
+        wires.map(|w| (w.table, w.range)).min_by_key(|(table, range)| (self.is_hidden(*table, *range), range.count()))
+    }
+
+    pub(crate) fn limit(&self, table: Table) -> u16 {
+        if table.is_bits() { self.device.max_bits } else { self.device.max_registers }
+    }
+
+    pub(crate) fn holes(&self, table: Table) -> Holes {
+        self.holes.get(&table).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn holes_mut(&mut self, table: Table) -> &mut Holes {
+        self.holes.entry(table).or_default()
+    }
+
+    /// It was away: it may have been given other registers meanwhile.
+    pub(crate) fn forget_holes(&mut self) {
+        self.holes.clear();
+    }
+
+    fn is_hidden(&self, table: Table, range: AddressRange) -> bool {
+        self.holes.get(&table).is_some_and(|holes| holes.hides(range))
+    }
+
+    pub(crate) fn turnaround(&self) -> Duration {
+        self.turnaround.unwrap_or(USUAL_TURNAROUND)
+    }
+
+    /// Smoothed, an eighth at a time.
+    pub(crate) fn thought_for(&mut self, took: Duration) {
+        self.turnaround = Some(self.turnaround.map_or(took, |usual| usual - usual / 8 + took / 8));
+    }
+
+    /// Whether a point can only be understood once others have been read.
+    pub(crate) fn waits_for_others(&self, slot: Slot) -> bool {
+        self.wire(slot).is_none_or(|wire| wire.scale_from.is_some())
+    }
+
+    /// The sample that a reply to `read` holds of a point.
+    pub(crate) fn read(&mut self, slot: Slot, read: AddressRange, data: &Data, taken: Stamp) -> Sample {
+        let result = self.understand(slot, read, data);
+        self.keep(slot, result, taken)
+    }
+
+    fn understand(&self, slot: Slot, read: AddressRange, data: &Data) -> Result<Value, Reason> {
+        let point = &self.points[slot].point;
+        let Some(wire) = self.wire(slot) else { return Err(Reason::Source) };
+        let from = usize::from(wire.range.start() - read.start());
+        let place = from..from + usize::from(wire.range.count());
+        let words = match data {
+            Data::Registers(words) => words.get(place).map(Words::Registers),
+            Data::Bits(bits) => bits.get(place).map(Words::Bits),
+            Data::Written => None,
+        };
+        let exponent = wire.scale_from.and_then(|id| self.last_value(id)).and_then(decode::exponent_of);
+        let value = decode::decode(wire, words.ok_or(Reason::Crc)?, exponent)?;
+        decode::judge(point.range, &value)?;
+        Ok(value)
+    }
+
+    /// The result of a formula over the last samples.
+    pub(crate) fn compute(&mut self, slot: Slot, now: Stamp) -> Sample {
+        let entry = &self.points[slot];
+        let (Source::Compute(compute), Some(formula)) = (&entry.point.source, &entry.formula) else {
+            return self.keep(slot, Err(Reason::Source), now);
+        };
+        let ids = formula.names().iter().map(|name| {
+            let input = compute.inputs.iter().find(|(input, _)| **input == **name);
+            input.map(|(_, id)| *id)
+        });
+        let ids: Vec<Option<PointId>> = ids.collect();
+        let values: Option<Vec<f64>> = ids.iter().map(|id| self.last_value((*id)?)?.as_f64()).collect();
+        // As old as the oldest reading it is made of; a formula without any is of now.
+        let oldest = ids.iter().filter_map(|id| Some(self.last((*id)?)?.taken())).min();
+        let result = values.ok_or(Reason::Source).and_then(|values| formula.eval(&values));
+        let result = result.and_then(|value| decode::judge(entry.point.range, &value).map(|()| value));
+        self.keep(slot, result, oldest.unwrap_or(now))
+    }
+
+    fn last(&self, id: PointId) -> Option<&Sample> {
+        self.points[*self.index.get(&id)?].last.as_ref()
+    }
+
+    fn last_value(&self, id: PointId) -> Option<&Value> {
+        self.last(id)?.value()
+    }
+
+    /// No value, and why.
+    pub(crate) fn fail(&mut self, slot: Slot, reason: Reason, now: Stamp) -> Sample {
+        self.keep(slot, Err(reason), now)
+    }
+
+    /// A point that is not asked for any more: the exception it was refused with, said again.
+    pub(crate) fn refused(&mut self, slot: Slot, now: Stamp) -> Sample {
+        let said = self.points[slot].last.as_ref().and_then(|s| s.quality().reason());
+        let reason = said.filter(|r| matches!(r, Reason::Exception(_))).unwrap_or(Reason::Exception(2));
+        self.keep(slot, Err(reason), now)
+    }
+
+    fn keep(&mut self, slot: Slot, result: Result<Value, Reason>, taken: Stamp) -> Sample {
+        let entry = &mut self.points[slot];
+        let sample = match result {
+            Ok(value) => Sample::good(entry.point.id, value, taken),
+            Err(reason) => Sample::bad(entry.point.id, reason, taken),
+        };
+        entry.last = Some(sample.clone());
+        sample
+    }
+
+    pub(crate) fn status(&self) -> DeviceStatus {
+        let bad = |e: &&Entry| e.last.as_ref().is_some_and(|s| s.value().is_none());
+        DeviceStatus {
+            name: self.device.name.to_string(),
+            unit_id: self.device.unit_id.get(),
+            state: self.health.state(),
+            reason: self.reason.map(|r| r.to_string()),
+            replies: self.replies,
+            failures: self.failures,
+            turnaround_ms: self.turnaround.map_or(0.0, |t| t.as_secs_f64() * 1e3),
+            points: self.points.len(),
+            bad_points: self.points.iter().filter(bad).count(),
+        }
+    }
+}

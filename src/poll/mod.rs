@@ -1,0 +1,54 @@
+//! Polling a line: what is due, in which reads, and what becomes of the answers.
+//! [`plan`], [`schedule`] and [`health`] decide and are pure; [`PollTask`] acts, one a line.
+
+pub mod health;
+mod member;
+pub mod plan;
+pub mod schedule;
+mod task;
+
+pub use task::PollTask;
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::bus::Bus;
+use crate::config::plant::{Device, Line, Point};
+use crate::point::DeviceId;
+use crate::sample::{Reason, Sample};
+use crate::status::LineStatus;
+
+/// One line's part of the plant.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The line.
+    pub line: Line,
+    /// The devices that hang on it.
+    pub devices: Vec<Device>,
+    /// Their points.
+    pub points: Vec<Point>,
+}
+
+/// A device began or ceased to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceEvent {
+    /// Which.
+    pub device: DeviceId,
+    /// Whether it answers now.
+    pub online: bool,
+    /// Why not; `None` when it does.
+    pub reason: Option<Reason>,
+}
+
+/// A line's poll task and what is true of the line. Samples and events are waited for when their queues are full.
+pub fn new(
+    parts: Parts,
+    bus: Bus,
+    out: mpsc::Sender<Vec<Sample>>,
+    events: mpsc::Sender<DeviceEvent>,
+) -> (watch::Receiver<LineStatus>, PollTask) {
+    PollTask::new(parts, bus, out, events)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Polling as a transcript under a paused clock: what was asked when, what came of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::bus::{BusError, Data, ReadRequest, fake};
+use crate::config::plant::{Compute, Port, Report, Schedule, Source, When, Wire};
+use crate::message::Class;
+use crate::payload::Format;
+use crate::point::{AddressRange, DataType, LineId, PointId, Scale, Table, UnitId, WordOrder};
+use crate::status::DeviceState;
+use crate::topic::{Qos, TopicName};
+
+fn device(unit: u8) -> Device {
+    Device {
+        id: DeviceId(unit.into()),
+        name: format!("m{unit}").into(),
+        line: LineId(0),
+        unit_id: UnitId::new(unit).unwrap(),
+        profile: None,
+        max_registers: 125,
+        max_bits: 2000,
+        tags: BTreeMap::new(),
+        points: 0..0,
+    }
+}
+
+fn wire(address: u16) -> Source {
+    Source::Wire(Wire {
+        table: Table::Holding,
+        range: AddressRange::new(address, 1).unwrap(),
+        data_type: DataType::U16,
+        order: WordOrder::Abcd,
+        bits: None,
+        scale: Scale::default(),
+        scale_from: None,
+        names: BTreeMap::new(),
+        invalid: Vec::new(),
+    })
+}
+
+fn point(unit: u8, id: u32, source: Source) -> Point {
+    Point {
+        id: PointId(id),
+        device: DeviceId(unit.into()),
+        name: format!("p{id}").into(),
+        source,
+        unit: "".into(),
+        range: None,
+        schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
+        report: Report { when: When::Poll, deadband: None, at_least: None, at_most: None },
+        write: None,
+        topic: TopicName::new(format!("g/m{unit}/p{id}")).unwrap(),
+        payload: Format::Value,
+        qos: Qos::AtMostOnce,
+        retain: false,
+        class: Class::Normal,
+    }
+}
+
+fn line() -> Line {
+    Line {
+        id: LineId(0),
+        name: "hall".into(),
+        port: Port::Tcp("plc:502".into()),
+        timeout: Duration::from_millis(100),
+        retries: 0,
+        gap: None,
+    }
+}
+
+/// Everything that was asked, with milliseconds since the start.
+type Asked = Arc<Mutex<Vec<(u64, String)>>>;
+
+struct Scene {
+    asked: Asked,
+    samples: mpsc::Receiver<Vec<Sample>>,
+    events: mpsc::Receiver<DeviceEvent>,
+    status: watch::Receiver<LineStatus>,
+    cancelled: CancellationToken,
+    begin: Instant,
+}
+
+type Answer = Result<Data, BusError>;
+
+fn scene(
+    devices: &[u8],
+    points: Vec<Point>,
+    mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
+) -> Scene {
+    let begin = Instant::now();
+    let asked = Asked::default();
+    let notes = Arc::clone(&asked);
+    let bus = fake::bus(move |request| {
+        let ms = u64::try_from(begin.elapsed().as_millis()).unwrap();
+        notes.lock().unwrap().push((ms, format!("{} {} {}", request.unit, request.table, request.range)));
+        let answer = answer(ms, request);
+        let took = if answer == Err(BusError::NoReply) { 100 } else { 10 };
+        (Duration::from_millis(took), answer)
+    });
+    let (out, samples) = mpsc::channel(64);
+    let (tell, events) = mpsc::channel(64);
+    let parts = Parts { line: line(), devices: devices.iter().map(|d| device(*d)).collect(), points };
+    let (status, task) = new(parts, bus, out, tell);
+    let cancelled = CancellationToken::new();
+    tokio::spawn(task.run(cancelled.clone()));
+    Scene { asked, samples, events, status, cancelled, begin }
+}
+
+/// Every register holds its own address.
+fn own_address(request: ReadRequest) -> Answer {
+    Ok(Data::Registers((request.range.start()..request.range.start() + request.range.count()).collect()))
+}
+
+impl Scene {
+    /// Samples that arrive up to that time, as `id=value` or `id!reason`.
+    async fn until(&mut self, ms: u64) -> Vec<String> {
+        let end = self.begin + Duration::from_millis(ms);
+        let mut seen = Vec::new();
+        while let Ok(Some(batch)) = tokio::time::timeout_at(end, self.samples.recv()).await {
+            seen.extend(batch.iter().map(|s| match (s.value(), s.quality().reason()) {
+                (Some(value), _) => format!("{}={value}", s.point().0),
+                (None, reason) => format!("{}!{}", s.point().0, reason.unwrap()),
+            }));
+        }
+        seen
+    }
+
+    fn asked(&self) -> Vec<(u64, String)> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn points_due_together_come_in_one_read_on_a_fixed_grid() {
+    let sum = Compute {
+        expression: "{p11} + {p12}".into(),
+        inputs: vec![("p11".into(), PointId(11)), ("p12".into(), PointId(12))],
+    };
+    let points = vec![point(1, 11, wire(4)), point(1, 12, wire(6)), point(1, 13, Source::Compute(sum))];
+    let mut scene = scene(&[1], points, |_, request| own_address(request));
+    assert_eq!(scene.until(2500).await, ["11=4", "12=6", "13=10"].repeat(3));
+    let read = |ms: u64| (ms, "1 holding 4–6".to_owned());
+    assert_eq!(scene.asked(), [read(0), read(1000), read(2000)]);
+    let event = scene.events.recv().await.unwrap();
+    assert_eq!(event, DeviceEvent { device: DeviceId(1), online: true, reason: None });
+    let status = scene.status.borrow().clone();
+    assert_eq!((status.devices[0].state, status.devices[0].points), (DeviceState::Online, 3));
+    assert!((0.005..0.02).contains(&status.load), "{}", status.load);
+    scene.cancelled.cancel();
+    assert!(scene.events.recv().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_is_refused_is_split_until_the_hole_is_found_and_never_asked_again() {
+    let points = vec![point(1, 1, wire(0)), point(1, 2, wire(1)), point(1, 3, wire(2)), point(1, 4, wire(5))];
+    let mut scene = scene(&[1], points, |_, request| {
+        let range = request.range;
+        let (start, end) = (u32::from(range.start()), range.end());
+        let hit = |address: u32| start <= address && address < end;
+        // Register 1 and 4 do not exist: one is wanted, one would only be bridged.
+        if hit(1) || hit(4) { Err(BusError::Refused(2)) } else { own_address(request) }
+    });
+    let mut first = scene.until(900).await;
+    first.sort();
+    assert_eq!(first, ["1=0", "2!exception 2", "3=2", "4=5"]);
+    assert!(scene.asked().len() > 3);
+    scene.until(1900).await;
+    scene.asked();
+    let mut later = scene.until(2900).await;
+    later.sort();
+    assert_eq!(later, ["1=0", "2!exception 2", "3=2", "4=5"]);
+    let asked: Vec<String> = scene.asked().into_iter().map(|(_, what)| what).collect();
+    assert_eq!(asked, ["1 holding 0", "1 holding 2", "1 holding 5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_device_goes_offline_says_so_once_and_leaves_the_others_their_period() {
+    let points = vec![point(1, 1, wire(0)), point(2, 2, wire(0))];
+    let mut scene = scene(&[1, 2], points, |ms, request| {
+        if request.unit.get() == 2 && ms < 60_000 { Err(BusError::NoReply) } else { own_address(request) }
+    });
+    let early = scene.until(10_000).await;
+    let dead: Vec<_> = early.iter().filter(|s| s.starts_with("2!")).collect();
+    assert_eq!(dead, ["2!timeout"; 4]);
+    scene.asked();
+    let late = scene.until(59_000).await;
+    assert!(late.iter().all(|s| s == "1=0"), "{late:?}");
+    assert_eq!(late.len(), 49);
+    let asked = scene.asked();
+    let probes = asked.iter().filter(|(_, what)| what.starts_with('2')).count();
+    assert!((2..15).contains(&probes), "{probes} probes");
+    for (ms, _) in asked.iter().filter(|(_, what)| what.starts_with('1')) {
+        assert!(ms % 1000 <= 100, "{ms}");
+    }
+    // One good reply brings it back: its points are read at once, then on their grid.
+    let back = scene.until(91_000).await;
+    let firsts: Vec<u64> = scene.asked().into_iter().filter(|(_, w)| w.starts_with('2')).map(|(ms, _)| ms).collect();
+    let online = firsts.iter().position(|ms| *ms >= 60_000).unwrap();
+    assert!(firsts[online] <= 90_000 && firsts[online + 1] - firsts[online] <= 30, "{firsts:?}");
+    assert!(back.iter().any(|s| s == "2=0"));
+    let mut states = Vec::new();
+    while let Ok(event) = scene.events.try_recv() {
+        states.push((event.device.0, event.online));
+    }
+    assert_eq!(states, [(1, true), (2, false), (2, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_down_is_nobodys_death() {
+    let mut scene = scene(&[1], vec![point(1, 1, wire(0))], |ms, request| {
+        if ms < 8_000 { Err(BusError::LineDown("gone".into())) } else { own_address(request) }
+    });
+    let seen = scene.until(9_500).await;
+    assert_eq!(seen[..8], ["1!line down"; 8]);
+    assert_eq!(seen[8..], ["1=0"; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scale_factor_read_in_the_same_turn_counts() {
+    let mut scaled = point(1, 1, wire(0));
+    if let Source::Wire(wire) = &mut scaled.source {
+        wire.scale_from = Some(PointId(2));
+    }
+    let points = vec![scaled, point(1, 2, wire(1))];
+    let mut scene = scene(&[1], points, |_, _| Ok(Data::Registers(vec![7, 2])));
+    assert_eq!(scene.until(500).await, ["2=2", "1=700"]);
+}

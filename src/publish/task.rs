@@ -1,0 +1,215 @@
+//! The task between polls and the broker. It keeps the account: polled = suppressed + published + held, always.
+//! Ends when the samples end, after having passed on everything, the gateway's own `offline` last.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::config::plant::{Device, Point};
+use crate::message::{Message, OwnValue, Retain};
+use crate::payload::{self, Series};
+use crate::point::{DeviceId, PointId};
+use crate::poll::DeviceEvent;
+use crate::publish::Parts;
+use crate::publish::policy::{Policy, Verdict};
+use crate::sample::Sample;
+use crate::status::PublishStatus;
+use crate::time;
+use crate::topic::{Qos, TopicName};
+
+/// Batches of samples taken at once: enough to spread the cost of a wake-up, little enough not to age.
+const BATCHES: usize = 64;
+
+struct Outlet {
+    series: Arc<Series>,
+    policy: Policy,
+}
+
+/// Turns samples into messages.
+pub struct PublishTask {
+    outlets: HashMap<PointId, Outlet>,
+    states: HashMap<DeviceId, TopicName>,
+    own_state: Option<TopicName>,
+    samples: mpsc::Receiver<Vec<Sample>>,
+    events: mpsc::Receiver<DeviceEvent>,
+    sink: mpsc::Sender<Vec<Message>>,
+    status: watch::Sender<PublishStatus>,
+    account: PublishStatus,
+    held: BTreeSet<(u64, PointId)>,
+}
+
+/// What woke the task.
+enum Event {
+    Samples(usize),
+    Device(DeviceEvent),
+    Release,
+}
+
+impl PublishTask {
+    pub(crate) fn new(
+        parts: Parts,
+        samples: mpsc::Receiver<Vec<Sample>>,
+        events: mpsc::Receiver<DeviceEvent>,
+        sink: mpsc::Sender<Vec<Message>>,
+    ) -> (watch::Receiver<PublishStatus>, Self) {
+        let devices: HashMap<DeviceId, Device> = parts.devices.into_iter().map(|d| (d.id, d)).collect();
+        let gateway = &parts.gateway;
+        // Names are checked by the configuration; one that makes no topic could only lose its state messages here.
+        let state = |d: &Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
+        let states = devices.values().filter_map(state).collect();
+        let own_state = TopicName::new(format!("{gateway}/$state")).ok();
+        let outlet = |point: Point| {
+            let series = Arc::new(series(gateway, devices.get(&point.device), &point));
+            (point.id, Outlet { series, policy: Policy::new(point.report) })
+        };
+        let outlets = parts.points.into_iter().map(outlet).collect();
+        let (status, seen) = watch::channel(PublishStatus::default());
+        let (account, held) = (PublishStatus::default(), BTreeSet::new());
+        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held })
+    }
+
+    /// Until the samples end or the sink is gone.
+    pub async fn run(mut self) {
+        let hello = self.own("online");
+        if self.pass(hello).await {
+            self.work().await;
+        }
+        let mut last = self.release(u64::MAX);
+        while let Ok(event) = self.events.try_recv() {
+            last.extend(self.device(event));
+        }
+        last.extend(self.own("offline"));
+        self.pass(last).await;
+    }
+
+    async fn work(&mut self) {
+        let mut batches = Vec::with_capacity(BATCHES);
+        let mut events_open = true;
+        loop {
+            let wake = self.held.first().map(|(at, _)| wait_for(*at));
+            let event = tokio::select! {
+                n = self.samples.recv_many(&mut batches, BATCHES) => Some(Event::Samples(n)),
+                event = self.events.recv(), if events_open => event.map(Event::Device),
+                () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => Some(Event::Release),
+            };
+            let messages = match event {
+                Some(Event::Samples(0)) => return,
+                Some(Event::Samples(_)) => batches.drain(..).flatten().filter_map(|s| self.sample(s)).collect(),
+                Some(Event::Device(event)) => self.device(event).into_iter().collect(),
+                Some(Event::Release) => self.release(time::now().mono_us),
+                None => {
+                    events_open = false;
+                    Vec::new()
+                }
+            };
+            if !self.pass(messages).await {
+                return;
+            }
+        }
+    }
+
+    /// False when nobody takes messages any more.
+    async fn pass(&mut self, messages: Vec<Message>) -> bool {
+        self.account.held = u64::try_from(self.held.len()).unwrap_or(u64::MAX);
+        self.status.send_replace(self.account);
+        messages.is_empty() || self.sink.send(messages).await.is_ok()
+    }
+
+    fn sample(&mut self, sample: Sample) -> Option<Message> {
+        let id = sample.point();
+        // A sample of a point that a reload has just removed.
+        let outlet = self.outlets.get_mut(&id)?;
+        self.account.polled += 1;
+        self.account.failed += u64::from(sample.value().is_none());
+        if let Some(at) = outlet.policy.held_until() {
+            self.held.remove(&(at, id));
+        }
+        let (verdict, replaced) = outlet.policy.judge(&sample);
+        self.account.suppressed += u64::from(replaced);
+        match verdict {
+            Verdict::Publish => {
+                self.account.published += 1;
+                Some(message(&outlet.series, sample))
+            }
+            Verdict::Suppress => {
+                self.account.suppressed += 1;
+                None
+            }
+            Verdict::Hold => {
+                self.held.insert((outlet.policy.held_until()?, id));
+                None
+            }
+        }
+    }
+
+    /// Held values whose time has come.
+    fn release(&mut self, now_us: u64) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while let Some((_, id)) = self.held.first().copied().filter(|(at, _)| *at <= now_us) {
+            self.held.pop_first();
+            let Some(outlet) = self.outlets.get_mut(&id) else { continue };
+            if let Some(sample) = outlet.policy.release() {
+                self.account.published += 1;
+                messages.push(message(&outlet.series, sample));
+            }
+        }
+        messages
+    }
+
+    fn device(&self, event: DeviceEvent) -> Option<Message> {
+        let topic = self.states.get(&event.device)?.clone();
+        let state = if event.online { "online" } else { "offline" };
+        let reason = event.reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
+        let text = format!("{{\"state\":\"{state}\"{reason},\"time\":\"{}\"}}", time::now().rfc3339());
+        Some(Message::plain(topic, Bytes::from(text), Qos::AtLeastOnce, Retain::Yes))
+    }
+
+    fn own(&self, state: &'static str) -> Vec<Message> {
+        let message = |topic: &TopicName| {
+            Message::plain(topic.clone(), Bytes::from_static(state.as_bytes()), Qos::AtLeastOnce, Retain::Yes)
+        };
+        self.own_state.iter().map(message).collect()
+    }
+}
+
+/// A moment of the monotonic clock as a pause from now, never zero so that a timer that fires early does not spin.
+fn wait_for(at_us: u64) -> Duration {
+    Duration::from_micros(at_us.saturating_sub(time::now().mono_us).max(1))
+}
+
+fn message(series: &Arc<Series>, sample: Sample) -> Message {
+    Message {
+        topic: series.topic.clone(),
+        payload: payload::render(series, &sample),
+        qos: series.qos,
+        retain: series.retain,
+        properties: None,
+        class: series.class,
+        own: Some(OwnValue { series: Arc::clone(series), sample }),
+    }
+}
+
+fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
+    let mut names =
+        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
+    if let Some(device) = device {
+        names.insert("device".to_owned(), device.name.to_string());
+        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
+    }
+    Series {
+        topic: point.topic.clone(),
+        format: point.payload.clone(),
+        unit: Arc::clone(&point.unit),
+        names,
+        qos: point.qos,
+        retain: point.retain,
+        class: point.class,
+    }
+}
+
+#[cfg(test)]
+mod tests;

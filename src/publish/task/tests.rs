@@ -1,0 +1,91 @@
+//! Samples in, messages out, under a paused clock.
+
+use super::*;
+use crate::config::plant::{Compute, Report, Schedule, Source, When};
+use crate::message::Class;
+use crate::payload::Format;
+use crate::sample::{Reason, Value};
+use crate::topic::Qos;
+
+fn point(id: u32, at_most: Option<Duration>) -> Point {
+    Point {
+        id: PointId(id),
+        device: DeviceId(4),
+        name: format!("p{id}").into(),
+        source: Source::Compute(Compute { expression: "0".into(), inputs: Vec::new() }),
+        unit: "V".into(),
+        range: None,
+        schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
+        report: Report { when: When::Change, deadband: None, at_least: None, at_most },
+        write: None,
+        topic: TopicName::new(format!("g/m/p{id}")).unwrap(),
+        payload: Format::Value,
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        class: Class::Normal,
+    }
+}
+
+fn parts(at_most: Option<Duration>, count: u32) -> Parts {
+    let device = Device {
+        id: DeviceId(4),
+        name: "m".into(),
+        line: crate::point::LineId(0),
+        unit_id: crate::point::UnitId::new(1).unwrap(),
+        profile: None,
+        max_registers: 125,
+        max_bits: 2000,
+        tags: BTreeMap::new(),
+        points: 0..count,
+    };
+    Parts { gateway: "g".into(), devices: vec![device], points: (0..count).map(|n| point(n, at_most)).collect() }
+}
+
+fn text(message: &Message) -> String {
+    format!("{} {}", message.topic, String::from_utf8_lossy(&message.payload))
+}
+
+fn int(id: u32, value: i64) -> Sample {
+    Sample::good(PointId(id), Value::Int(value), time::now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_states_and_the_gateways_own_come_and_go_in_order() {
+    let (samples, from) = mpsc::channel(4);
+    let (events, device_events) = mpsc::channel(4);
+    let (sink, mut out) = mpsc::channel(16);
+    let (status, task) = crate::publish::new(parts(None, 1), from, device_events, sink);
+    let task = tokio::spawn(task.run());
+    assert_eq!(out.recv().await.unwrap().iter().map(text).collect::<Vec<_>>(), ["g/$state online"]);
+    samples.send(vec![int(0, 1), int(0, 1), int(0, 2)]).await.unwrap();
+    let batch = out.recv().await.unwrap();
+    assert_eq!(batch.iter().map(text).collect::<Vec<_>>(), ["g/m/p0 1", "g/m/p0 2"]);
+    assert!(batch[0].own.is_some());
+    events.send(DeviceEvent { device: DeviceId(4), online: false, reason: Some(Reason::Timeout) }).await.unwrap();
+    let state = text(&out.recv().await.unwrap()[0]);
+    assert!(state.starts_with(r#"g/m/$state {"state":"offline","reason":"timeout","time":""#), "{state}");
+    drop(samples);
+    assert_eq!(out.recv().await.unwrap().iter().map(text).collect::<Vec<_>>(), ["g/$state offline"]);
+    task.await.unwrap();
+    let account = *status.borrow();
+    assert_eq!((account.polled, account.suppressed, account.published, account.held), (3, 1, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_value_is_published_when_its_time_comes() {
+    let (samples, from) = mpsc::channel(4);
+    let (_events, device_events) = mpsc::channel(4);
+    let (sink, mut out) = mpsc::channel(16);
+    let (status, task) = crate::publish::new(parts(Some(Duration::from_secs(1)), 1), from, device_events, sink);
+    tokio::spawn(task.run());
+    out.recv().await.unwrap();
+    let begin = time::now().mono_us;
+    samples.send(vec![int(0, 1)]).await.unwrap();
+    assert_eq!(text(&out.recv().await.unwrap()[0]), "g/m/p0 1");
+    samples.send(vec![int(0, 2), int(0, 3)]).await.unwrap();
+    assert_eq!(text(&out.recv().await.unwrap()[0]), "g/m/p0 3");
+    let waited = time::now().mono_us - begin;
+    assert!((999_000..1_020_000).contains(&waited), "{waited} µs");
+    let account = *status.borrow();
+    assert_eq!((account.polled, account.suppressed, account.published, account.held), (3, 1, 2, 0));
+}
