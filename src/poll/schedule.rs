@@ -97,6 +97,12 @@ impl Timetable {
         self.groups.iter().map(|g| if g.hurried { Duration::ZERO } else { g.due }).min()
     }
 
+    /// When the next turn of one of these devices is due.
+    pub fn next_of(&self, wanted: impl Fn(DeviceId) -> bool) -> Option<Duration> {
+        let groups = self.groups.iter().filter(|g| wanted(g.device));
+        groups.map(|g| if g.hurried { Duration::ZERO } else { g.due }).min()
+    }
+
     /// The device with the earliest deadline and all of its points that are due; their next turns are set.
     pub fn take(&mut self, clocks: Clocks) -> Option<Due> {
         if offset(clocks).abs_diff(self.offset_us) > STEP_US.unsigned_abs() {

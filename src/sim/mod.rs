@@ -2,6 +2,7 @@
 //! tests. The wire is a real pty whose bytes take the time they would take; the devices remember what they held when, so
 //! that a published value can be checked against the truth.
 
+pub mod bench;
 mod cable;
 mod device;
 mod fault;
@@ -15,6 +16,7 @@ pub use device::SimDevice;
 pub use fault::Dice;
 pub use fault::Fault;
 pub use fault::Hostility;
+pub use line::Heard;
 pub use line::LineOptions;
 pub use line::LineStats;
 pub use line::SimLine;
