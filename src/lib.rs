@@ -11,6 +11,7 @@
 //! ```
 
 pub mod backoff;
+pub mod bench;
 pub mod bus;
 pub mod config;
 pub mod decode;

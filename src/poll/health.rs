@@ -12,7 +12,7 @@ const MISSES: u32 = 3;
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// The first pause between probes, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(27);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(27);
 /// How long a probe waits for a moment in which nobody else is due; with the longest pause this makes thirty seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// One in so many: the share of a line's time that its silent devices may cost together, 2 %.

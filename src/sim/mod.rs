@@ -2,7 +2,6 @@
 //! tests. The wire is a real pty whose bytes take the time they would take; the devices remember what they held when, so
 //! that a published value can be checked against the truth.
 
-pub mod bench;
 mod cable;
 mod device;
 mod fault;

@@ -2,7 +2,6 @@
 //! devices, planned by the program itself from a plain list of points. What is printed are ratios to the least time; what
 //! is counted are breaches of silence, which no machine excuses.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -12,31 +11,20 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bench::work::F8E1;
+use crate::bench::work::F8N1;
+use crate::bench::work::addresses;
+use crate::bench::work::device;
+use crate::bench::work::line;
+use crate::bench::work::reference;
+use crate::bench::work::serial_port;
 use crate::bus;
 use crate::bus::Timing;
 use crate::config::plant::CharFormat;
-use crate::config::plant::Device;
-use crate::config::plant::Line;
-use crate::config::plant::Parity;
-use crate::config::plant::Point;
 use crate::config::plant::Port;
-use crate::config::plant::Report;
-use crate::config::plant::Schedule;
-use crate::config::plant::SerialPort;
-use crate::config::plant::Source;
-use crate::config::plant::When;
-use crate::config::plant::Wire;
-use crate::message::Class;
-use crate::payload::Format;
 use crate::point::AddressRange;
-use crate::point::DataType;
-use crate::point::DeviceId;
-use crate::point::LineId;
 use crate::point::PointId;
-use crate::point::Scale;
 use crate::point::Table;
-use crate::point::UnitId;
-use crate::point::WordOrder;
 use crate::poll;
 use crate::poll::plan;
 use crate::poll::plan::Cost;
@@ -46,21 +34,10 @@ use crate::sim;
 use crate::sim::LineOptions;
 use crate::sim::LineStats;
 use crate::sim::Shared;
-use crate::sim::SimDevice;
 use crate::status::DeviceState;
-use crate::topic::Qos;
-use crate::topic::TopicName;
 
-/// Eight bits, no parity.
-pub const F8N1: CharFormat = CharFormat { data_bits: 8, parity: Parity::None, stop_bits: 1 };
-/// Eight bits, even parity: the Modbus default.
-pub const F8E1: CharFormat = CharFormat { data_bits: 8, parity: Parity::Even, stop_bits: 1 };
-/// How long the host waits for an answer.
-const TIMEOUT: Duration = Duration::from_millis(300);
 /// Shorter than any scan takes: the line is never idle.
 const AT_ONCE: Duration = Duration::from_millis(1);
-/// The scattered registers of the reference work: gaps of 1, 3, 8 and 30.
-const SCATTERED: [u16; 10] = [100, 102, 106, 115, 146, 148, 152, 161, 192, 194];
 
 /// One run of the line bench.
 #[derive(Debug, Clone, Copy)]
@@ -202,8 +179,7 @@ pub async fn run(scene: Scene) -> io::Result<Outcome> {
     let mut options = LineOptions::new(scene.baud, scene.format);
     options.insist = scene.insist;
     let sim = sim::start_line(devices, options)?;
-    let port =
-        SerialPort { path: sim.path().to_owned(), baud: scene.baud, format: scene.format, rs485: None, echo: false };
+    let port = serial_port(sim.path(), scene.baud, scene.format);
     let parts = reference(Port::Serial(port), scene.period.unwrap_or(AT_ONCE));
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
@@ -275,76 +251,11 @@ async fn measure(samples: &mut mpsc::Receiver<Vec<Sample>>, lasting: Duration) -
 /// The least time of a scan of all ten devices (frames, turnaround and two silences a read).
 fn least(scene: Scene) -> Duration {
     let options = LineOptions::new(scene.baud, scene.format);
-    let port = SerialPort { path: "none".into(), baud: scene.baud, format: scene.format, rs485: None, echo: false };
+    let port = serial_port("none", scene.baud, scene.format);
     let line = line(Port::Serial(port));
     let gap = Timing::new(scene.baud, scene.format, None).gap;
     let cost = Cost::new(&line, options.turnaround + gap);
     let wanted: Vec<AddressRange> = addresses().filter_map(|a| AddressRange::new(a, 1)).collect();
     let reads = plan::plan(Table::Holding, &wanted, 125, cost, &Holes::default());
     reads.iter().map(|r| cost.of(Table::Holding, u32::from(r.count()))).sum::<Duration>() * 10
-}
-
-fn addresses() -> impl Iterator<Item = u16> {
-    (0..20).chain(SCATTERED)
-}
-
-/// A register for every address up to the last, each with a value of its own.
-pub fn device(id: u8) -> SimDevice {
-    let words: Vec<u16> = (0..200).map(|n| u16::from(id) << 8 | n).collect();
-    SimDevice::new(id).with(Table::Holding, 0, &words)
-}
-
-fn line(port: Port) -> Line {
-    Line { id: LineId(0), name: "bench".into(), port, timeout: TIMEOUT, retries: 1, gap: None }
-}
-
-/// The reference work: ten devices, 20 registers in a row and 10 scattered.
-pub fn reference(port: Port, period: Duration) -> poll::Parts {
-    let mut parts = poll::Parts { line: line(port), devices: Vec::new(), points: Vec::new() };
-    for id in 1..=10_u8 {
-        let first = u32::try_from(parts.points.len()).unwrap_or(0);
-        let device = DeviceId(u32::from(id) - 1);
-        parts.points.extend((first..).zip(addresses()).map(|(n, address)| point(PointId(n), device, address, period)));
-        parts.devices.push(Device {
-            id: device,
-            name: format!("d{id}").into(),
-            line: LineId(0),
-            unit_id: UnitId::new(id).expect("counted from one"),
-            profile: None,
-            max_registers: 125,
-            max_bits: 2000,
-            tags: BTreeMap::new(),
-            points: first..u32::try_from(parts.points.len()).unwrap_or(0),
-        });
-    }
-    parts
-}
-
-fn point(id: PointId, device: DeviceId, address: u16, period: Duration) -> Point {
-    Point {
-        id,
-        device,
-        name: format!("r{address}").into(),
-        source: Source::Wire(Wire {
-            table: Table::Holding,
-            range: AddressRange::new(address, 1).expect("one register"),
-            data_type: DataType::U16,
-            order: WordOrder::Abcd,
-            bits: None,
-            scale: Scale::default(),
-            scale_from: None,
-            names: BTreeMap::new(),
-            invalid: Vec::new(),
-        }),
-        unit: "".into(),
-        range: None,
-        schedule: Schedule::Every { period, align: false },
-        report: Report { when: When::Poll, deadband: None, at_least: None, at_most: None },
-        write: None,
-        topic: TopicName::new(format!("bench/{}/r{address}", device.0)).expect("a plain topic"),
-        payload: Format::Value,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        class: Class::Normal,
-    }
 }
