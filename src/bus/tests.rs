@@ -552,6 +552,42 @@ async fn a_hostile_tcp_device_never_yields_a_wrong_value() {
     assert!(right * 10 > turns * 8, "{right} of {turns}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_serial_server_never_yields_a_wrong_value() {
+    let devices: Vec<Shared> = (1..=3).map(full_device).collect();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let trouble = Some(Hostility::new(0.1, TIMEOUT, 7));
+    let sim = SimTcp::start_rtu(any, devices.clone(), Duration::ZERO, trouble).await.unwrap();
+    let bus = started(line(Port::RtuOverTcp(sim.address().to_string()), 1));
+    let (turns, right) = soak(bus, devices, 400, 7).await;
+    assert!(right * 10 > turns * 7, "{right} of {turns}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said_to_be_in_use() {
+    let sim = sim::start_line(vec![full_device(1)], LineOptions::new(115_200, F8N1)).unwrap();
+    let first = started(line(serial(sim.path(), 115_200, F8N1), 0));
+    assert!(first.read(holding(1, 0, 1)).await.is_ok());
+    let second = started(line(serial(sim.path(), 115_200, F8N1), 0));
+    let Err(BusError::LineDown(error)) = second.read(holding(1, 0, 1)).await else { panic!("opened twice") };
+    assert!(error.contains("is in use by another program"), "{error}");
+    assert!(first.read(holding(1, 0, 1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_adapter_that_hears_itself_is_understood() {
+    let mut options = LineOptions::new(115_200, F8N1);
+    options.echo = true;
+    let sim = sim::start_line(vec![full_device(1)], options).unwrap();
+    let port = SerialPort { path: sim.path().to_owned(), baud: 115_200, format: F8N1, rs485: None, echo: true };
+    let bus = started(line(Port::Serial(port), 0));
+    assert_eq!(bus.read(holding(1, 3, 2)).await.unwrap().data, Data::Registers(vec![259, 260]));
+    assert_eq!(bus.write(register(1, 3, 7)).await.unwrap().data, Data::Written);
+    assert_eq!(bus.write(register(1, 4000, 7)).await, Err(BusError::Refused(2)), "its own echo is no confirmation");
+    assert_eq!(bus.read(holding(1, 3, 1)).await.unwrap().data, Data::Registers(vec![7]));
+    assert_eq!(sim.stats().violations, 0);
+}
+
 #[tokio::test]
 async fn a_tcp_device_that_hung_up_while_idle_is_asked_over_a_new_connection() {
     let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

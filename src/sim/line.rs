@@ -343,7 +343,7 @@ impl Wire {
 }
 
 /// Length of the request that begins like this; `None` while or where that cannot be told.
-fn request_len(bytes: &[u8]) -> Option<usize> {
+pub(super) fn request_len(bytes: &[u8]) -> Option<usize> {
     match bytes.get(1)? {
         1..=6 | 8 => Some(8),
         0x0F | 0x10 => Some(bytes.get(6).map_or(9, |n| 9 + usize::from(*n))),
