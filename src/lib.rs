@@ -11,6 +11,7 @@
 //! ```
 
 pub mod backoff;
+pub mod bench;
 pub mod bridge;
 pub mod broker;
 pub mod bus;

@@ -79,6 +79,10 @@ impl Serial {
         {
             tracing::warn!(port = %port.path.display(), error = %e, "no kernel RS485 mode here: the adapter must switch itself");
         }
+        if let Err(e) = ioctl::set_low_latency(stream.as_raw_fd()) {
+            // Ptys and many USB chips have no such mode and are none the worse.
+            tracing::debug!(port = %port.path.display(), error = %e, "no low-latency mode");
+        }
         Ok(Self(stream))
     }
 

@@ -3,7 +3,6 @@
 //! once, take only the answer, and remember who still owes one, because an RTU answer does not say what it answers.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::bus::Garble;
 use crate::bus::ReadRequest;
 use crate::bus::WriteKind;
 use crate::bus::WriteRequest;
+use crate::bus::debt::Debts;
 use crate::bus::frame;
 use crate::bus::frame::Asked;
 use crate::bus::frame::Next;
@@ -40,6 +40,7 @@ pub(super) struct Ask {
     pub(super) unit: u8,
     request: Request<'static>,
     bits: usize,
+    wait: Option<Duration>,
 }
 
 /// An answer or an exception, and when.
@@ -81,7 +82,12 @@ impl Ask {
             Table::Input => Request::ReadInputRegisters(start, count),
             Table::Holding => Request::ReadHoldingRegisters(start, count),
         };
-        Ok(Self { unit: read.unit.get(), request, bits: usize::from(count) })
+        Ok(Self { unit: read.unit.get(), request, bits: usize::from(count), wait: None })
+    }
+
+    /// Waits at most so long for the first byte, if that is less than the line's timeout.
+    pub(super) fn within(self, wait: Duration) -> Self {
+        Self { wait: Some(wait), ..self }
     }
 
     /// At most 1968 coils or 123 registers (V1.1b3, 6.11 and 6.12).
@@ -105,7 +111,7 @@ impl Ask {
                 Request::WriteMultipleRegisters(address, Cow::Owned(values))
             }
         };
-        Ok(Self { unit: write.unit.get(), request, bits: 0 })
+        Ok(Self { unit: write.unit.get(), request, bits: 0, wait: None })
     }
 
     /// The library keeps its encoder to itself; these are all the functions this house sends.
@@ -167,13 +173,6 @@ impl Ask {
     }
 }
 
-/// A unit that owes answers: not asked again before `until`, and its first answer after that is doubted.
-#[derive(Debug, Clone, Copy)]
-struct Debt {
-    answers: u32,
-    until: Instant,
-}
-
 /// Owns the open line.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -186,11 +185,14 @@ pub(super) struct Engine {
     pause: Pause,
     quiet_since: Instant,
     transaction: u16,
-    debts: HashMap<u8, Debt>,
+    debts: Debts,
+    wait: Duration,
     /// What happened so far.
     pub(super) counts: WireCounts,
     /// Wire time used so far.
     pub(super) busy: Duration,
+    /// Of it, what brought no answer.
+    pub(super) in_vain: Duration,
 }
 
 impl Engine {
@@ -209,9 +211,11 @@ impl Engine {
             pause: Pause::default(),
             quiet_since: Instant::now(),
             transaction: 0,
-            debts: HashMap::new(),
+            debts: Debts::default(),
+            wait: line.timeout,
             counts: WireCounts::default(),
             busy: Duration::ZERO,
+            in_vain: Duration::ZERO,
         }
     }
 
@@ -234,6 +238,10 @@ impl Engine {
     pub(super) async fn transact(&mut self, ask: &Ask) -> Result<Answer, Miss> {
         let Some(mut link) = self.link.take() else { return Err(Miss::Gone("not open".to_owned())) };
         let asked = Asked::new(ask.unit, ask.pdu());
+        // Somebody in a hurry gets no answer from a device that has been heard to need longer.
+        let needed = self.debts.latest(ask.unit) + self.debts.latest(ask.unit) / 4;
+        self.wait = ask.wait.map_or(self.timeout, |wait| wait.max(needed).min(self.timeout));
+        let busy = self.busy;
         let result =
             if self.has_numbers { self.numbered(&mut link, &asked).await } else { self.rtu(&mut link, &asked).await };
         let result = result
@@ -248,6 +256,9 @@ impl Engine {
             self.link = Some(link);
         }
         self.count(&result);
+        if matches!(result, Err(Miss::NoReply | Miss::Garbled(_))) {
+            self.in_vain += self.busy - busy;
+        }
         result
     }
 
@@ -264,6 +275,21 @@ impl Engine {
 
     async fn rtu(&mut self, link: &mut Link, asked: &Asked) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         self.settle(link, asked.unit()).await?;
+        if self.debts.doubts(asked) && asked.is_read() {
+            self.transaction = self.transaction.wrapping_add(1);
+            for question in self.debts.telling(asked, self.transaction) {
+                self.exchange(link, &question).await?;
+                self.settle(link, asked.unit()).await?;
+                if !self.debts.doubts(asked) {
+                    break;
+                }
+            }
+        }
+        self.exchange(link, asked).await
+    }
+
+    /// Asks and listens; the line has been quiet.
+    async fn exchange(&mut self, link: &mut Link, asked: &Asked) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         let frame = frame::rtu(asked.unit(), asked.pdu());
         let begun = Instant::now();
         let sent = begun + self.timing.of(frame.len());
@@ -283,16 +309,18 @@ impl Engine {
         let mut scanner = Scanner::new(asked.clone(), frame, self.echo);
         let heard = self.listen(link, &mut scanner, sent).await?;
         self.busy += Instant::now().max(sent) - begun + self.timing.gap;
-        match heard {
-            Some(heard) => self.confirm(link, &mut scanner, heard).await,
-            None => Err(self.missed(asked.unit(), &scanner)),
+        let Some(mut heard) = heard else { return Err(self.missed(asked, &scanner)) };
+        if self.debts.doubts(asked) {
+            heard = self.confirm(link, &mut scanner, heard).await?;
         }
+        self.debts.answered(asked, &heard.0, heard.1);
+        Ok(heard)
     }
 
     /// Quiet for the gap, nothing left over, and nobody's debt pending on this unit.
     async fn settle(&mut self, link: &mut Link, unit: u8) -> Result<(), Miss> {
         loop {
-            let debt = self.debts.get(&unit).map_or(self.quiet_since, |d| d.until);
+            let debt = self.debts.quiet_until(unit).unwrap_or(self.quiet_since);
             self.pause.until(debt.max(self.quiet_since + self.timing.gap)).await;
             if self.drain(link)? == 0 {
                 return Ok(());
@@ -313,9 +341,9 @@ impl Engine {
         if !all.is_empty() {
             self.counts.bytes_in += all.len() as u64;
             self.quiet_since = Instant::now();
-            let units = frame::senders(&all);
-            self.counts.stale_replies += (units.len() as u64).max(1);
-            units.into_iter().for_each(|unit| self.paid(unit));
+            let frames = frame::sound_frames(&all);
+            self.counts.stale_replies += (frames.len() as u64).max(1);
+            frames.into_iter().for_each(|(unit, pdu)| self.debts.heard_late(unit, &pdu, self.quiet_since));
         }
         Ok(all.len())
     }
@@ -339,7 +367,7 @@ impl Engine {
         sent: Instant,
     ) -> Result<Option<(Vec<u8>, Instant, Duration)>, Miss> {
         let mut buffer = [0; 512];
-        let first_byte = sent + self.timeout;
+        let first_byte = sent + self.wait;
         let last_byte = first_byte + self.timing.of(scanner.missing()) + self.timing.of(260) + SLACK;
         let mut began = None;
         loop {
@@ -354,12 +382,12 @@ impl Engine {
             self.quiet_since = now;
             self.counts.bytes_in += n as u64;
             let answer = scanner.push(&buffer[..n]);
-            for unit in scanner.aside.drain(..) {
+            for (unit, pdu) in scanner.aside.drain(..) {
                 self.counts.stale_replies += 1;
-                self.paid(unit);
+                self.debts.heard_late(unit, &pdu, now);
             }
             if began.is_none() && (answer.is_some() || !scanner.is_silent()) {
-                began = Some(now - self.timing.of(n.min(1)));
+                began = Some((now - self.timing.of(n)).max(sent));
             }
             if let Some(pdu) = answer {
                 let turnaround = began.unwrap_or(now).saturating_duration_since(sent);
@@ -377,7 +405,8 @@ impl Engine {
         }
     }
 
-    /// A unit that owed an answer may have paid an old debt with this one. If so, the right one follows: wait for it.
+    /// A unit that owed an answer, and does not understand any question that would tell, may have paid an old debt with this
+    /// one. If so, the right one follows: wait for it.
     async fn confirm(
         &mut self,
         link: &mut Link,
@@ -385,7 +414,7 @@ impl Engine {
         mut heard: (Vec<u8>, Instant, Duration),
     ) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         let unit = scanner.unit();
-        for _ in 0..self.debts.get(&unit).map_or(0, |d| d.answers.min(3)) {
+        for _ in 0..self.debts.owed(unit).min(3) {
             let since = Instant::now();
             let next = self.listen(link, scanner, since).await?;
             self.busy += since.elapsed();
@@ -395,28 +424,15 @@ impl Engine {
             }
             self.counts.stale_replies += 1;
         }
-        self.debts.remove(&unit);
         Ok(heard)
     }
 
-    fn missed(&mut self, unit: u8, scanner: &Scanner) -> Miss {
+    fn missed(&mut self, asked: &Asked, scanner: &Scanner) -> Miss {
         let verdict = scanner.verdict();
         if verdict != Some(Garble::Crc) {
-            let debt = self.debts.entry(unit).or_insert(Debt { answers: 0, until: Instant::now() });
-            debt.answers += 1;
-            debt.until = Instant::now() + self.timeout;
+            self.debts.missed(asked, Instant::now(), self.timeout);
         }
         verdict.map_or(Miss::NoReply, Miss::Garbled)
-    }
-
-    /// A frame of this unit was put aside: one debt less.
-    fn paid(&mut self, unit: u8) {
-        if let Some(debt) = self.debts.get_mut(&unit) {
-            debt.answers -= 1;
-            if debt.answers == 0 {
-                self.debts.remove(&unit);
-            }
-        }
     }
 
     async fn numbered(&mut self, link: &mut Link, asked: &Asked) -> Result<(Vec<u8>, Instant, Duration), Miss> {
@@ -446,7 +462,7 @@ impl Engine {
                 Next::Broken(garble) => return Err(Miss::Garbled(garble)),
                 Next::Foreign => self.counts.stale_replies += 1,
                 Next::More => {
-                    let wait = tokio::time::timeout_at(begun + self.timeout, link.read(&mut buffer));
+                    let wait = tokio::time::timeout_at(begun + self.wait, link.read(&mut buffer));
                     let Ok(read) = wait.await else {
                         let torn = Miss::Garbled(Garble::Truncated);
                         return Err(if stream.is_empty() { Miss::NoReply } else { torn });

@@ -49,6 +49,12 @@ pub(super) fn start(
     // When the stop has begun, its end is no alarm.
     supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
     let out = Out { samples, events };
+    // Publish ends when nobody can send to it any more; a gateway without lines waits for the stop like any other.
+    let (held, stop) = (out.clone(), groups.lines.stop.clone());
+    groups.lines.tasks.spawn(async move {
+        stop.cancelled().await;
+        drop(held);
+    });
     let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
     let (lines, buses) = lines.unzip();
     Seen { lines, account, buses }

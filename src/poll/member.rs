@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::bus::Data;
-use crate::config::plant::{Device, Point, Source, Wire};
+use crate::config::plant::{Device, Line, Point, Source, Wire};
 use crate::decode::{self, Formula, Words};
 use crate::point::{AddressRange, PointId, Table};
 use crate::poll::health::Health;
-use crate::poll::plan::Holes;
+use crate::poll::plan::{self, Holes};
 use crate::sample::{Reason, Sample, Value};
-use crate::status::DeviceStatus;
+use crate::status::{DeviceState, DeviceStatus};
 use crate::time::Stamp;
 
-/// A device that has not answered yet is taken to think for this long.
-const USUAL_TURNAROUND: Duration = Duration::from_millis(5);
+/// A device that has not answered yet is taken to think for this long once it knows that the question has ended.
+pub(crate) const USUAL_TURNAROUND: Duration = Duration::from_millis(5);
 
 pub(crate) struct Member {
     pub(crate) device: Device,
@@ -25,6 +25,8 @@ pub(crate) struct Member {
     holes: HashMap<Table, Holes>,
     turnaround: Option<Duration>,
     pub(crate) reason: Option<Reason>,
+    /// Told to be offline because its line is.
+    pub(crate) cut: bool,
     pub(crate) replies: u64,
     pub(crate) failures: u64,
 }
@@ -56,6 +58,7 @@ impl Member {
             holes: HashMap::new(),
             turnaround: None,
             reason: None,
+            cut: false,
             replies: 0,
             failures: 0,
         }
@@ -109,8 +112,9 @@ impl Member {
         self.holes.get(&table).is_some_and(|holes| holes.hides(range))
     }
 
-    pub(crate) fn turnaround(&self) -> Duration {
-        self.turnaround.unwrap_or(USUAL_TURNAROUND)
+    /// From the end of a question to the beginning of the answer, as measured or as is usual.
+    pub(crate) fn turnaround(&self, line: &Line) -> Duration {
+        self.turnaround.unwrap_or_else(|| USUAL_TURNAROUND + plan::silence(line))
     }
 
     /// Smoothed, an eighth at a time.
@@ -199,7 +203,7 @@ impl Member {
         DeviceStatus {
             name: self.device.name.to_string(),
             unit_id: self.device.unit_id.get(),
-            state: self.health.state(),
+            state: if self.cut { DeviceState::Offline } else { self.health.state() },
             reason: self.reason.map(|r| r.to_string()),
             replies: self.replies,
             failures: self.failures,
