@@ -111,8 +111,9 @@ impl Holes {
 /// Left out are only values that a hole hides and those longer than `limit`.
 pub fn plan(table: Table, wanted: &[AddressRange], limit: u16, cost: Cost, holes: &Holes) -> Vec<AddressRange> {
     let limit = u32::from(limit.min(table.read_limit()));
-    let mut values = outermost(wanted);
-    values.retain(|v| u32::from(v.count()) <= limit && !(holes.hides(*v)));
+    // Before the ones inside others are left out: those others may be the ones that cannot be read.
+    let readable = |v: &AddressRange| u32::from(v.count()) <= limit && !holes.hides(*v);
+    let values = outermost(&wanted.iter().copied().filter(readable).collect::<Vec<_>>());
     // best[n]: least time and reads for the first n values, and where the last of these reads begins.
     let mut best: Vec<(u64, u32, usize)> = vec![(0, 0, 0)];
     for last in 0..values.len() {
