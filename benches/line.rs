@@ -13,5 +13,8 @@ async fn main() -> std::io::Result<()> {
             writeln!(std::io::stdout(), "{}", bench::line::run(scene).await?)?;
         }
     }
+    if "soak".contains(&wanted) {
+        writeln!(std::io::stdout(), "{}", bench::soak::run(bench::soak::Soak::FULL).await?)?;
+    }
     Ok(())
 }

@@ -2,4 +2,5 @@
 //! Ratios are printed, never asserted: machines are busy.
 
 pub mod line;
+pub mod soak;
 pub mod work;

@@ -285,6 +285,9 @@ impl Engine {
                 }
             }
         }
+        if self.debts.doubts(asked) && self.debts.is_resting(asked.unit(), Instant::now(), self.timeout) {
+            return Err(Miss::NoReply);
+        }
         self.exchange(link, asked).await
     }
 
