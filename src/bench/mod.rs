@@ -3,4 +3,5 @@
 
 pub mod line;
 pub mod soak;
+pub mod unpaced;
 pub mod work;

@@ -107,7 +107,7 @@ pub async fn run(soak: Soak) -> io::Result<Tally> {
 async fn one(soak: Soak, seed: u64) -> io::Result<Tally> {
     let devices: Vec<Shared> = (1..=DEVICES).map(|id| device(id).shared()).collect();
     let mut hostility = Hostility::new(soak.trouble, TIMEOUT, seed);
-    hostility.latest = if seed % 2 == 0 { 1.8 } else { 6.0 };
+    hostility.latest = if seed.is_multiple_of(2) { 1.8 } else { 6.0 };
     let mut options = LineOptions::new(230_400, F8N1);
     options.paced = false;
     options.turnaround = Duration::ZERO;
