@@ -565,6 +565,23 @@ async fn a_hostile_serial_server_never_yields_a_wrong_value() {
     assert!(right * 10 > turns * 7, "{right} of {turns}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_passes_can_be_watched_at_run_time() {
+    let (bus, mut far) = at_9600(0);
+    let mut trace = bus.trace();
+    let answer = ask(&bus, holding(1, 10, 1));
+    far.hears(&question(1, 10, 1)).await;
+    far.says(10, &words(9, &[5])).await;
+    far.says(10, &words(1, &[7])).await;
+    assert!(data(answer).await.is_ok());
+    let mut shown = Vec::new();
+    while let Ok(traced) = trace.try_recv() {
+        shown.extend(traced.show(trace::Depth::Message));
+    }
+    let name = "read holding registers";
+    assert_eq!(shown, [format!("→ 1 {name} 10 count 1"), format!("⤳ 9 {name}: 5"), format!("← 1 {name}: 7")]);
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_said_to_be_in_use() {
     let sim = sim::start_line(vec![full_device(1)], LineOptions::new(115_200, F8N1)).unwrap();
