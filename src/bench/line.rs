@@ -26,6 +26,7 @@ use crate::point::AddressRange;
 use crate::point::PointId;
 use crate::point::Table;
 use crate::poll;
+use crate::poll::forecast;
 use crate::poll::plan;
 use crate::poll::plan::Cost;
 use crate::poll::plan::Holes;
@@ -87,6 +88,8 @@ pub struct Outcome {
     pub longest_unasked: Duration,
     /// Wire time as the bus counts it, by the time that passed.
     pub load: f64,
+    /// The same as it was foreseen, where the line has room.
+    pub foreseen: Option<f64>,
 }
 
 /// Times between reads.
@@ -141,6 +144,9 @@ impl fmt::Display for Outcome {
             self.collisions,
             self.load,
         )?;
+        if let Some(foreseen) = self.foreseen {
+            write!(f, " ({:.3} of the foreseen)", self.load / foreseen)?;
+        }
         if self.silent_share > 0.0 {
             write!(
                 f,
@@ -229,7 +235,13 @@ fn outcome(
         silent_share: used.1.div_duration_f64(lasted),
         longest_unasked: heard.map(|h| h.longest_pause).max().unwrap_or_default(),
         load: used.0.div_duration_f64(lasted),
+        foreseen: scene.period.filter(|_| scene.dead == 0).map(|period| foreseen(scene, period)),
     }
+}
+
+fn foreseen(scene: Scene, period: Duration) -> f64 {
+    let parts = reference(Port::Serial(serial_port("none", scene.baud, scene.format)), period);
+    forecast::of(&parts.line, &parts.devices, &parts.points).load
 }
 
 /// Times between two reads of each register, as they arrived.

@@ -2,4 +2,6 @@
 //! Ratios are printed, never asserted: machines are busy.
 
 pub mod line;
+pub mod soak;
+pub mod unpaced;
 pub mod work;

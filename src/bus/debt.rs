@@ -14,7 +14,9 @@ const FORGOTTEN: Duration = Duration::from_secs(30);
 /// More are not remembered: a device with so many requests in its queue would be seen by its first late answer.
 const REMEMBERED: usize = 16;
 /// Echo questions unanswered in a row before a unit is taken not to know them.
-const DEAF: u8 = 2;
+const DEAF: u8 = 3;
+/// A unit for which no question tells is left alone this many timeouts, or longer if it has been heard to be slower.
+const REST: u32 = 8;
 
 #[derive(Debug, Default)]
 struct Account {
@@ -90,6 +92,13 @@ impl Debts {
         shorter.into_iter().chain(echo).collect()
     }
 
+    /// True while a unit for which nothing else tells must be left alone, so that a late answer comes into the silence.
+    pub(super) fn is_resting(&self, unit: u8, now: Instant, timeout: Duration) -> bool {
+        let Some(account) = self.0.get(&unit) else { return false };
+        let rest = (timeout * REST).max(account.latest * 3 / 2);
+        account.unheard_echoes >= DEAF && account.owed.last().is_some_and(|(_, at)| now < *at + rest)
+    }
+
     /// How long after its time a unit has been heard to answer.
     pub(super) fn latest(&self, unit: u8) -> Duration {
         self.0.get(&unit).map_or(Duration::ZERO, |a| a.latest)
@@ -129,13 +138,14 @@ mod tests {
     #[tokio::test]
     async fn a_single_register_is_told_apart_by_the_echo_until_the_unit_proves_deaf_to_it() {
         let mut debts = in_debt(&[1]);
-        for mark in [1, 2] {
+        for mark in [1, 2, 3] {
             let question = debts.telling(&read(1), mark).pop().unwrap();
             assert!(question.is_echo());
             debts.missed(&question, Instant::now(), TIMEOUT);
         }
-        assert!(debts.telling(&read(1), 3).is_empty());
-        assert!(debts.doubts(&read(1)));
+        assert!(debts.telling(&read(1), 4).is_empty() && debts.doubts(&read(1)));
+        let now = Instant::now();
+        assert!(debts.is_resting(1, now, TIMEOUT) && !debts.is_resting(1, now + TIMEOUT * 8, TIMEOUT));
     }
 
     #[tokio::test]

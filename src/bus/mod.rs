@@ -11,10 +11,12 @@ mod line;
 mod link;
 mod modbus;
 mod tcp;
+pub mod trace;
 
 use std::fmt;
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -28,6 +30,8 @@ use crate::bus::modbus::Answer;
 use crate::bus::modbus::Ask;
 use crate::bus::modbus::Engine;
 use crate::bus::modbus::Miss;
+use crate::bus::trace::Tap;
+use crate::bus::trace::Traced;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::AddressRange;
@@ -212,6 +216,7 @@ pub struct Bus {
     reads: mpsc::Sender<Job>,
     retries: u8,
     status: watch::Receiver<BusStatus>,
+    tap: Tap,
 }
 
 /// Owns one line until it is cancelled or all handles are gone.
@@ -243,7 +248,8 @@ pub fn new(line: Line) -> (Bus, BusTask) {
         down: None,
         line,
     };
-    (Bus { writes, reads, retries: task.line.retries, status: seen }, task)
+    let tap = task.engine.tap.clone();
+    (Bus { writes, reads, retries: task.line.retries, status: seen, tap }, task)
 }
 
 impl Bus {
@@ -264,6 +270,11 @@ impl Bus {
     pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
         let ask = Ask::write(request).map_err(BusError::Refused)?;
         self.ask(&self.writes, ask, Turn { is_read: false, tries_left: self.retries }).await
+    }
+
+    /// Everything that passes from now on; a reader too slow loses the oldest and is told.
+    pub fn trace(&self) -> broadcast::Receiver<Traced> {
+        self.tap.subscribe()
     }
 
     /// Counters and state, kept up after every transaction.

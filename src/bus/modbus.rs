@@ -3,6 +3,7 @@
 //! once, take only the answer, and remember who still owes one, because an RTU answer does not say what it answers.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::bus::frame::Scanner;
 use crate::bus::line::Pause;
 use crate::bus::line::Timing;
 use crate::bus::link::Link;
+use crate::bus::trace::Passed;
+use crate::bus::trace::Tap;
+use crate::bus::trace::Way;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::Table;
@@ -57,6 +61,16 @@ pub(super) enum Miss {
     NoReply,
     Garbled(Garble),
     Gone(String),
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoReply => f.write_str("no reply"),
+            Self::Garbled(garble) => write!(f, "garbled: {garble}"),
+            Self::Gone(why) => f.write_str(why),
+        }
+    }
 }
 
 impl From<io::Error> for Miss {
@@ -187,6 +201,8 @@ pub(super) struct Engine {
     transaction: u16,
     debts: Debts,
     wait: Duration,
+    /// Told what passes.
+    pub(super) tap: Tap,
     /// What happened so far.
     pub(super) counts: WireCounts,
     /// Wire time used so far.
@@ -213,6 +229,7 @@ impl Engine {
             transaction: 0,
             debts: Debts::default(),
             wait: line.timeout,
+            tap: Tap::default(),
             counts: WireCounts::default(),
             busy: Duration::ZERO,
             in_vain: Duration::ZERO,
@@ -256,6 +273,9 @@ impl Engine {
             self.link = Some(link);
         }
         self.count(&result);
+        if let Err(miss) = &result {
+            self.tap.tell(Way::In, || Passed::Nothing(format!("{} {miss}", ask.unit)));
+        }
         if matches!(result, Err(Miss::NoReply | Miss::Garbled(_))) {
             self.in_vain += self.busy - busy;
         }
@@ -285,6 +305,9 @@ impl Engine {
                 }
             }
         }
+        if self.debts.doubts(asked) && self.debts.is_resting(asked.unit(), Instant::now(), self.timeout) {
+            return Err(Miss::NoReply);
+        }
         self.exchange(link, asked).await
     }
 
@@ -293,12 +316,16 @@ impl Engine {
         let frame = frame::rtu(asked.unit(), asked.pdu());
         let begun = Instant::now();
         let sent = begun + self.timing.of(frame.len());
+        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
         if !self.echo && sent - begun > Duration::from_micros(500) {
             // No answer can begin before the question has ended: what is there by then is somebody else's.
             self.pause.until(sent).await;
-            self.drain(link)?;
+            // On a busy machine the wake-up can come so late that the answer has begun.
+            if Instant::now() < sent + self.timing.gap {
+                self.drain(link)?;
+            }
             self.quiet_since = sent.max(self.quiet_since);
         }
         if asked.unit() == 0 {
@@ -313,6 +340,7 @@ impl Engine {
         if self.debts.doubts(asked) {
             heard = self.confirm(link, &mut scanner, heard).await?;
         }
+        self.tap.frame(Way::In, asked.unit(), &heard.0);
         self.debts.answered(asked, &heard.0, heard.1);
         Ok(heard)
     }
@@ -341,15 +369,17 @@ impl Engine {
         if !all.is_empty() {
             self.counts.bytes_in += all.len() as u64;
             self.quiet_since = Instant::now();
+            self.tap.piece(Way::Aside, &all);
             let frames = frame::sound_frames(&all);
+            frames.iter().for_each(|(unit, pdu)| self.tap.frame(Way::Aside, *unit, pdu));
             self.counts.stale_replies += (frames.len() as u64).max(1);
             frames.into_iter().for_each(|(unit, pdu)| self.debts.heard_late(unit, &pdu, self.quiet_since));
         }
         Ok(all.len())
     }
 
-    /// Where a trace will see what goes out; what comes in passes `drain`, `listen` and `await_number`.
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
+        self.tap.piece(Way::Out, frame);
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;
         let bound = self.timing.of(frame.len()) + self.timeout;
@@ -381,9 +411,11 @@ impl Engine {
             let now = Instant::now();
             self.quiet_since = now;
             self.counts.bytes_in += n as u64;
+            self.tap.piece(Way::In, &buffer[..n]);
             let answer = scanner.push(&buffer[..n]);
             for (unit, pdu) in scanner.aside.drain(..) {
                 self.counts.stale_replies += 1;
+                self.tap.frame(Way::Aside, unit, &pdu);
                 self.debts.heard_late(unit, &pdu, now);
             }
             if began.is_none() && (answer.is_some() || !scanner.is_silent()) {
@@ -439,6 +471,7 @@ impl Engine {
         self.drain(link)?;
         self.transaction = self.transaction.wrapping_add(1);
         let begun = Instant::now();
+        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame::mbap(self.transaction, asked.unit(), asked.pdu())).await?;
         if asked.unit() == 0 {
             return Ok((asked.pdu()[..5].to_vec(), Instant::now(), Duration::ZERO));
@@ -458,7 +491,10 @@ impl Engine {
         let mut buffer = [0; 512];
         loop {
             match frame::take_mbap(&mut stream, self.transaction, asked) {
-                Next::Answer(pdu) => return Ok((pdu, Instant::now(), begun.elapsed())),
+                Next::Answer(pdu) => {
+                    self.tap.frame(Way::In, asked.unit(), &pdu);
+                    return Ok((pdu, Instant::now(), begun.elapsed()));
+                }
                 Next::Broken(garble) => return Err(Miss::Garbled(garble)),
                 Next::Foreign => self.counts.stale_replies += 1,
                 Next::More => {
@@ -469,6 +505,7 @@ impl Engine {
                     };
                     let n = read?;
                     self.counts.bytes_in += n as u64;
+                    self.tap.piece(Way::In, &buffer[..n]);
                     stream.extend_from_slice(&buffer[..n]);
                 }
             }

@@ -153,18 +153,20 @@ async fn a_reply_ten_timeouts_late_is_still_never_taken_for_another() {
 #[tokio::test(start_paused = true)]
 async fn a_device_deaf_to_such_questions_is_recognised_by_the_right_answer_that_follows() {
     let (bus, mut far) = at_9600(0);
-    for address in 0..3 {
+    for address in 0..4 {
         let unheard = ask(&bus, holding(1, address, 1));
         let mark = address as u8;
         let instead = if address == 0 { question(1, 0, 1) } else { frame::rtu(1, &[8, 0, 0, 0, mark]) };
         far.hears(&instead).await;
         assert_eq!(data(unheard).await, Err(BusError::NoReply));
     }
-    let fourth = ask(&bus, holding(1, 3, 1));
-    far.hears(&question(1, 3, 1)).await;
+    assert_eq!(data(ask(&bus, holding(1, 4, 1))).await, Err(BusError::NoReply), "it is left alone for a while");
+    tokio::time::sleep(8 * TIMEOUT).await;
+    let last = ask(&bus, holding(1, 4, 1));
+    far.hears(&question(1, 4, 1)).await;
     far.says(20, &words(1, &[0xBAD])).await;
     far.says(40, &words(1, &[9])).await;
-    assert_eq!(data(fourth).await, Ok(Data::Registers(vec![9])));
+    assert_eq!(data(last).await, Ok(Data::Registers(vec![9])));
 }
 
 #[tokio::test(start_paused = true)]
@@ -561,6 +563,23 @@ async fn a_hostile_serial_server_never_yields_a_wrong_value() {
     let bus = started(line(Port::RtuOverTcp(sim.address().to_string()), 1));
     let (turns, right) = soak(bus, devices, 400, 7).await;
     assert!(right * 10 > turns * 7, "{right} of {turns}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_passes_can_be_watched_at_run_time() {
+    let (bus, mut far) = at_9600(0);
+    let mut trace = bus.trace();
+    let answer = ask(&bus, holding(1, 10, 1));
+    far.hears(&question(1, 10, 1)).await;
+    far.says(10, &words(9, &[5])).await;
+    far.says(10, &words(1, &[7])).await;
+    assert!(data(answer).await.is_ok());
+    let mut shown = Vec::new();
+    while let Ok(traced) = trace.try_recv() {
+        shown.extend(traced.show(trace::Depth::Message));
+    }
+    let name = "read holding registers";
+    assert_eq!(shown, [format!("→ 1 {name} 10 count 1"), format!("⤳ 9 {name}: 5"), format!("← 1 {name}: 7")]);
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub enum Fault {
     WrongLength,
     /// The end is missing.
     Truncated,
-    /// The answer twice.
+    /// The answer twice, without a pause, as a repeater with a bad ground does.
     Doubled,
     /// An exception, 1 to 6.
     Exception,
@@ -139,10 +139,7 @@ impl Hostility {
                 let keep = self.dice.below(u32::try_from(answer.len() - 1).expect("a frame is short")) as usize;
                 now(answer[..=keep].to_vec())
             }
-            Fault::Doubled => {
-                let between = Duration::from_millis(u64::from(self.dice.below(6)));
-                vec![(Duration::ZERO, answer.clone()), (between, answer)]
-            }
+            Fault::Doubled => now([answer.as_slice(), answer.as_slice()].concat()),
             Fault::Exception => now(frame::rtu(unit, &[pdu[0] | 0x80, 1 + self.dice.below(6) as u8])),
         }
     }
