@@ -319,7 +319,7 @@ impl Engine {
         self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
-        if !self.echo && sent - begun > Duration::from_micros(500) {
+        if !self.echo && link.has_wire() && sent - begun > Duration::from_micros(500) {
             // No answer can begin before the question has ended: what is there by then is somebody else's.
             self.pause.until(sent).await;
             // On a busy machine the wake-up can come so late that the answer has begun.
