@@ -2,6 +2,7 @@
 //! Writes go next, before any waiting read; a transaction in flight is never cut. Never a wrong value: what is not surely
 //! the answer is put aside and counted. What the devices mean by their words is not known here.
 
+mod early;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod frame;

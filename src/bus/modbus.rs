@@ -17,6 +17,7 @@ use crate::bus::Garble;
 use crate::bus::ReadRequest;
 use crate::bus::WriteKind;
 use crate::bus::WriteRequest;
+use crate::bus::early::Early;
 use crate::bus::frame;
 use crate::bus::frame::Asked;
 use crate::bus::frame::Next;
@@ -187,6 +188,7 @@ pub(super) struct Engine {
     quiet_since: Instant,
     transaction: u16,
     debts: HashMap<u8, Debt>,
+    early: Early,
     /// What happened so far.
     pub(super) counts: WireCounts,
     /// Wire time used so far.
@@ -210,6 +212,7 @@ impl Engine {
             quiet_since: Instant::now(),
             transaction: 0,
             debts: HashMap::new(),
+            early: Early::default(),
             counts: WireCounts::default(),
             busy: Duration::ZERO,
         }
@@ -221,6 +224,7 @@ impl Engine {
             self.pause = Pause::precise();
         }
         self.link = Some(link);
+        self.early = Early::default();
         self.quiet_since = Instant::now();
         self.counts.opens += 1;
     }
@@ -269,10 +273,11 @@ impl Engine {
         let sent = begun + self.timing.of(frame.len());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
-        if !self.echo && sent - begun > Duration::from_micros(500) {
+        let mut early = None;
+        if !self.echo && !self.early.is_usual() && sent - begun > Duration::from_micros(500) {
             // No answer can begin before the question has ended: what is there by then is somebody else's.
             self.pause.until(sent).await;
-            self.drain(link)?;
+            early = Scanner::new(asked.clone(), frame.clone(), false).push(&self.drain(link)?);
             self.quiet_since = sent.max(self.quiet_since);
         }
         if asked.unit() == 0 {
@@ -283,9 +288,17 @@ impl Engine {
         let mut scanner = Scanner::new(asked.clone(), frame, self.echo);
         let heard = self.listen(link, &mut scanner, sent).await?;
         self.busy += Instant::now().max(sent) - begun + self.timing.gap;
-        match heard {
-            Some(heard) => self.confirm(link, &mut scanner, heard).await,
-            None => Err(self.missed(asked.unit(), &scanner)),
+        match (heard, early) {
+            (Some(heard), None) if self.early.is_usual() => self.confirm(link, &mut scanner, heard).await,
+            (Some(heard), _) => {
+                self.early.in_time();
+                self.confirm(link, &mut scanner, heard).await
+            }
+            (None, Some(pdu)) if self.early.alone(asked) => {
+                self.debts.remove(&asked.unit());
+                Ok((pdu, sent, Duration::ZERO))
+            }
+            (None, _) => Err(self.missed(asked.unit(), &scanner)),
         }
     }
 
@@ -294,14 +307,14 @@ impl Engine {
         loop {
             let debt = self.debts.get(&unit).map_or(self.quiet_since, |d| d.until);
             self.pause.until(debt.max(self.quiet_since + self.timing.gap)).await;
-            if self.drain(link)? == 0 {
+            if self.drain(link)?.is_empty() {
                 return Ok(());
             }
         }
     }
 
-    /// Puts aside what lies there; how many bytes.
-    fn drain(&mut self, link: &mut Link) -> io::Result<usize> {
+    /// Puts aside what lies there, and gives it.
+    fn drain(&mut self, link: &mut Link) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         let mut buffer = [0; 512];
         while all.len() < 8 * buffer.len() {
@@ -317,7 +330,7 @@ impl Engine {
             self.counts.stale_replies += (units.len() as u64).max(1);
             units.into_iter().for_each(|unit| self.paid(unit));
         }
-        Ok(all.len())
+        Ok(all)
     }
 
     /// Where a trace will see what goes out; what comes in passes `drain`, `listen` and `await_number`.

@@ -67,11 +67,15 @@ impl Reader {
                 }
                 Err(e) => {
                     let at = At { file, line: e.marker().line(), column: e.marker().col() + 1 };
-                    let tab = text
-                        .lines()
-                        .nth(at.line.saturating_sub(1))
-                        .is_some_and(|l| l.trim_start_matches(' ').starts_with('\t'));
-                    let help = if tab { "YAML indents with blanks, never with tabs" } else { "" };
+                    // The parser complains where the value before the tab began.
+                    let is_tab = |line: &str| line.trim_start_matches(' ').starts_with('\t');
+                    let tab = text.lines().enumerate().skip(at.line.saturating_sub(1)).take(2).find(|(_, l)| is_tab(l));
+                    let at = tab.map_or(at, |(n, l)| At {
+                        file,
+                        line: n + 1,
+                        column: l.chars().take_while(|c| *c == ' ').count() + 1,
+                    });
+                    let help = if tab.is_some() { "YAML indents with blanks, never with tabs" } else { "" };
                     self.error(at, e.info(), help);
                     return None;
                 }

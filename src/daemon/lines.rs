@@ -45,7 +45,14 @@ pub(super) fn start(
     supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
     let out = Out { samples, events };
     let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
-    (lines.collect(), account)
+    let lines = lines.collect();
+    // Publish ends when nobody can send samples any more. That is the stop's sign, also where there is no line at all.
+    let stop = groups.lines.stop.clone();
+    groups.lines.tasks.spawn(async move {
+        stop.cancelled().await;
+        drop(out);
+    });
+    (lines, account)
 }
 
 fn publish_parts(plant: &Plant) -> publish::Parts {

@@ -283,6 +283,10 @@ impl Checker {
 
     fn data_type(&mut self, layers: Layers<'_>, table: Table) -> Option<DataType> {
         let usual = if table.is_bits() { DataType::Bool } else { DataType::U16 };
+        // One bit of a register is a flag, unless `type` is written beside it.
+        if layers.with(&["bit"]).is_some_and(|layer| layer.get("type").is_none()) {
+            return Some(DataType::Bool);
+        }
         // A profile's default type is meant for its registers; coils are bits all the same.
         let Some(node) =
             layers.get("type").filter(|_| !table.is_bits() || layers.0[2].and_then(|d| d.get("type")).is_none())
