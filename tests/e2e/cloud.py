@@ -158,8 +158,9 @@ class Witness:
         return seen[-1] if seen else self.retained.get(topic)
 
     def json(self, topic):
+        """The newest payload; before the first one every key is None, so that a test can wait for any of them."""
         payload = self.last(topic)
-        return None if payload is None else json.loads(payload)
+        return collections.defaultdict(lambda: None) if payload is None else json.loads(payload)
 
     def topics(self):
         return set(self.retained) | set(self.by_topic)

@@ -140,9 +140,11 @@ class SerialPeer(Peer):
 
 
 class PtyCable:
-    """Two pseudo terminals, back to back. Our own handles stay open, so that either end may come and go."""
+    """Two pseudo terminals, back to back. Our own handles stay open, so that either end may come and go. Requests to the
+    units in `dead` do not pass: pymodbus answers for a unit it does not have with an exception, a dead device is silent."""
 
-    def __init__(self):
+    def __init__(self, dead=()):
+        self.dead = set(dead)
         self.pairs = [os.openpty(), os.openpty()]
         for _, slave in self.pairs:
             tty.setraw(slave)
@@ -159,7 +161,9 @@ class PtyCable:
             if self.wake in readable:
                 return
             for master in readable:
-                os.write(to[master], os.read(master, 4096))
+                data = os.read(master, 4096)
+                if master == right or data[0] not in self.dead:
+                    os.write(to[master], data)
 
     def close(self):
         os.write(self.waker, b"x")
