@@ -63,7 +63,7 @@ enum Fit {
 }
 
 /// The request an answer must fit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Asked {
     unit: u8,
     pdu: Vec<u8>,

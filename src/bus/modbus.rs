@@ -242,7 +242,6 @@ impl Engine {
             self.pause = Pause::precise();
         }
         self.link = Some(link);
-        self.early = Early::default();
         self.quiet_since = Instant::now();
         self.counts.opens += 1;
     }
@@ -351,14 +350,14 @@ impl Engine {
         loop {
             let debt = self.debts.quiet_until(unit).unwrap_or(self.quiet_since);
             self.pause.until(debt.max(self.quiet_since + self.timing.gap)).await;
-            if self.drain(link)?.is_empty() {
+            if self.drain(link)? == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Puts aside what lies there, and gives it.
-    fn drain(&mut self, link: &mut Link) -> io::Result<Vec<u8>> {
+    /// Puts aside what lies there; how many bytes.
+    fn drain(&mut self, link: &mut Link) -> io::Result<usize> {
         let mut all = Vec::new();
         let mut buffer = [0; 512];
         while all.len() < 8 * buffer.len() {
@@ -376,7 +375,7 @@ impl Engine {
             self.counts.stale_replies += (frames.len() as u64).max(1);
             frames.into_iter().for_each(|(unit, pdu)| self.debts.heard_late(unit, &pdu, self.quiet_since));
         }
-        Ok(all)
+        Ok(all.len())
     }
 
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {

@@ -279,27 +279,6 @@ async fn a_doubled_answer_does_not_answer_the_next_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virtual_port_that_answers_before_the_question_can_have_ended_is_found_out() {
-    let (bus, mut far) = at_9600(1);
-    for value in [1u8, 2] {
-        let answer = ask(&bus, holding(1, u16::from(value), 1));
-        for _try in 0..2 {
-            far.hears(&question(1, value, 1)).await;
-            far.says(0, &words(1, &[u16::from(value)])).await;
-        }
-        assert_eq!(
-            data(answer).await,
-            Ok(Data::Registers(vec![u16::from(value)])),
-            "the second try confirms the first"
-        );
-    }
-    let answer = ask(&bus, holding(1, 3, 1));
-    far.hears(&question(1, 3, 1)).await;
-    far.says(0, &words(1, &[3])).await;
-    assert_eq!(data(answer).await, Ok(Data::Registers(vec![3])), "and from then on the first is enough");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_broadcast_waits_for_no_answer() {
     let (bus, mut far) = at_9600(3);
     let begun = Instant::now();
