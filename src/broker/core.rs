@@ -13,6 +13,8 @@ use super::conn::Conn;
 use super::conn::MAX_ALIASES;
 use super::conn::STALL;
 use super::deliver::Local;
+use super::keep::Keep;
+use super::keep::Kept;
 use super::packet::Code;
 use super::packet::Connect;
 use super::packet::Fault;
@@ -81,6 +83,8 @@ pub(super) struct Seat {
     pub(super) expiry: u32,
     /// A will that waits for its delay, and until when.
     pub(super) will: Option<(Will, Instant)>,
+    /// Its number on the disk, and what the disk has of it.
+    pub(super) kept: Kept,
 }
 
 /// The state machine.
@@ -102,6 +106,7 @@ pub struct Core {
     /// Closes that routing asked for; done when it has ended.
     pub(super) doomed: Vec<(usize, Fault)>,
     pub(super) scratch: Vec<Match>,
+    pub(super) keep: Keep,
     swept: Instant,
 }
 
@@ -125,6 +130,7 @@ impl Core {
             woken: Vec::new(),
             doomed: Vec::new(),
             scratch: Vec::new(),
+            keep: Keep::default(),
             swept: now,
         }
     }
@@ -253,7 +259,8 @@ impl Core {
         }
         let session = Session::new(self.bounds);
         let client_id = Arc::clone(client_id);
-        let seat = Seat { client_id, user: user.cloned(), session, conn: None, left: now, expiry: 0, will: None };
+        let kept = self.keep.number();
+        let seat = Seat { client_id, user: user.cloned(), session, conn: None, left: now, expiry: 0, will: None, kept };
         let client_id = Arc::clone(&seat.client_id);
         let key = self.seats.insert(seat);
         self.by_id.insert(client_id, key);
@@ -338,7 +345,8 @@ impl Core {
     fn end_session(&mut self, now: Instant, key: usize) {
         let Some(mut seat) = self.seats.remove(key) else { return };
         self.by_id.remove(&seat.client_id);
-        for subscribed in seat.session.subscriptions.values() {
+        self.keep.ended(&seat.kept);
+        for subscribed in seat.session.subscriptions().values() {
             self.router.remove(&subscribed.filter, subscribed.group.as_ref(), Subscriber::Session(key));
         }
         if let Some((will, _)) = seat.will.take() {
@@ -393,7 +401,9 @@ impl Core {
         }
         if now.saturating_duration_since(self.swept) > Duration::from_secs(60) {
             self.swept = now;
-            self.retained.sweep(now);
+            for expired in self.retained.sweep(now) {
+                self.keep.touch(now, &expired.message);
+            }
         }
         self.settle(now);
     }

@@ -23,7 +23,7 @@ impl Core {
                 version: conn.version.name().to_owned(),
                 user: conn.user.as_deref().map(str::to_owned),
                 keep_alive_s: conn.keep_alive,
-                subscriptions: seat.session.subscriptions.len(),
+                subscriptions: seat.session.subscriptions().len(),
                 queued: seat.session.waiting(),
                 in_flight: seat.session.in_flight(),
             })
