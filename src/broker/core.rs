@@ -29,6 +29,7 @@ use super::session::Bounds;
 use super::session::MAX_IN_FLIGHT;
 use super::session::Session;
 use super::slab::Slab;
+use super::sys::Loads;
 use crate::config::plant::Limits;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
@@ -67,6 +68,12 @@ pub struct Counts {
     pub messages_out: u64,
     /// Dropped for slow or absent clients.
     pub dropped: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes for clients.
+    pub bytes_out: u64,
+    /// Connections accepted since the start, refused ones not counted.
+    pub connects: u64,
 }
 
 /// A session and where it stands.
@@ -107,6 +114,7 @@ pub struct Core {
     pub(super) doomed: Vec<(usize, Fault)>,
     pub(super) scratch: Vec<Match>,
     pub(super) keep: Keep,
+    pub(super) loads: Loads,
     swept: Instant,
 }
 
@@ -131,6 +139,7 @@ impl Core {
             doomed: Vec::new(),
             scratch: Vec::new(),
             keep: Keep::default(),
+            loads: Loads::default(),
             swept: now,
         }
     }
@@ -211,6 +220,7 @@ impl Core {
         };
         encode::connack(&mut conn.outbox, connect.version, &ack);
         let key = self.conns.insert(conn);
+        self.counts.connects += 1;
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.conn = Some(key);
             seat.expiry = connect.session_expiry;
@@ -298,6 +308,20 @@ impl Core {
             encode::disconnect(&mut conn.outbox, conn.version, fault.code, why);
         }
         self.woken.push(key);
+    }
+
+    /// Ends a client's connection because somebody here wishes so; false when it is not connected.
+    pub fn kick(&mut self, now: Instant, client_id: &str) -> bool {
+        let seat = self.by_id.get(client_id).and_then(|key| self.seats.get(*key));
+        let Some(key) = seat.and_then(|seat| seat.conn) else { return false };
+        self.close(now, key, Fault { code: Code::ADMINISTRATIVE, why: "ended by the operator" });
+        self.settle(now);
+        true
+    }
+
+    /// Bytes came from a client.
+    pub const fn read(&mut self, bytes: usize) {
+        self.counts.bytes_in += bytes as u64;
     }
 
     /// Ends a connection because of what the client did or did not do; its will is sent.
@@ -429,6 +453,7 @@ impl Core {
         // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
         let stalled = conn.outbox.len() + conn.writing > STALL + self.limits.packet;
         conn.writing += conn.outbox.len();
+        self.counts.bytes_out += conn.outbox.len() as u64;
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
     }
 

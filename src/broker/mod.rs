@@ -13,6 +13,7 @@ pub mod router;
 pub mod session;
 pub mod slab;
 pub mod stored;
+pub mod throttle;
 
 mod client;
 mod deliver;
@@ -123,6 +124,7 @@ enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
     Access(Access),
+    Kick(Arc<str>, oneshot::Sender<bool>),
     Stop,
 }
 
@@ -197,6 +199,13 @@ impl Broker {
         let _ = self.requests.send(Request::Access(access)).await;
     }
 
+    /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
+    pub async fn kick(&self, client_id: &str) -> bool {
+        let (done, kicked) = oneshot::channel();
+        let _ = self.requests.send(Request::Kick(client_id.into(), done)).await;
+        kicked.await.unwrap_or(false)
+    }
+
     /// What is true now, renewed every second.
     pub fn status(&self) -> watch::Receiver<BrokerStatus> {
         self.status.clone()
@@ -267,6 +276,9 @@ impl Owner {
                     tokio::task::spawn_local(publish_all(Rc::clone(&hub), name, published));
                 }
                 Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
+                Some(Request::Kick(client_id, done)) => {
+                    let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
+                }
                 Some(Request::Stop) | None => break,
             }
         }

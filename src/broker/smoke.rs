@@ -134,6 +134,18 @@ async fn retained_messages_and_sessions_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_kicked_hears_why() {
+    let broker = broker();
+    let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;
+    assert!(!broker.kick("somebody else").await);
+    assert!(broker.kick("c").await);
+    let (first, body) = packet(&mut client).await.unwrap();
+    assert_eq!((first, body[0]), (0xE0, 0x98));
+    assert!(packet(&mut client).await.is_none());
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_handed_over_before_the_stop_still_goes_out() {
     let broker = broker();
     let filters = vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
