@@ -3,7 +3,7 @@
 //! (`UPDATE=1 cargo test --test wire`), and a test checks that it is current.
 //!
 //! A step is `who verb rest`. Verbs: `joins` (`kept`: session of 1000 s, `present`: and it was there), `subscribes FILTER
-//! QOS`, `>` bytes, `<` the next packet, `quiet` (nothing but the answer to a ping), `closed [code]`, `drops`, `leaves`; `5?` before a verb: with 5.0 only.
+//! QOS`, `>` bytes, `repeats N` bytes (`%` counts), `<` the next packet, `skips N`, `quiet` (nothing but the answer to a ping), `closed [code]`, `drops`, `leaves`; `5?` before a verb: with 5.0 only.
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
@@ -199,6 +199,20 @@ impl Stage {
                 self.expect(who, &format!("SUBACK [ u16:9 {{}} 0{qos} ]")).await
             }
             ">" => self.say(who, rest).await,
+            "repeats" => {
+                let (count, text) = rest.split_once(' ').ok_or("repeats COUNT bytes")?;
+                for n in 1..=count.parse::<u32>().map_err(|e| e.to_string())? {
+                    self.say(who, &text.replace('%', &n.to_string())).await?;
+                }
+                Ok(())
+            }
+            "skips" => {
+                let stream = self.clients.get_mut(who).ok_or("not connected")?;
+                for _ in 0..rest.parse::<u32>().map_err(|e| e.to_string())? {
+                    packet(stream).await.ok_or("closed instead")?;
+                }
+                Ok(())
+            }
             "<" => self.expect(who, rest).await,
             "quiet" => {
                 self.say(who, "PINGREQ [ ]").await?;
