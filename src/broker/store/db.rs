@@ -2,6 +2,7 @@
 //! a damaged one is set aside under another name and a new one begun.
 
 use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -244,16 +245,37 @@ fn write_retained(transaction: &Transaction<'_>, batch: &Batch, clocks: Clocks) 
     Ok(())
 }
 
-/// What can be read of a file on a disk that cannot be written.
+/// What can be read of a file on a disk that cannot be written: from a copy elsewhere, as its log must be played back; where
+/// there is no room for one, without the log.
 pub(super) fn read_only(path: &Path) -> Saved {
     let uri = format!("file:{}?immutable=1", path.display().to_string().replace('%', "%25").replace('?', "%3f"));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let read = || -> Result<Saved, OpenError> {
-        let connection = Connection::open_with_flags(&uri, flags)?;
+    let read = |connection: rusqlite::Result<Connection>| -> Result<Saved, OpenError> {
+        let connection = connection?;
         check_owner(&connection)?;
         Ok(load(&connection)?)
     };
-    read().unwrap_or_default()
+    let copied = copy(path);
+    let saved = copied.as_ref().ok_or_else(|| OpenError::Disk("no copy".to_owned()));
+    let saved = saved.and_then(|dir| read(Connection::open(dir.join("copy"))));
+    if let Some(dir) = copied {
+        let _ = std::fs::remove_dir_all(dir);
+    }
+    saved.or_else(|_| read(Connection::open_with_flags(&uri, flags))).unwrap_or_default()
+}
+
+/// The file and its log in a new directory that nobody else can read.
+fn copy(path: &Path) -> Option<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("trunkline-{:016x}", getrandom::u64().ok()?));
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).ok()?;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let copied = std::fs::copy(path, dir.join("copy")).is_ok()
+        && (!Path::new(&log).exists() || std::fs::copy(&log, dir.join("copy-wal")).is_ok());
+    if !copied {
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+    copied.then_some(dir)
 }
 
 fn load(connection: &Connection) -> rusqlite::Result<Saved> {

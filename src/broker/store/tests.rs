@@ -323,6 +323,19 @@ fn retained_messages_that_change_often_are_written_seldom() {
     assert!(written >= 2000, "{written}");
 }
 
+#[test]
+fn a_disk_that_is_read_only_is_still_read_log_and_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    life.publish("a", "1", Retain::Yes);
+    life.window();
+    let copy = crashed(&path);
+    let saved = super::db::read_only(&copy.path().join("broker.db"));
+    assert_eq!(saved.retained.len(), 1);
+    assert!(super::db::read_only(&copy.path().join("nothing")).retained.is_empty());
+}
+
 #[tokio::test]
 async fn a_disk_that_refuses_stops_nobody_and_gets_everything_when_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
