@@ -5,6 +5,7 @@
 
 mod link;
 pub mod mapping;
+mod patience;
 mod task;
 #[cfg(test)]
 mod tests;

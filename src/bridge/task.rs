@@ -28,6 +28,7 @@ use super::link::Peer;
 use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
+use super::patience::Patience;
 use crate::backoff::Backoff;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
@@ -43,10 +44,8 @@ use crate::status::UpstreamStatus;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
-/// A publish without answer for this long means a dead link, whatever the pings say.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Pauses between tries: the link's return is noticed within two seconds.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
 /// Pauses after a peer's no: it will not change its mind soon, and may ban who asks too often.
 const PAUSE_REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// A link that held this long begins with the shortest pause again.
@@ -81,7 +80,7 @@ pub fn new(
         version,
         spoke_5: false,
         hang_ups: 0,
-        answer_within: ANSWER_WITHIN,
+        patience: Patience::default(),
         answered: BTreeSet::new(),
         highest_sent: 0,
     };
@@ -100,7 +99,7 @@ pub struct BridgeTask {
     version: MqttVersion,
     spoke_5: bool,
     hang_ups: u32,
-    pub(super) answer_within: Duration,
+    pub(super) patience: Patience,
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
     highest_sent: Seq,
@@ -118,8 +117,32 @@ struct Session {
     reading: Option<Reading>,
     /// Handed over, not answered.
     waiting: BTreeMap<Seq, Instant>,
+    /// The same in order of time; entries that were answered are skipped when it is looked at.
+    by_age: VecDeque<(Instant, Seq)>,
+    /// When the last answer came, or the first publish that has none was handed over.
+    last_answer: Instant,
     answers: Answers,
     acknowledged: Seq,
+}
+
+impl Session {
+    /// A publish was handed over.
+    fn handed(&mut self, seq: Seq, now: Instant) {
+        if self.waiting.is_empty() {
+            self.last_answer = now;
+        }
+        self.waiting.insert(seq, now);
+        self.by_age.push_back((now, seq));
+    }
+
+    /// When the longest wait has to end; `None` while nothing waits.
+    fn overdue(&mut self, silence: Duration) -> Option<Instant> {
+        while self.by_age.front().is_some_and(|(at, seq)| self.waiting.get(seq) != Some(at)) {
+            self.by_age.pop_front();
+        }
+        let (oldest, _) = self.by_age.front()?;
+        Some((*oldest + Patience::answer()).min(self.last_answer + silence))
+    }
 }
 
 enum Happened {
@@ -204,15 +227,22 @@ impl BridgeTask {
             Ok(link) => link,
             Err(fault) => return (None, Ended::Fault(fault)),
         };
+        let began = Instant::now();
+        let patience = self.patience.connect();
         let peer = loop {
-            match cancel.run_until_cancelled(link.event()).await {
+            let event = tokio::time::timeout_at(began + patience, link.event());
+            let fault = match cancel.run_until_cancelled(event).await {
                 None => return (None, Ended::Stopped),
-                Some(Event::Connected(peer)) => break peer,
-                Some(Event::Down(fault)) => return (None, Ended::Fault(fault)),
-                Some(Event::Received(_)) => {}
-            }
+                Some(Ok(Event::Connected(peer))) => break peer,
+                Some(Ok(Event::Received(_))) => continue,
+                Some(Ok(Event::Down(fault))) => fault,
+                Some(Err(_)) => Fault::Broken(format!("no answer to CONNECT within {} s", patience.as_secs_f32())),
+            };
+            self.patience.failed();
+            return (None, Ended::Fault(fault));
         };
         let up = Instant::now();
+        self.patience.connected(up - began);
         let mut session = self.begin(link, peer).await;
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
@@ -248,6 +278,8 @@ impl BridgeTask {
             read_to: None,
             reading: None,
             waiting: BTreeMap::new(),
+            by_age: VecDeque::new(),
+            last_answer: Instant::now(),
             answers: FuturesUnordered::new(),
             acknowledged: 0,
         }
@@ -260,7 +292,8 @@ impl BridgeTask {
             if s.ready.is_empty() && s.reading.is_none() {
                 s.reading = Some(self.read(s.read_to));
             }
-            let overdue = s.waiting.values().min().map(|at| *at + self.answer_within);
+            let silence = self.patience.silence(self.status.borrow().ack_ms);
+            let overdue = s.overdue(silence);
             let happened = tokio::select! {
                 () = cancel.cancelled() => Happened::Stop,
                 Some((seq, outcome)) = s.answers.next() => Happened::Answer(seq, outcome),
@@ -274,8 +307,9 @@ impl BridgeTask {
                 Happened::Link(Event::Connected(_)) => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
                 Happened::Overdue => {
-                    let waited = self.answer_within.as_secs_f32();
-                    return Ended::Fault(Fault::Broken(format!("no acknowledgement within {waited} s")));
+                    self.patience.was_silent();
+                    let waited = s.last_answer.elapsed().max(silence).as_secs_f32();
+                    return Ended::Fault(Fault::Broken(format!("no acknowledgement within {waited:.1} s")));
                 }
                 Happened::Answer(seq, outcome) => {
                     if let Some(fault) = self.answers(s, seq, outcome) {
@@ -329,7 +363,7 @@ impl BridgeTask {
             sent += 1;
             resent += u64::from(seq <= self.highest_sent);
             self.highest_sent = self.highest_sent.max(seq);
-            s.waiting.insert(seq, Instant::now());
+            s.handed(seq, Instant::now());
             s.answers.push(Box::pin(async move { (seq, notice.outcome().await) }));
         }
         let in_flight = s.waiting.len() as u64;
@@ -364,6 +398,8 @@ impl BridgeTask {
         };
         let at = s.waiting.remove(&seq)?;
         self.answered.insert(seq);
+        s.last_answer = Instant::now();
+        self.patience.answered(at.elapsed());
         let took_ms = at.elapsed().as_secs_f64() * 1000.0;
         if let Some(why) = &refused {
             tracing::warn!(upstream = %self.settings.name, seq, "refused and put aside: {why}");

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Patience;
 use super::task::BridgeTask;
 use crate::config::plant;
 use crate::config::plant::Mapping;
@@ -311,7 +312,8 @@ async fn a_link_cut_with_twenty_in_flight_loses_and_repeats_nothing() {
 #[tokio::test]
 async fn an_acknowledgement_that_never_comes_ends_the_link() {
     let silent = Manner { acknowledges: Some(1), ..Manner::default() };
-    let mut house = house(vec![silent, Manner::default()], |t| t.answer_within = Duration::from_millis(200)).await;
+    let mut house =
+        house(vec![silent, Manner::default()], |t| t.patience = Patience::short(Duration::from_millis(200))).await;
     house.append(0..5).await;
     let broken = house.until(|s| s.error.is_some()).await;
     assert!(broken.error.unwrap().contains("no acknowledgement within"));
