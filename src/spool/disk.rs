@@ -52,6 +52,18 @@ pub(super) struct Disk {
     pub(super) run: u64,
     /// Rows in the log.
     pub(super) rows: u64,
+    #[cfg(test)]
+    stall: Option<Stall>,
+}
+
+/// A disk that hangs in its next commit, until the test lets it go.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Stall {
+    /// Told when the commit has begun.
+    pub(super) begun: std::sync::mpsc::SyncSender<()>,
+    /// The commit goes on when this has been said.
+    pub(super) go_on: std::sync::mpsc::Receiver<()>,
 }
 
 /// The dictionary entry as text; a mirror, so that `Series` needs no serde.
@@ -91,6 +103,8 @@ impl Disk {
             series: HashMap::new(),
             run,
             rows: rows.unsigned_abs(),
+            #[cfg(test)]
+            stall: None,
         };
         disk.load_series()?;
         Ok(disk)
@@ -142,6 +156,11 @@ impl Disk {
 
     /// Writes entries and cursors, deletes what all have acknowledged: one transaction.
     pub(super) fn commit(&mut self, commit: &Commit<'_>) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        if let Some(stall) = self.stall.take() {
+            stall.begun.send(()).unwrap();
+            stall.go_on.recv().unwrap();
+        }
         let mut learned = Vec::new();
         let result = self.write(commit, &mut learned);
         match result {
@@ -256,6 +275,11 @@ impl Disk {
     pub(super) fn set_aside(self) -> Option<PathBuf> {
         drop(self.db);
         schema::set_aside(&self.path).ok()
+    }
+
+    #[cfg(test)]
+    pub(super) fn stall(&mut self, stall: Stall) {
+        self.stall = Some(stall);
     }
 
     #[cfg(test)]

@@ -423,8 +423,8 @@ impl Log {
     }
 
     #[cfg(test)]
-    pub(super) const fn disk(&self) -> Option<&Disk> {
-        self.disk.as_ref()
+    pub(super) const fn disk(&mut self) -> Option<&mut Disk> {
+        self.disk.as_mut()
     }
 
     /// How things stand.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::Link;
@@ -375,4 +376,32 @@ async fn a_reader_waits_for_entries_and_a_closed_spool_keeps_the_rest() {
     let mut log = open(folder.path());
     assert_eq!(drain(&mut log, 0), ["2", "3"]);
     assert_eq!(drain(&mut log, 1), ["2"]);
+}
+
+#[tokio::test]
+async fn a_disk_that_stalls_ten_seconds_delays_no_append_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    let (begun, in_commit) = std::sync::mpsc::sync_channel(1);
+    let (let_go, go_on) = std::sync::mpsc::channel();
+    log.disk().unwrap().stall(super::disk::Stall { begun, go_on });
+    let (spool, thread) = super::thread::start(log).unwrap();
+    spool.append(vec![own(0, at(0))]).await;
+    in_commit.recv().unwrap();
+    // Ten seconds of the largest site: 5,000 values a second, while nothing can be written or read.
+    for batch in 0..1_000 {
+        let values = (1 + batch * 50..=50 + batch * 50).map(|n| own(n, at(n))).collect();
+        assert!(spool.append(values).now_or_never().is_some(), "append had to wait");
+    }
+    let_go.send(()).unwrap();
+    let mut got = Vec::new();
+    while got.len() < 50_001 {
+        let batch = spool.next_batch("all", None, 1_000).await;
+        got.extend(batch.entries.iter().map(|e| says(&e.message)));
+        spool.acknowledge("all", batch.upto).await;
+    }
+    assert_eq!(got, numbers(0..50_001));
+    spool.clone().close().await;
+    thread.join().unwrap();
+    assert_eq!((spool.status().borrow().overrun, spool.status().borrow().appended), (0, 50_001));
 }

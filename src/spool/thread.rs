@@ -78,16 +78,19 @@ enum Command {
 pub fn open(settings: plant::Spool, upstreams: Vec<Subscriber>) -> Result<(Spool, SpoolThread), SpoolError> {
     let path = settings.path.clone();
     let log = Log::open(settings, upstreams, time::boot_id())?;
+    start(log).map_err(|e| SpoolError::Unusable { path, why: e.to_string() })
+}
+
+/// Starts the thread that owns the log.
+pub(super) fn start(log: Log) -> std::io::Result<(Spool, SpoolThread)> {
     let (commands, inbox) = mpsc::channel(INTAKE_MOST);
     let (publish, status) = watch::channel(log.status());
     let intake = Arc::new(Intake::default());
     let owner = Owner { log, waiters: Vec::new(), publish, intake: Arc::clone(&intake) };
-    let unusable = |e: std::io::Error| SpoolError::Unusable { path, why: e.to_string() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let thread = runtime.and_then(|runtime| {
-        std::thread::Builder::new().name("spool".to_owned()).spawn(move || runtime.block_on(owner.run(inbox)))
-    });
-    Ok((Spool { commands, status, intake }, SpoolThread(thread.map_err(unusable)?)))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let thread =
+        std::thread::Builder::new().name("spool".to_owned()).spawn(move || runtime.block_on(owner.run(inbox)))?;
+    Ok((Spool { commands, status, intake }, SpoolThread(thread)))
 }
 
 impl Spool {
