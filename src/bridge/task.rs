@@ -70,6 +70,11 @@ pub fn new(
     let (status, watched) = watch::channel(status);
     let state = TopicName::new(format!("{gateway}/$state")).ok();
     let state = state.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, true));
+    let gap = TopicName::new(format!("{gateway}/{}", spool::GAP_TOPIC)).ok();
+    let gap = gap.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, false));
+    if gap.is_none() {
+        tracing::info!(upstream = %settings.name, "no rule sends {gateway}/$gap: gaps will not be told");
+    }
     let version = settings.version;
     let task = BridgeTask {
         settings,
@@ -77,6 +82,7 @@ pub fn new(
         to_local,
         status,
         state,
+        gap,
         version,
         spoke_5: false,
         hang_ups: 0,
@@ -96,6 +102,8 @@ pub struct BridgeTask {
     status: watch::Sender<UpstreamStatus>,
     /// Where `online` and `offline` go upstream, if a rule sends them.
     state: Option<Mapped>,
+    /// Where gaps are told, if a rule sends them.
+    gap: Option<Mapped>,
     version: MqttVersion,
     spoke_5: bool,
     hang_ups: u32,
@@ -343,7 +351,7 @@ impl BridgeTask {
             if self.answered.remove(&seq) {
                 continue;
             }
-            let Some(to) = mapping::map(&self.settings.send, &m.topic, m.qos, m.retain) else { continue };
+            let Some(to) = self.way(m) else { continue };
             let payload = match &m.own {
                 Some(own) => payload::render(&own.series, &own.sample),
                 None => m.payload.clone(),
@@ -375,6 +383,14 @@ impl BridgeTask {
             status.in_flight = in_flight;
             before != (status.sent, status.refused, status.in_flight)
         });
+    }
+
+    /// Where it goes upstream, if a rule sends it.
+    fn way(&self, m: &Message) -> Option<Mapped> {
+        match m.topic.as_str() {
+            spool::GAP_TOPIC => self.gap.clone(),
+            _ => mapping::map(&self.settings.send, &m.topic, m.qos, m.retain),
+        }
     }
 
     /// This answer and all that came with it.

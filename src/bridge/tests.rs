@@ -232,11 +232,11 @@ fn settings(port: u16) -> plant::Upstream {
     }
 }
 
-fn open_spool(folder: &Path) -> Spool {
+fn open_spool(folder: &Path, max_size: u64) -> Spool {
     let settings = plant::Spool {
         path: folder.join("spool.db"),
         keep: plant::Keep::Offline,
-        max_size: 64 << 20,
+        max_size,
         max_age: Duration::from_secs(86_400),
         when_full: plant::WhenFull::DropOldest,
         replay: plant::Replay::InOrder,
@@ -247,9 +247,18 @@ fn open_spool(folder: &Path) -> Spool {
 }
 
 async fn house(manners: Vec<Manner>, adapt: impl FnOnce(&mut BridgeTask)) -> House {
-    let peer = peer(manners).await;
     let folder = tempfile::tempdir().unwrap();
-    let spool = open_spool(folder.path());
+    let spool = open_spool(folder.path(), 64 << 20);
+    house_with(spool, folder, manners, adapt).await
+}
+
+async fn house_with(
+    spool: Spool,
+    folder: tempfile::TempDir,
+    manners: Vec<Manner>,
+    adapt: impl FnOnce(&mut BridgeTask),
+) -> House {
+    let peer = peer(manners).await;
     let (to_local, local) = mpsc::channel(16);
     let (status, mut task) = super::new(settings(peer.port), "g", spool.clone(), to_local);
     adapt(&mut task);
@@ -401,4 +410,25 @@ async fn a_peer_that_spoke_5_is_not_taken_for_an_old_one_when_it_hangs_up() {
     assert_eq!(house.acknowledged(3).await.0, [0, 1, 2]);
     let status = house.until(|s| s.acknowledged == 3).await;
     assert_eq!((status.version.as_str(), status.connects), ("5", 2));
+}
+
+#[tokio::test]
+async fn the_cloud_is_told_of_what_had_to_be_dropped_before_it_gets_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open_spool(folder.path(), 512 << 10);
+    let topic = TopicName::new("g/m/v").unwrap();
+    let message = |n: u32| Message::plain(topic.clone(), Bytes::from(n.to_string()), Qos::AtLeastOnce, Retain::No);
+    spool.append((0..50_000).map(message).collect()).await;
+    let mut status = spool.status();
+    let evicted = status.wait_for(|s| s.evicted > 0 && s.in_memory == 0).await.unwrap().evicted;
+    let mut house = house_with(spool, folder, vec![Manner::default()], |_| ()).await;
+    let (topic, payload) = loop {
+        match house.next().await {
+            Seen::Publish { topic, payload, .. } if topic != "up/$state" => break (topic, payload),
+            _ => {}
+        }
+    };
+    assert_eq!(topic, "up/$gap");
+    assert!(payload.starts_with(&format!(r#"{{"filter":"g/m/v","count":{evicted},"first":"20"#)), "{payload}");
+    assert_eq!(house.acknowledged(1).await.0, [u32::try_from(evicted).unwrap()]);
 }

@@ -2,11 +2,14 @@
 //! Memory holds the newest stretch, unbroken up to the newest entry; the disk holds what was committed below it.
 //! Entries at or under `committed` are on disk too and stay in memory only as a copy to read from.
 
+mod cursor;
 mod limits;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::cursor::Cursor;
+use self::cursor::counts;
 use super::Batch;
 use super::Entry;
 use super::Link;
@@ -15,10 +18,10 @@ use super::SpoolError;
 use super::Subscriber;
 use super::disk::Commit;
 use super::disk::Disk;
+use super::row::Content;
 use super::row::Taken;
 use crate::config::plant::Keep;
 use crate::config::plant::Spool as Settings;
-use crate::config::plant::WhenFull;
 use crate::message::Class;
 use crate::message::Message;
 use crate::status::SpoolStatus;
@@ -42,23 +45,24 @@ const CLOCK_SET: i64 = 1_577_836_800_000_000;
 #[derive(Debug)]
 struct Held {
     seq: Seq,
-    message: Message,
+    content: Content,
     taken: Stamp,
     came: Stamp,
     wanted: u64,
 }
 
-/// Where one upstream stands.
-#[derive(Debug)]
-struct Cursor {
-    who: Subscriber,
-    link: Link,
-    /// All up to here is done.
-    acknowledged: Seq,
-    /// Entries it wants and has not acknowledged.
-    backlog: u64,
-    /// Given out, in order, not acknowledged yet.
-    handed: VecDeque<Seq>,
+impl Held {
+    /// `None` for a gap.
+    const fn class(&self) -> Option<Class> {
+        match &self.content {
+            Content::Message(message) => Some(message.class),
+            Content::Gap(_) => None,
+        }
+    }
+
+    const fn wanted_by(&self, upstream: usize) -> bool {
+        self.wanted >> upstream & 1 == 1
+    }
 }
 
 /// The log.
@@ -74,6 +78,7 @@ pub(super) struct Log {
     /// All rows up to here are alarms: eviction looks behind it.
     alarms_upto: Seq,
     cursors_dirty: bool,
+    closing: bool,
     counts: SpoolStatus,
 }
 
@@ -93,6 +98,7 @@ impl Log {
             committed: 0,
             alarms_upto: 0,
             cursors_dirty: true,
+            closing: false,
             counts: SpoolStatus::default(),
         };
         log.open_disk(upstreams)?;
@@ -115,8 +121,8 @@ impl Log {
         self.cursors = upstreams
             .into_iter()
             .map(|who| {
-                let (acknowledged, backlog) = known.get(&*who.name).copied().unwrap_or((self.last, 0));
-                Cursor { who, link: Link::Down, acknowledged, backlog, handed: VecDeque::new() }
+                let place = known.get(&*who.name).copied();
+                Cursor::new(who, place, self.last)
             })
             .collect();
         self.disk = Some(disk);
@@ -136,16 +142,22 @@ impl Log {
                 continue;
             }
             self.counts.appended += 1;
+            let taken = message.own.as_ref().map_or(now, |own| own.sample.taken());
             if self.memory.len() >= MEMORY_MOST && !self.make_room(message.class) {
-                self.counts.evicted += 1;
+                self.turn_away(&message, taken, wanted);
                 continue;
             }
             self.last += 1;
-            for (n, cursor) in self.cursors.iter_mut().enumerate() {
-                cursor.backlog += wanted >> n & 1;
+            for (_, cursor) in self.cursors.iter_mut().enumerate().filter(|(n, _)| wanted >> n & 1 == 1) {
+                cursor.appended();
             }
-            let taken = message.own.as_ref().map_or(now, |own| own.sample.taken());
-            self.memory.push_back(Held { seq: self.last, message, taken, came: now, wanted });
+            self.memory.push_back(Held {
+                seq: self.last,
+                content: Content::Message(message),
+                taken,
+                came: now,
+                wanted,
+            });
         }
     }
 
@@ -154,43 +166,12 @@ impl Log {
         bits.fold(0, |mask, (n, _)| mask | 1 << n)
     }
 
-    /// Memory is full because the disk takes nothing: drops one old entry, or says that the new one has to go.
-    fn make_room(&mut self, class: Class) -> bool {
-        if self.memory.front().is_some_and(|h| h.seq <= self.committed) {
-            self.memory.pop_front();
-            return true;
-        }
-        if self.settings.when_full == WhenFull::DropNewest && class == Class::Normal {
-            return false;
-        }
-        let victim = self.memory.iter().position(|h| h.message.class == Class::Normal);
-        let Some(held) = victim.or_else(|| (class == Class::Alarm).then_some(0)).and_then(|n| self.memory.remove(n))
-        else {
-            return false;
-        };
-        self.forget(held.seq, held.wanted);
-        self.counts.evicted += 1;
-        true
-    }
-
-    /// The books after an entry left without acknowledgement.
-    fn forget(&mut self, seq: Seq, wanted: u64) {
-        for (n, cursor) in self.cursors.iter_mut().enumerate() {
-            if seq > cursor.acknowledged && wanted >> n & 1 == 1 {
-                cursor.backlog = cursor.backlog.saturating_sub(1);
-                cursor.handed.retain(|s| *s != seq);
-            }
-        }
-    }
-
     /// What the upstream wants after `after` (`None`: after its last acknowledgement). Nothing found and nothing in
     /// flight: its cursor moves on by itself.
     pub(super) fn batch(&mut self, upstream: usize, after: Option<Seq>, max: usize, now: Stamp) -> Batch {
         let acknowledged = self.cursors[upstream].acknowledged;
         let after = after.map_or(acknowledged, |a| a.max(acknowledged));
-        while self.cursors[upstream].handed.back().is_some_and(|s| *s > after) {
-            self.cursors[upstream].handed.pop_back();
-        }
+        self.cursors[upstream].rewind(after);
         let mut batch = Batch { entries: Vec::new(), upto: after };
         self.read_disk(upstream, max, &mut batch);
         self.read_memory(upstream, max, &mut batch);
@@ -198,12 +179,11 @@ impl Log {
             restamp(&mut entry.message, now);
         }
         let cursor = &mut self.cursors[upstream];
-        cursor.handed.extend(batch.entries.iter().map(|e| e.seq));
         if batch.entries.is_empty() && cursor.handed.is_empty() && batch.upto > cursor.acknowledged {
             self.acknowledge(upstream, batch.upto);
         }
         if batch.entries.is_empty() && batch.upto == self.last && self.cursors[upstream].handed.is_empty() {
-            self.cursors[upstream].backlog = 0;
+            self.cursors[upstream].found(0);
         }
         batch
     }
@@ -229,10 +209,17 @@ impl Log {
                     return;
                 }
                 batch.upto = seq;
-                let Some((message, taken)) = decoded else { continue };
-                if self.cursors[upstream].who.wants(&message) {
+                let Some((content, taken)) = decoded else { continue };
+                let counts = counts(&content);
+                let cursor = &mut self.cursors[upstream];
+                let message = match content {
+                    Content::Gap(gap) => gap.message(cursor.name()),
+                    Content::Message(message) => cursor.who.wants(&message).then_some(message),
+                };
+                if let Some(message) = message {
                     let message = mark_run(message, taken, self.disk.as_ref().map_or(0, |d| d.run));
                     batch.entries.push(Entry { seq, message });
+                    cursor.handed.push_back((seq, counts));
                 }
             }
         }
@@ -250,8 +237,17 @@ impl Log {
                 return;
             }
             batch.upto = held.seq;
-            if held.wanted >> upstream & 1 == 1 {
-                batch.entries.push(Entry { seq: held.seq, message: held.message.clone() });
+            if !held.wanted_by(upstream) {
+                continue;
+            }
+            let cursor = &mut self.cursors[upstream];
+            let message = match &held.content {
+                Content::Gap(gap) => gap.message(cursor.name()),
+                Content::Message(message) => Some(message.clone()),
+            };
+            if let Some(message) = message {
+                batch.entries.push(Entry { seq: held.seq, message });
+                cursor.handed.push_back((held.seq, counts(&held.content)));
             }
         }
         batch.upto = self.last;
@@ -260,16 +256,11 @@ impl Log {
     /// All up to `upto` is done for this upstream.
     pub(super) fn acknowledge(&mut self, upstream: usize, upto: Seq) {
         let upto = upto.min(self.last);
-        let cursor = &mut self.cursors[upstream];
-        if upto <= cursor.acknowledged {
+        if !self.cursors[upstream].waits_for(upto) {
             return;
         }
-        cursor.acknowledged = upto;
+        self.cursors[upstream].acknowledge(upto);
         self.cursors_dirty = true;
-        while cursor.handed.front().is_some_and(|s| *s <= upto) {
-            cursor.handed.pop_front();
-            cursor.backlog = cursor.backlog.saturating_sub(1);
-        }
         let done = self.done();
         while self.memory.front().is_some_and(|h| h.seq <= done) {
             self.memory.pop_front();
@@ -311,6 +302,7 @@ impl Log {
 
     /// Everything to disk, whatever `keep` says.
     pub(super) fn close(&mut self) {
+        self.closing = true;
         self.commit_all();
         self.shrink();
     }
@@ -334,9 +326,7 @@ impl Log {
         if self.disk.is_none() && !self.reopen() {
             return;
         }
-        if with_entries {
-            self.keep_under_max_size();
-        }
+        let full = with_entries && self.keep_under_max_size();
         let done = self.done();
         let Some(disk) = &mut self.disk else { return };
         let run = disk.run;
@@ -346,13 +336,14 @@ impl Log {
             .memory
             .range(from..)
             .take(COMMIT_ROWS)
-            .map(|h| (h.seq, &h.message, Taken { run, stamp: h.taken }))
+            .filter(|h| !(full && h.seq == self.last && h.class().is_none() && !self.closing))
+            .map(|h| (h.seq, &h.content, Taken { run, stamp: h.taken }))
             .collect();
         let committed = entries.last().map_or(self.committed, |e| e.0);
         let cursors = self.cursors.iter().enumerate().map(|(n, c)| {
-            let only_memory =
-                self.memory.iter().filter(|h| h.seq > committed.max(c.acknowledged) && h.wanted >> n & 1 == 1).count();
-            (&*c.who.name, c.acknowledged, c.backlog.saturating_sub(only_memory as u64))
+            let only_memory = self.memory.iter().rev().take_while(|h| h.seq > committed.max(c.acknowledged));
+            let only_memory = only_memory.filter(|h| h.wanted_by(n) && counts(&h.content)).count();
+            (&*c.who.name, c.place(only_memory as u64))
         });
         let commit = Commit { cursors: cursors.collect(), entries, done };
         match disk.commit(&commit) {
@@ -397,11 +388,11 @@ impl Log {
         let first = self.memory.front().map_or(self.last + 1, |h| h.seq);
         let mut lost = 0;
         for (n, cursor) in self.cursors.iter_mut().enumerate() {
-            let held =
-                self.memory.iter().filter(|h| h.seq > cursor.acknowledged && h.wanted >> n & 1 == 1).count() as u64;
+            let held = self.memory.iter().filter(|h| h.wanted_by(n) && cursor.waits_for(h.seq) && counts(&h.content));
+            let held = held.count() as u64;
             lost = lost.max(cursor.backlog.saturating_sub(held));
-            cursor.backlog = held;
-            cursor.handed.retain(|s| *s >= first);
+            cursor.found(held);
+            cursor.handed.retain(|(seq, _)| *seq >= first);
         }
         self.counts.damaged += lost;
         self.committed = first - 1;
@@ -435,6 +426,7 @@ impl Log {
         status.on_disk = self.rows();
         status.disk_bytes = self.disk.as_ref().map_or(0, Disk::bytes);
         status.backlog = self.cursors.iter().map(|c| (c.who.name.to_string(), c.backlog)).collect();
+        status.ledger = self.cursors.iter().map(|c| (c.who.name.to_string(), c.ledger())).collect();
         status
     }
 }

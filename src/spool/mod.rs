@@ -4,6 +4,7 @@
 //! when every upstream that wants it has acknowledged it, or by a limit, counted.
 
 mod disk;
+mod gap;
 mod log;
 mod row;
 mod schema;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use crate::message::Message;
 use crate::topic::TopicFilter;
 
+pub use self::gap::GAP_TOPIC;
 pub use self::thread::COMMIT_INTERVAL;
 pub use self::thread::Spool;
 pub use self::thread::SpoolThread;

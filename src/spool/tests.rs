@@ -27,6 +27,7 @@ use crate::payload::Series;
 use crate::point::PointId;
 use crate::sample::Sample;
 use crate::sample::Value;
+use crate::status::Ledger;
 use crate::time::Stamp;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
@@ -193,12 +194,15 @@ proptest! {
             for (u, model) in models.iter().enumerate() {
                 let name = &*upstreams()[u].name.clone();
                 prop_assert_eq!(log.status().backlog[name], model.waiting.len() as u64);
+                prop_assert!(adds_up(&log.status().ledger[name]), "{:?}", log.status().ledger);
             }
         }
+        prop_assert_eq!(log.status().ledger["all"].appended, count);
         prop_assert_eq!(drain(&mut log, 0), std::mem::take(&mut models[0].waiting));
         prop_assert_eq!(drain(&mut log, 1), std::mem::take(&mut models[1].waiting));
         log.tick(at(now + 10_000));
         prop_assert_eq!(log.status().on_disk, 0);
+        prop_assert_eq!(log.status().ledger["all"].acknowledged, count);
     }
 }
 
@@ -206,6 +210,17 @@ fn rewind(model: &mut Model) {
     model.after = None;
     model.cursor = 0;
     model.read.clear();
+}
+
+fn adds_up(l: &Ledger) -> bool {
+    l.appended == l.acknowledged + l.in_flight + l.stored + l.evicted + l.expired + l.damaged
+}
+
+/// How many entries the gaps among these tell of; the rest are values.
+fn gaps(got: Vec<String>) -> (u64, Vec<String>) {
+    let (gaps, values): (Vec<_>, Vec<_>) = got.into_iter().partition(|text| text.starts_with('{'));
+    let count = |text: &String| serde_json::from_str::<serde_json::Value>(text).unwrap()["count"].as_u64().unwrap();
+    (gaps.iter().map(count).sum(), values)
 }
 
 fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
@@ -316,7 +331,10 @@ fn max_size_drops_the_oldest_and_alarms_last() {
         let status = log.status();
         assert!(status.evicted > 0);
         assert_eq!(status.appended, status.evicted + status.backlog["all"], "{when_full:?}");
-        let got = drain(&mut log, 0);
+        assert!(adds_up(&status.ledger["all"]) && adds_up(&status.ledger["some"]), "{:?}", status.ledger);
+        let (missing, got) = gaps(drain(&mut log, 0));
+        assert_eq!((missing, missing + got.len() as u64), (status.evicted, 80_001));
+        assert_eq!(log.status().ledger["all"].acknowledged, got.len() as u64);
         assert_eq!(got[0], "alarm");
         assert_eq!(got.contains(&"79999".to_owned()), when_full == WhenFull::DropOldest);
         drain(&mut log, 1);
@@ -336,6 +354,9 @@ fn old_entries_expire_by_the_monotonic_clock_whatever_the_wall_clock_does() {
     assert_eq!(log.status().expired, 0);
     log.tick(Stamp { mono_us: 2 * 86_400_000_000, wall_us: 0 });
     assert_eq!((log.status().expired, log.status().backlog["all"]), (5, 0));
+    assert_eq!((log.status().ledger["all"].expired, adds_up(&log.status().ledger["all"])), (5, true));
+    let told = r#"{"filter":"a/own","count":5,"first":"2026-11-21T01:02:03.000Z","last":"2026-11-21T01:02:03.004Z"}"#;
+    assert_eq!(drain(&mut log, 0), [told]);
     assert_eq!(drain(&mut log, 0), numbers(0..0));
 }
 
@@ -349,6 +370,29 @@ fn a_value_takes_at_most_48_bytes_on_disk() {
     drop(log);
     let bytes = fs::metadata(folder.path().join("spool.db")).unwrap().len();
     assert!((bytes - empty.min(bytes)) / 100_000 <= 48, "{bytes}");
+}
+
+#[test]
+fn a_gap_lies_in_its_place_and_grows_instead_of_having_neighbours() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_size: 1 << 20, ..settings(folder.path()) };
+    let mut log = Log::open(settings, upstreams(), 1).unwrap();
+    let mut alarm = foreign("a/alarm", "alarm");
+    alarm.class = Class::Alarm;
+    append(&mut log, 0..10);
+    log.append(vec![alarm], at(0));
+    for n in 0..40 {
+        append(&mut log, n * 2_000..(n + 1) * 2_000);
+        log.tick(at(n));
+    }
+    log.close();
+    drop(log);
+    let mut log = open(folder.path());
+    let got = drain(&mut log, 0);
+    assert_eq!(got[0], "alarm");
+    assert!(got[1].starts_with(r#"{"filter":"a/own","count":"#), "{}", got[1]);
+    let (missing, values) = gaps(got[1..].to_vec());
+    assert_eq!(values, numbers(missing - 10..80_000));
 }
 
 #[test]
