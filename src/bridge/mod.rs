@@ -6,6 +6,7 @@
 mod link;
 pub mod mapping;
 mod patience;
+mod session;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -2,18 +2,14 @@
 //! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
 //! is remembered, so that a reconnect sends again only what was never answered.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::VecDeque;
 use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,14 +25,19 @@ use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
+use super::session::Lane;
+use super::session::Newest;
+use super::session::Reading;
+use super::session::Session;
 use crate::backoff::Backoff;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
+use crate::message::Properties;
 use crate::payload;
+use crate::payload::Format;
 use crate::spool;
 use crate::spool::Batch;
-use crate::spool::Entry;
 use crate::spool::Seq;
 use crate::spool::Spool;
 use crate::status::LinkState;
@@ -54,9 +55,6 @@ const STABLE: Duration = Duration::from_secs(10);
 const READ: usize = 500;
 /// A clean stop takes no longer.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
-type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
 
 /// Makes the task of an upstream. `gateway` names the state topic, `to_local` takes what comes from upstream.
 pub fn new(
@@ -89,6 +87,7 @@ pub fn new(
         patience: Patience::default(),
         answered: BTreeSet::new(),
         highest_sent: 0,
+        newest: Newest::default(),
     };
     (watched, task)
 }
@@ -111,54 +110,16 @@ pub struct BridgeTask {
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
     highest_sent: Seq,
-}
-
-/// One connection's work.
-struct Session {
-    link: Link,
-    peer: Peer,
-    window: usize,
-    /// Read, not handed over.
-    ready: VecDeque<Entry>,
-    /// How far the log was read.
-    read_to: Option<Seq>,
-    reading: Option<Reading>,
-    /// Handed over, not answered.
-    waiting: BTreeMap<Seq, Instant>,
-    /// The same in order of time; entries that were answered are skipped when it is looked at.
-    by_age: VecDeque<(Instant, Seq)>,
-    /// When the last answer came, or the first publish that has none was handed over.
-    last_answer: Instant,
-    answers: Answers,
-    acknowledged: Seq,
-}
-
-impl Session {
-    /// A publish was handed over.
-    fn handed(&mut self, seq: Seq, now: Instant) {
-        if self.waiting.is_empty() {
-            self.last_answer = now;
-        }
-        self.waiting.insert(seq, now);
-        self.by_age.push_back((now, seq));
-    }
-
-    /// When the longest wait has to end; `None` while nothing waits.
-    fn overdue(&mut self, silence: Duration) -> Option<Instant> {
-        while self.by_age.front().is_some_and(|(at, seq)| self.waiting.get(seq) != Some(at)) {
-            self.by_age.pop_front();
-        }
-        let (oldest, _) = self.by_age.front()?;
-        Some((*oldest + Patience::answer()).min(self.last_answer + silence))
-    }
+    newest: Newest,
 }
 
 enum Happened {
     Stop,
     Link(Event),
     Answer(Seq, Outcome),
-    Read(Batch),
+    Read(spool::Lane, Batch),
     Overdue,
+    Pace,
 }
 
 enum Ended {
@@ -269,7 +230,8 @@ impl BridgeTask {
             s.version = peer.version.to_owned();
             s.connects += 1;
         });
-        self.spool.link(&self.settings.name, spool::Link::Up).await;
+        let standing = self.spool.connected(&self.settings.name).await;
+        self.newest.distrust(standing.ahead);
         if !self.settings.receive.is_empty() {
             let wanted: Vec<_> = self.settings.receive.iter().map(|m| (m.filter.clone(), m.qos)).collect();
             link.subscribe(&wanted);
@@ -278,41 +240,34 @@ impl BridgeTask {
             let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None);
         }
         let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
-        Session {
-            link,
-            peer,
-            window,
-            ready: VecDeque::new(),
-            read_to: None,
-            reading: None,
-            waiting: BTreeMap::new(),
-            by_age: VecDeque::new(),
-            last_answer: Instant::now(),
-            answers: FuturesUnordered::new(),
-            acknowledged: 0,
-        }
+        Session::new(link, peer, window, standing)
     }
 
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
         loop {
             self.fill(s);
             self.acknowledge(s).await;
-            if s.ready.is_empty() && s.reading.is_none() {
-                s.reading = Some(self.read(s.read_to));
+            for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
+                if lane.ready.is_empty() && lane.reading.is_none() {
+                    lane.reading = Some(self.read(lane.lane, lane.read_to));
+                }
             }
             let silence = self.patience.silence(self.status.borrow().ack_ms);
             let overdue = s.overdue(silence);
+            let pace = s.held_until();
             let happened = tokio::select! {
                 () = cancel.cancelled() => Happened::Stop,
                 Some((seq, outcome)) = s.answers.next() => Happened::Answer(seq, outcome),
                 event = s.link.event() => Happened::Link(event),
-                batch = read(&mut s.reading) => Happened::Read(batch),
+                batch = read(s.live.as_mut()) => Happened::Read(spool::Lane::Live, batch),
+                batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
+                () = until(pace) => Happened::Pace,
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
-                Happened::Link(Event::Connected(_)) => {}
+                Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
                 Happened::Overdue => {
                     self.patience.was_silent();
@@ -324,39 +279,43 @@ impl BridgeTask {
                         return Ended::Fault(fault);
                     }
                 }
-                Happened::Read(batch) => {
-                    s.reading = None;
+                Happened::Read(lane, batch) => {
+                    let Some(lane) = (match lane {
+                        spool::Lane::Backlog => Some(&mut s.backlog),
+                        spool::Lane::Live => s.live.as_mut(),
+                    }) else {
+                        continue;
+                    };
+                    lane.reading = None;
                     if batch.entries.is_empty() {
                         return Ended::Fault(Fault::Broken("the spool has closed".to_owned()));
                     }
-                    s.read_to = Some(batch.upto);
-                    s.ready.extend(batch.entries);
+                    lane.read_to = Some(batch.upto);
+                    lane.ready.extend(batch.entries);
                 }
             }
         }
     }
 
-    fn read(&self, after: Option<Seq>) -> Reading {
+    fn read(&self, lane: spool::Lane, after: Option<Seq>) -> Reading {
         let (spool, name) = (self.spool.clone(), Arc::clone(&self.settings.name));
-        Box::pin(async move { spool.next_batch(&name, after, READ).await })
+        Box::pin(async move { spool.next_on(lane, &name, after, READ).await })
     }
 
     /// Hands over what the window takes; what can never be sent is put aside.
     fn fill(&mut self, s: &mut Session) {
         let (mut sent, mut resent, mut refused) = (0, 0, 0);
         while s.waiting.len() < s.window
-            && let Some(entry) = s.ready.pop_front()
+            && let Some(entry) = s.next(Instant::now())
         {
             let (seq, m) = (entry.seq, &entry.message);
             if self.answered.remove(&seq) {
                 continue;
             }
-            let Some(to) = self.way(m) else { continue };
-            let payload = match &m.own {
-                Some(own) => payload::render(&own.series, &own.sample),
-                None => m.payload.clone(),
-            };
-            let size = link::packet_size(&to.topic, &payload, m.properties.as_deref());
+            let Some(mut to) = self.way(m) else { continue };
+            to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
+            let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
+            let size = link::packet_size(&to.topic, &payload, properties.as_deref());
             if size > s.peer.maximum_packet as usize {
                 let most = s.peer.maximum_packet;
                 let name = &self.settings.name;
@@ -364,8 +323,8 @@ impl BridgeTask {
                 refused += 1;
                 continue;
             }
-            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, m.properties.as_deref()) else {
-                s.ready.push_front(entry);
+            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, properties.as_deref()) else {
+                s.put_back(entry);
                 break;
             };
             sent += 1;
@@ -428,14 +387,15 @@ impl BridgeTask {
         None
     }
 
-    /// Moves the spool's cursor to just below the first entry that still waits.
+    /// Moves the spool's cursors to just below the first entry that still waits.
     async fn acknowledge(&mut self, s: &mut Session) {
-        let first = s.waiting.keys().next().copied().or_else(|| s.ready.front().map(|e| e.seq));
-        let Some(upto) = first.map(|seq| seq - 1).or(s.read_to) else { return };
-        if upto > s.acknowledged {
-            s.acknowledged = upto;
-            self.answered = self.answered.split_off(&(upto + 1));
-            self.spool.acknowledge(&self.settings.name, upto).await;
+        for (lane, upto) in s.done() {
+            let after = if lane == spool::Lane::Live { s.standing.newest } else { 0 };
+            self.answered.retain(|seq| *seq <= after || *seq > upto);
+            self.spool.acknowledge_on(lane, &self.settings.name, upto).await;
+        }
+        if s.live.is_none() && s.waiting.is_empty() && s.backlog.ready.is_empty() {
+            self.newest.forget();
         }
     }
 
@@ -477,8 +437,27 @@ fn allowed(to: Mapped, peer: &Peer) -> Mapped {
     Mapped { qos: to.qos.min(peer.maximum_qos), retain: to.retain && peer.retain, ..to }
 }
 
-async fn read(reading: &mut Option<Reading>) -> Batch {
-    match reading {
+/// What is sent: own values are rendered now. What waited while newer values went ahead says so, in a property and,
+/// where the gateway writes JSON itself, in the payload.
+fn rendered(m: &Message, late: bool) -> (Bytes, Option<Arc<Properties>>) {
+    let mut payload = match &m.own {
+        Some(own) => payload::render(&own.series, &own.sample),
+        None => m.payload.clone(),
+    };
+    if !late {
+        return (payload, m.properties.clone());
+    }
+    let json = m.own.as_ref().is_some_and(|own| own.series.format == Format::Json);
+    if let Some(body) = payload.strip_suffix(b"}").filter(|_| json) {
+        payload = [body, br#","late":true}"#].concat().into();
+    }
+    let mut properties = m.properties.as_deref().cloned().unwrap_or_default();
+    properties.user.push(("late".into(), "true".into()));
+    (payload, Some(Arc::new(properties)))
+}
+
+async fn read(lane: Option<&mut Lane>) -> Batch {
+    match lane.and_then(|lane| lane.reading.as_mut()) {
         Some(batch) => batch.await,
         None => pending().await,
     }

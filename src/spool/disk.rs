@@ -33,7 +33,7 @@ use crate::topic::TopicName;
 pub(super) type Row = (Seq, Option<(Content, Taken)>);
 
 /// Where an upstream stands, as it is written.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Place {
     /// All up to here is done.
     pub(super) acknowledged: Seq,
@@ -41,6 +41,17 @@ pub(super) struct Place {
     pub(super) backlog: u64,
     /// Its totals.
     pub(super) account: Ledger,
+    /// Stretches above `acknowledged` that are done too: behind the first up to the second.
+    pub(super) ahead: Vec<(Seq, Seq)>,
+}
+
+/// The part of a place that is written as text.
+#[derive(Serialize, Deserialize)]
+struct Account {
+    #[serde(flatten)]
+    account: Ledger,
+    #[serde(default)]
+    ahead: Vec<(Seq, Seq)>,
 }
 
 /// In the place of a series: the row is a gap.
@@ -53,8 +64,8 @@ pub(super) struct Commit<'a> {
     pub(super) entries: Vec<(Seq, &'a Content, Taken)>,
     /// Where each upstream stands.
     pub(super) cursors: Vec<(&'a str, Place)>,
-    /// Rows up to here are acknowledged by all.
-    pub(super) done: Seq,
+    /// Rows behind the first up to the second are acknowledged by all.
+    pub(super) done: Vec<(Seq, Seq)>,
 }
 
 /// The open database.
@@ -151,8 +162,9 @@ impl Disk {
             let backlog = r.get::<_, i64>(2)?.unsigned_abs();
             let account = r.get::<_, Option<String>>(3)?.and_then(|text| serde_json::from_str(&text).ok());
             // Files of layout 1 have no account: it begins with what lies there.
-            let account = account.unwrap_or(Ledger { appended: backlog, ..Ledger::default() });
-            Ok((r.get(0)?, Place { acknowledged: r.get::<_, i64>(1)?.unsigned_abs(), backlog, account }))
+            let new = || Account { account: Ledger { appended: backlog, ..Ledger::default() }, ahead: Vec::new() };
+            let Account { account, ahead } = account.unwrap_or_else(new);
+            Ok((r.get(0)?, Place { acknowledged: r.get::<_, i64>(1)?.unsigned_abs(), backlog, account, ahead }))
         })?;
         rows.collect()
     }
@@ -226,7 +238,12 @@ impl Disk {
                 insert.execute(params![seq.cast_signed(), id, bytes])?;
             }
         }
-        let gone = tx.execute("DELETE FROM log WHERE seq <= ?1", [commit.done.cast_signed()])? as u64;
+        let mut gone = 0;
+        for (after, upto) in &commit.done {
+            gone += tx
+                .prepare_cached("DELETE FROM log WHERE seq > ?1 AND seq <= ?2")?
+                .execute([after.cast_signed(), upto.cast_signed()])? as u64;
+        }
         for (name, place) in &commit.cursors {
             let (acknowledged, backlog) = (place.acknowledged.cast_signed(), place.backlog.cast_signed());
             tx.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3)")?.execute(params![
@@ -234,7 +251,8 @@ impl Disk {
                 acknowledged,
                 backlog
             ])?;
-            let account = serde_json::to_string(&place.account).unwrap_or_default();
+            let account = Account { account: place.account, ahead: place.ahead.clone() };
+            let account = serde_json::to_string(&account).unwrap_or_default();
             tx.prepare_cached("INSERT OR REPLACE INTO ledger VALUES (?1, ?2)")?.execute(params![name, account])?;
         }
         let rows = (self.rows + commit.entries.len() as u64).saturating_sub(gone);

@@ -4,23 +4,26 @@
 
 mod cursor;
 mod limits;
+mod read;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use self::cursor::Cursor;
+use self::cursor::both;
 use self::cursor::counts;
-use super::Batch;
-use super::Entry;
+pub(super) use self::read::Question;
 use super::Link;
 use super::Seq;
 use super::SpoolError;
+use super::Standing;
 use super::Subscriber;
 use super::disk::Commit;
 use super::disk::Disk;
 use super::row::Content;
 use super::row::Taken;
 use crate::config::plant::Keep;
+use crate::config::plant::Replay;
 use crate::config::plant::Spool as Settings;
 use crate::message::Class;
 use crate::message::Message;
@@ -117,11 +120,13 @@ impl Log {
         disk.keep_cursors(&upstreams.iter().map(|u| &*u.name).collect::<Vec<_>>()).map_err(sql)?;
         let known = disk.cursors().map_err(sql)?;
         self.last = disk.last_seq().map_err(sql)?;
+        // What went live and was acknowledged was never written, its number is used all the same.
+        self.last = known.values().flat_map(|p| &p.ahead).fold(self.last, |last, (_, upto)| last.max(*upto));
         self.committed = self.last;
         self.cursors = upstreams
             .into_iter()
             .map(|who| {
-                let place = known.get(&*who.name).copied();
+                let place = known.get(&*who.name).cloned();
                 Cursor::new(who, place, self.last)
             })
             .collect();
@@ -166,97 +171,10 @@ impl Log {
         bits.fold(0, |mask, (n, _)| mask | 1 << n)
     }
 
-    /// What the upstream wants after `after` (`None`: after its last acknowledgement). Nothing found and nothing in
-    /// flight: its cursor moves on by itself.
-    pub(super) fn batch(&mut self, upstream: usize, after: Option<Seq>, max: usize, now: Stamp) -> Batch {
-        let acknowledged = self.cursors[upstream].acknowledged;
-        let after = after.map_or(acknowledged, |a| a.max(acknowledged));
-        self.cursors[upstream].rewind(after);
-        let mut batch = Batch { entries: Vec::new(), upto: after };
-        self.read_disk(upstream, max, &mut batch);
-        self.read_memory(upstream, max, &mut batch);
-        for entry in &mut batch.entries {
-            restamp(&mut entry.message, now);
-        }
-        let cursor = &mut self.cursors[upstream];
-        if batch.entries.is_empty() && cursor.handed.is_empty() && batch.upto > cursor.acknowledged {
-            self.acknowledge(upstream, batch.upto);
-        }
-        if batch.entries.is_empty() && batch.upto == self.last && self.cursors[upstream].handed.is_empty() {
-            self.cursors[upstream].found(0);
-        }
-        batch
-    }
-
-    fn read_disk(&mut self, upstream: usize, max: usize, batch: &mut Batch) {
-        let memory_from = self.memory.front().map_or(Seq::MAX, |h| h.seq);
-        while batch.entries.len() < max && batch.upto < self.committed && batch.upto + 1 < memory_from {
-            let Some(disk) = &self.disk else { return };
-            let rows = match disk.read(batch.upto, max) {
-                Ok(rows) => rows,
-                Err(e) => return self.fault(&e),
-            };
-            if rows.is_empty() {
-                batch.upto = self.committed.min(memory_from - 1);
-                return;
-            }
-            for (seq, decoded) in rows {
-                if seq >= memory_from {
-                    batch.upto = memory_from - 1;
-                    return;
-                }
-                if batch.entries.len() == max {
-                    return;
-                }
-                batch.upto = seq;
-                let Some((content, taken)) = decoded else { continue };
-                let counts = counts(&content);
-                let cursor = &mut self.cursors[upstream];
-                let message = match content {
-                    Content::Gap(gap) => gap.message(cursor.name()),
-                    Content::Message(message) => cursor.who.wants(&message).then_some(message),
-                };
-                if let Some(message) = message {
-                    let message = mark_run(message, taken, self.disk.as_ref().map_or(0, |d| d.run));
-                    batch.entries.push(Entry { seq, message });
-                    cursor.handed.push_back((seq, counts));
-                }
-            }
-        }
-    }
-
-    fn read_memory(&mut self, upstream: usize, max: usize, batch: &mut Batch) {
-        let memory_from = self.memory.front().map_or(self.last + 1, |h| h.seq);
-        let disk_is_read = batch.upto >= self.committed || batch.upto + 1 >= memory_from;
-        if !disk_is_read || batch.entries.len() == max {
-            return;
-        }
-        let from = self.memory.partition_point(|h| h.seq <= batch.upto);
-        for held in self.memory.range(from..) {
-            if batch.entries.len() == max {
-                return;
-            }
-            batch.upto = held.seq;
-            if !held.wanted_by(upstream) {
-                continue;
-            }
-            let cursor = &mut self.cursors[upstream];
-            let message = match &held.content {
-                Content::Gap(gap) => gap.message(cursor.name()),
-                Content::Message(message) => Some(message.clone()),
-            };
-            if let Some(message) = message {
-                batch.entries.push(Entry { seq: held.seq, message });
-                cursor.handed.push_back((held.seq, counts(&held.content)));
-            }
-        }
-        batch.upto = self.last;
-    }
-
     /// All up to `upto` is done for this upstream.
     pub(super) fn acknowledge(&mut self, upstream: usize, upto: Seq) {
         let upto = upto.min(self.last);
-        if !self.cursors[upstream].waits_for(upto) {
+        if upto <= self.cursors[upstream].acknowledged {
             return;
         }
         self.cursors[upstream].acknowledge(upto);
@@ -267,13 +185,49 @@ impl Log {
         }
     }
 
+    /// All up to `upto` is done on the live lane.
+    pub(super) fn acknowledge_live(&mut self, upstream: usize, upto: Seq) {
+        let Some(before) = self.cursors[upstream].acknowledge_live(upto.min(self.last)) else { return };
+        self.cursors_dirty = true;
+        let from = self.memory.partition_point(|h| h.seq <= before);
+        let to = self.memory.partition_point(|h| h.seq <= upto);
+        for held in self.memory.range_mut(from..to) {
+            held.wanted &= !(1 << upstream);
+        }
+        // What nobody waits for any more need not be written, though older entries are still there.
+        if self.memory.range(from..to).any(|h| h.wanted == 0) {
+            let kept: Vec<_> = self.memory.drain(from..to).filter(|h| h.wanted != 0).collect();
+            kept.into_iter().enumerate().for_each(|(n, held)| self.memory.insert(from + n, held));
+        }
+    }
+
+    /// What is done for all, as stretches.
+    fn done_for_all(&self) -> Vec<(Seq, Seq)> {
+        self.cursors.iter().fold(vec![(0, self.last)], |done, c| both(&done, &c.done()))
+    }
+
     fn done(&self) -> Seq {
         self.cursors.iter().map(|c| c.acknowledged).min().unwrap_or(self.last)
     }
 
     /// What the bridge says about its link. Down: what was given out will be asked for again.
     pub(super) fn link(&mut self, upstream: usize, link: Link) {
-        self.cursors[upstream].link = link;
+        let cursor = &mut self.cursors[upstream];
+        cursor.link = link;
+        cursor.live = None;
+    }
+
+    /// The link is up: how the log stands, and where its readers begin.
+    pub(super) fn connected(&mut self, upstream: usize) -> Standing {
+        self.link(upstream, Link::Up);
+        let (newest, live_first) = (self.last, self.settings.replay == Replay::LiveFirst);
+        let cursor = &mut self.cursors[upstream];
+        let ahead = cursor.ahead.last().map_or(0, |a| a.1);
+        if live_first {
+            cursor.go_live(newest);
+        }
+        let live = cursor.live.is_some();
+        Standing { newest, live, ahead, replay_rate: self.settings.replay_rate }
     }
 
     /// Whether entries have to go to disk now.
@@ -327,7 +281,7 @@ impl Log {
             return;
         }
         let full = with_entries && self.keep_under_max_size();
-        let done = self.done();
+        let done = self.done_for_all();
         let Some(disk) = &mut self.disk else { return };
         let run = disk.run;
         let from =
@@ -428,38 +382,5 @@ impl Log {
         status.backlog = self.cursors.iter().map(|c| (c.who.name.to_string(), c.backlog)).collect();
         status.ledger = self.cursors.iter().map(|c| (c.who.name.to_string(), c.ledger())).collect();
         status
-    }
-}
-
-/// Monotonic stamps of other runs mean nothing in this one: marked, so that nobody reckons with them.
-fn mark_run(mut message: Message, taken: Taken, run: u64) -> Message {
-    if taken.run != run
-        && let Some(own) = &mut message.own
-    {
-        own.sample = restamped(&own.sample, Stamp { mono_us: u64::MAX, wall_us: taken.stamp.wall_us });
-    }
-    message
-}
-
-/// A value taken before the clock was set gets the right time when it leaves, while the run that took it lives.
-fn restamp(message: &mut Message, now: Stamp) {
-    let Some(own) = &mut message.own else { return };
-    let taken = own.sample.taken();
-    if taken.wall_us >= CLOCK_SET || now.wall_us < CLOCK_SET || taken.mono_us > now.mono_us {
-        return;
-    }
-    let wall_us = now.wall_us - i64::try_from(now.mono_us - taken.mono_us).unwrap_or(0);
-    own.sample = restamped(&own.sample, Stamp { mono_us: taken.mono_us, wall_us });
-    message.payload = bytes::Bytes::new();
-}
-
-fn restamped(sample: &crate::sample::Sample, taken: Stamp) -> crate::sample::Sample {
-    use crate::sample::Quality;
-    use crate::sample::Sample;
-    match (sample.quality(), sample.value()) {
-        (Quality::Good, Some(value)) => Sample::good(sample.point(), value.clone(), taken),
-        (Quality::Stale(reason), Some(value)) => Sample::stale(sample.point(), value.clone(), reason, taken),
-        (Quality::Bad(reason), _) => Sample::bad(sample.point(), reason, taken),
-        (_, None) => sample.clone(),
     }
 }

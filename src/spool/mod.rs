@@ -71,6 +71,28 @@ pub enum Link {
     Down,
 }
 
+/// Which of an upstream's two readers: with `live-first` the newest entries go beside the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Oldest first; everything, where newest entries do not go first.
+    Backlog,
+    /// What came since the link is up.
+    Live,
+}
+
+/// How the log stood for an upstream when its link came up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The newest entry: what lies at or below it waited for the link.
+    pub newest: Seq,
+    /// Whether entries behind `newest` are to be read on the live lane, beside the backlog.
+    pub live: bool,
+    /// Entries up to here were sent past an older backlog before, in parts; zero: none.
+    pub ahead: Seq,
+    /// Messages a second of what waited; `None`: as fast as acknowledged.
+    pub replay_rate: Option<u32>,
+}
+
 /// Why there is no spool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolError {

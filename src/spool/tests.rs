@@ -9,11 +9,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use proptest::prelude::*;
 
+use super::Lane;
 use super::Link;
 use super::Seq;
 use super::SpoolError;
 use super::Subscriber;
 use super::log::Log;
+use super::log::Question;
 use crate::config::plant::Keep;
 use crate::config::plant::Replay;
 use crate::config::plant::Spool as Settings;
@@ -393,6 +395,45 @@ fn a_gap_lies_in_its_place_and_grows_instead_of_having_neighbours() {
     assert!(got[1].starts_with(r#"{"filter":"a/own","count":"#), "{}", got[1]);
     let (missing, values) = gaps(got[1..].to_vec());
     assert_eq!(values, numbers(missing - 10..80_000));
+}
+
+#[test]
+fn newest_values_go_first_and_the_backlog_beside_them_across_cuts_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { replay: Replay::LiveFirst, ..settings(folder.path()) };
+    let only = || vec![upstreams().remove(0)];
+    let mut log = Log::open(settings.clone(), only(), 1).unwrap();
+    let (mut from, mut old, mut new) = (0, Vec::new(), Vec::new());
+    for outage in 0..3u64 {
+        append(&mut log, from..from + 100);
+        log.tick(at(outage));
+        let standing = log.connected(0);
+        assert!(standing.live);
+        append(&mut log, from + 100..from + 110);
+        let question = |lane, after| Question { upstream: 0, lane, after, max: 20 };
+        let live = log.read(question(Lane::Live, Some(standing.newest)), at(0));
+        new.extend(live.entries.iter().map(|e| says(&e.message)));
+        log.acknowledge_live(0, live.upto);
+        let backlog = log.read(question(Lane::Backlog, None), at(0));
+        old.extend(backlog.entries.iter().map(|e| says(&e.message)));
+        log.acknowledge(0, backlog.upto);
+        let ledger = log.status().ledger["all"];
+        assert!(adds_up(&ledger) && log.status().in_memory == 0, "{ledger:?}");
+        log.link(0, Link::Down);
+        from += 110;
+        if outage == 1 {
+            log.close();
+            drop(log);
+            log = Log::open(settings.clone(), only(), 1).unwrap();
+        }
+    }
+    assert_eq!(new, [numbers(100..110), numbers(210..220), numbers(320..330)].concat());
+    old.extend(drain(&mut log, 0));
+    assert_eq!(old, [numbers(0..100), numbers(110..210), numbers(220..320)].concat());
+    append(&mut log, 330..333);
+    assert_eq!(drain(&mut log, 0), numbers(330..333));
+    assert_eq!((log.status().backlog["all"], log.status().ledger["all"].acknowledged), (0, 333));
+    assert!(!log.connected(0).live, "without a backlog there is one lane");
 }
 
 #[test]
