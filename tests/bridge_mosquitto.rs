@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -29,12 +30,21 @@ use trunkline::config::plant::Mapping;
 use trunkline::config::plant::MqttVersion;
 use trunkline::config::plant::RetainRule;
 use trunkline::config::plant::Scheme;
+use trunkline::message::Class;
 use trunkline::message::Message;
+use trunkline::message::OwnValue;
 use trunkline::message::Retain;
+use trunkline::payload::Format;
+use trunkline::payload::Series;
+use trunkline::payload::render;
+use trunkline::point::PointId;
+use trunkline::sample::Sample;
+use trunkline::sample::Value;
 use trunkline::spool;
 use trunkline::spool::Spool;
 use trunkline::spool::Subscriber;
 use trunkline::status::UpstreamStatus;
+use trunkline::time;
 use trunkline::topic::Qos;
 use trunkline::topic::TopicFilter;
 use trunkline::topic::TopicName;
@@ -224,6 +234,18 @@ fn upstream(name: &str, port: u16) -> plant::Upstream {
 }
 
 fn house(name: &str, upstream: plant::Upstream) -> House {
+    let house = away(name, plant::Replay::InOrder, None);
+    house.connect(upstream)
+}
+
+/// A spool whose bridge does not run yet.
+struct Away {
+    name: String,
+    spool: Spool,
+    folder: tempfile::TempDir,
+}
+
+fn away(name: &str, replay: plant::Replay, replay_rate: Option<u32>) -> Away {
     let folder = tempfile::tempdir().unwrap();
     let settings = plant::Spool {
         path: folder.path().join("spool.db"),
@@ -231,16 +253,23 @@ fn house(name: &str, upstream: plant::Upstream) -> House {
         max_size: 64 << 20,
         max_age: Duration::from_secs(86_400),
         when_full: plant::WhenFull::DropOldest,
-        replay: plant::Replay::InOrder,
-        replay_rate: None,
+        replay,
+        replay_rate,
     };
     let filters = vec![TopicFilter::new(format!("{name}/#")).unwrap()];
     let spool = spool::open(settings, vec![Subscriber { name: "cloud".into(), filters }]).unwrap().0;
-    let (to_local, _) = mpsc::channel(16);
-    let (status, task) = bridge::new(upstream, name, spool.clone(), to_local);
-    let cancel = CancellationToken::new();
-    tokio::spawn(task.run(cancel.clone()));
-    House { name: name.to_owned(), spool, status, _cancel: cancel.drop_guard(), _folder: folder }
+    Away { name: name.to_owned(), spool, folder }
+}
+
+impl Away {
+    fn connect(self, upstream: plant::Upstream) -> House {
+        let (to_local, _) = mpsc::channel(16);
+        let Self { name, spool, folder } = self;
+        let (status, task) = bridge::new(upstream, &name, spool.clone(), to_local);
+        let cancel = CancellationToken::new();
+        tokio::spawn(task.run(cancel.clone()));
+        House { name, spool, status, _cancel: cancel.drop_guard(), _folder: folder }
+    }
 }
 
 impl House {
@@ -459,4 +488,82 @@ async fn dozens_of_random_cuts_lose_nothing_and_keep_the_order() {
         assert_eq!((lost, disorder), (0, 0));
         assert!(duplicates as u64 <= resent, "{duplicates} duplicates, but only {resent} were sent again");
     }
+}
+
+/// One of the gateway's own values, kept by the broker, as JSON.
+fn own(name: &str, n: u32) -> Message {
+    let topic = TopicName::new(format!("{name}/own")).unwrap();
+    let series = Arc::new(Series {
+        topic: topic.clone(),
+        format: Format::Json,
+        unit: "".into(),
+        names: BTreeMap::new(),
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        class: Class::Normal,
+    });
+    let sample = Sample::good(PointId(0), Value::Uint(u64::from(n)), time::now());
+    let mut message = Message::plain(topic, render(&series, &sample), Qos::AtLeastOnce, Retain::Yes);
+    message.own = Some(OwnValue { series, sample });
+    message
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newest_first_marks_the_backlog_late_keeps_its_pace_and_never_replaces_a_newer_retained_value() {
+    let Some(broker) = mosquitto(plain) else { return };
+    let mut connections = 0;
+    let proxy = proxy(broker.port, move || {
+        connections += 1;
+        // The first link is cut in the middle of the backlog.
+        if connections == 1 { (60_000, usize::MAX) } else { whole() }
+    })
+    .await;
+    let mut seen = watch(broker.watch_port, "up/live/#").await;
+    let away = away("live", plant::Replay::LiveFirst, Some(1_000));
+    away.spool.append((0..2_000).map(|n| own("live", n)).collect()).await;
+    let began = Instant::now();
+    let mut house = away.connect(upstream("live", proxy.port));
+    let (mut old, mut new, mut passed) = (Vec::new(), Vec::new(), 0);
+    while new.last() != Some(&2_019) || old.last() != Some(&1_999) {
+        let publish = tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap().unwrap();
+        if publish.topic != "up/live/own" {
+            if publish.payload != "online" {
+                continue;
+            }
+            let from = 2_000 + new.len() as u32;
+            let to = if passed == 0 { 2_010 } else { 2_020 };
+            passed += 1;
+            house.spool.append((from..to).map(|n| own("live", n)).collect()).await;
+            continue;
+        }
+        let body: serde_json::Value = serde_json::from_slice(&publish.payload).unwrap();
+        let n = u32::try_from(body["value"].as_u64().unwrap()).unwrap();
+        let late = publish.properties.is_some_and(|p| p.user_properties.contains(&("late".into(), "true".into())));
+        assert_eq!(body["late"] == true, late);
+        match n {
+            0..2_000 => {
+                assert!(late, "{n} waited for the link");
+                old.push(n);
+            }
+            _ => new.push(n),
+        }
+        if n == 2_009 {
+            assert!(old.len() < 500, "the newest went after {} old ones", old.len());
+        }
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1_800), "2,000 at 1,000 a second took {took:?}");
+    house.drained().await;
+    let resent = house.until(|s| s.connects == 2).await.resent;
+    let (lost, disorder, duplicates) = verdict(&old, 2_000);
+    assert_eq!((lost, disorder), (0, 0));
+    assert!(duplicates as u64 <= resent, "{duplicates} of {resent}");
+    let live: Vec<_> = new.iter().map(|n| n - 2_000).collect();
+    assert_eq!(verdict(&live, 20).0, 0);
+    let mut kept = watch(broker.watch_port, "up/live/own").await;
+    let kept = tokio::time::timeout(PATIENCE, kept.recv()).await.unwrap().unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&kept.payload).unwrap();
+    assert_eq!((kept.retain, body["value"].as_u64()), (true, Some(2_019)), "{body}");
+    let ledger = house.spool.status().borrow().ledger["cloud"];
+    assert_eq!((ledger.appended, ledger.acknowledged), (2_020, 2_020));
 }
