@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::Seq;
 use super::SpoolError;
+use super::bench::Durability;
 use super::gap::Gap;
 use super::row;
 use super::row::Content;
@@ -331,6 +332,15 @@ impl Disk {
     pub(super) fn set_aside(self) -> Option<PathBuf> {
         drop(self.db);
         schema::set_aside(&self.path).ok()
+    }
+
+    /// For measurements: how hard commits are pressed onto the disk.
+    pub(super) fn durability(&self, durability: Durability) -> rusqlite::Result<()> {
+        let word = match durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+        };
+        self.db.pragma_update(None, "synchronous", word)
     }
 
     #[cfg(test)]

@@ -18,6 +18,7 @@ use super::Seq;
 use super::SpoolError;
 use super::Standing;
 use super::Subscriber;
+use super::bench::Durability;
 use super::disk::Commit;
 use super::disk::Disk;
 use super::row::Content;
@@ -370,6 +371,13 @@ impl Log {
     #[cfg(test)]
     pub(super) const fn disk(&mut self) -> Option<&mut Disk> {
         self.disk.as_mut()
+    }
+
+    /// For measurements.
+    pub(super) fn durability(&self, durability: Durability) {
+        if let Some(Err(e)) = self.disk.as_ref().map(|d| d.durability(durability)) {
+            tracing::error!("spool: {e}");
+        }
     }
 
     /// How things stand.

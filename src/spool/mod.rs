@@ -3,6 +3,7 @@
 //! one is not) is the spool's own affair, so that nobody else has an ordering problem to solve. An entry leaves only
 //! when every upstream that wants it has acknowledged it, or by a limit, counted.
 
+pub mod bench;
 mod disk;
 mod gap;
 mod log;

@@ -26,6 +26,13 @@ pub(in crate::spool) struct Question {
     pub(in crate::spool) max: usize,
 }
 
+impl Question {
+    /// The first upstream asks for the oldest.
+    pub(in crate::spool) const fn oldest(max: usize) -> Self {
+        Self { upstream: 0, lane: Lane::Backlog, after: None, max }
+    }
+}
+
 /// A question under way.
 struct Reading {
     upstream: usize,
