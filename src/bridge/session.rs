@@ -27,6 +27,9 @@ pub(super) type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
 /// Answers of the peer that are still to come.
 pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
 
+/// Resolves when the first endpoint is reachable again.
+pub(super) type FirstIsBack = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Topics whose newest value is remembered; beyond it late values lose their retain flag untested.
 const TOPICS_MOST: usize = 100_000;
 /// What a pace may make up for after it was held up.
@@ -67,6 +70,10 @@ pub(super) struct Session {
     /// When the last answer came, or the first publish that has none was handed over.
     pub(super) last_answer: Instant,
     pub(super) answers: Answers,
+    /// On another endpoint than the first.
+    pub(super) first: Option<FirstIsBack>,
+    /// The first endpoint is there again: nothing new is begun here.
+    pub(super) returning: bool,
 }
 
 impl Session {
@@ -84,6 +91,8 @@ impl Session {
             by_age: VecDeque::new(),
             last_answer: Instant::now(),
             answers: FuturesUnordered::new(),
+            first: None,
+            returning: false,
         }
     }
 

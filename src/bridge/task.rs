@@ -25,6 +25,7 @@ use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
+use super::session::FirstIsBack;
 use super::session::Lane;
 use super::session::Newest;
 use super::session::Reading;
@@ -51,6 +52,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const PAUSE_REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// A link that held this long begins with the shortest pause again.
 const STABLE: Duration = Duration::from_secs(10);
+/// On another endpoint than the first, the first is asked for this often; longer each time it did not hold.
+const RETURN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 /// Entries read from the log at once.
 const READ: usize = 500;
 /// A clean stop takes no longer.
@@ -88,6 +91,7 @@ pub fn new(
         answered: BTreeSet::new(),
         highest_sent: 0,
         newest: Newest::default(),
+        return_after: RETURN.0,
     };
     (watched, task)
 }
@@ -95,7 +99,7 @@ pub fn new(
 /// Owns the link of one upstream.
 #[derive(Debug)]
 pub struct BridgeTask {
-    settings: Upstream,
+    pub(super) settings: Upstream,
     spool: Spool,
     to_local: mpsc::Sender<Vec<Message>>,
     status: watch::Sender<UpstreamStatus>,
@@ -111,6 +115,7 @@ pub struct BridgeTask {
     answered: BTreeSet<Seq>,
     highest_sent: Seq,
     newest: Newest,
+    pub(super) return_after: Duration,
 }
 
 enum Happened {
@@ -120,10 +125,13 @@ enum Happened {
     Read(spool::Lane, Batch),
     Overdue,
     Pace,
+    FirstIsBack,
 }
 
 enum Ended {
     Stopped,
+    /// The first endpoint is there again, and nothing is on the way.
+    Return,
     Fault(Fault),
 }
 
@@ -136,7 +144,16 @@ impl BridgeTask {
         while !cancel.is_cancelled() {
             let (up, ended) = self.connection(endpoint, &cancel).await;
             self.spool.link(&self.settings.name, spool::Link::Down).await;
-            let Ended::Fault(fault) = ended else { break };
+            let fault = match ended {
+                Ended::Stopped => break,
+                Ended::Return => {
+                    tracing::info!(upstream = %self.settings.name, "the first endpoint is there again: back to it");
+                    self.return_after = (self.return_after * 2).min(RETURN.1);
+                    endpoint = 0;
+                    continue;
+                }
+                Ended::Fault(fault) => fault,
+            };
             let name = &self.settings.name;
             tracing::warn!(upstream = %name, endpoint = %self.settings.endpoints[endpoint], "{}", fault.words());
             self.status.send_modify(|s| {
@@ -148,6 +165,9 @@ impl BridgeTask {
             if held {
                 soon.reset();
                 later.reset();
+                if endpoint == 0 {
+                    self.return_after = RETURN.0;
+                }
             }
             // The list is gone through from the front; after a link that was up it begins with the first again.
             endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
@@ -183,6 +203,7 @@ impl BridgeTask {
 
     /// One connection from CONNECT to its end; the first part is when it was up.
     async fn connection(&mut self, endpoint: usize, cancel: &CancellationToken) -> (Option<Instant>, Ended) {
+        let first = self.settings.endpoints.first().filter(|_| endpoint > 0).cloned();
         let Some(endpoint) = self.settings.endpoints.get(endpoint).cloned() else {
             return (None, Ended::Fault(Fault::Refused("no endpoint is configured".to_owned())));
         };
@@ -213,9 +234,10 @@ impl BridgeTask {
         let up = Instant::now();
         self.patience.connected(up - began);
         let mut session = self.begin(link, peer).await;
+        session.first = first.map(|first| Box::pin(link::reachable(first, self.return_after)) as FirstIsBack);
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
-        if matches!(ended, Ended::Stopped) {
+        if matches!(ended, Ended::Stopped | Ended::Return) {
             self.goodbye(session).await;
         }
         (Some(up), ended)
@@ -245,8 +267,14 @@ impl BridgeTask {
 
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
         loop {
-            self.fill(s);
+            // On the way back to the first endpoint nothing new is begun, so that nothing is sent twice.
+            if !s.returning {
+                self.fill(s);
+            }
             self.acknowledge(s).await;
+            if s.returning && s.waiting.is_empty() {
+                return Ended::Return;
+            }
             for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
                 if lane.ready.is_empty() && lane.reading.is_none() {
                     lane.reading = Some(self.read(lane.lane, lane.read_to));
@@ -262,13 +290,18 @@ impl BridgeTask {
                 batch = read(s.live.as_mut()) => Happened::Read(spool::Lane::Live, batch),
                 batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
-                () = until(pace) => Happened::Pace,
+                () = until(pace), if !s.returning => Happened::Pace,
+                () = back(&mut s.first) => Happened::FirstIsBack,
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
                 Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
+                Happened::FirstIsBack => {
+                    s.first = None;
+                    s.returning = true;
+                }
                 Happened::Overdue => {
                     self.patience.was_silent();
                     let waited = s.last_answer.elapsed().max(silence).as_secs_f32();
@@ -459,6 +492,13 @@ fn rendered(m: &Message, late: bool) -> (Bytes, Option<Arc<Properties>>) {
 async fn read(lane: Option<&mut Lane>) -> Batch {
     match lane.and_then(|lane| lane.reading.as_mut()) {
         Some(batch) => batch.await,
+        None => pending().await,
+    }
+}
+
+async fn back(first: &mut Option<FirstIsBack>) {
+    match first {
+        Some(first) => first.await,
         None => pending().await,
     }
 }

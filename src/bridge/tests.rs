@@ -64,7 +64,11 @@ struct Peer {
 }
 
 async fn peer(manners: Vec<Manner>) -> Peer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    peer_at(0, manners).await
+}
+
+async fn peer_at(port: u16, manners: Vec<Manner>) -> Peer {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (tell, seen) = mpsc::channel(100_000);
     let stop = CancellationToken::new();
@@ -431,4 +435,40 @@ async fn the_cloud_is_told_of_what_had_to_be_dropped_before_it_gets_the_rest() {
     assert_eq!(topic, "up/$gap");
     assert!(payload.starts_with(&format!(r#"{{"filter":"g/m/v","count":{evicted},"first":"20"#)), "{payload}");
     assert_eq!(house.acknowledged(1).await.0, [u32::try_from(evicted).unwrap()]);
+}
+
+#[tokio::test]
+async fn after_a_failover_the_first_endpoint_is_taken_again_when_it_is_back() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let adapt = |task: &mut BridgeTask| {
+        let mut first = task.settings.endpoints[0].clone();
+        first.port = free;
+        task.settings.endpoints.insert(0, first);
+        task.return_after = Duration::from_millis(50);
+    };
+    let mut house = house(vec![Manner::default()], adapt).await;
+    house.append(0..5).await;
+    assert_eq!(house.acknowledged(5).await.0, [0, 1, 2, 3, 4]);
+    // The probe connects to the first and goes; the link comes after it.
+    let mut first = peer_at(free, vec![Manner::default()]).await;
+    std::mem::swap(&mut house.peer, &mut first);
+    house.append(5..10).await;
+    let mut got = Vec::new();
+    while got.last() != Some(&9) {
+        tokio::select! {
+            seen = house.peer.seen.recv() => got.extend(value(seen.unwrap())),
+            seen = first.seen.recv() => got.extend(value(seen.unwrap())),
+        }
+    }
+    assert_eq!(got, [5, 6, 7, 8, 9]);
+    let end = format!(":{free}");
+    let status = house.until(|s| s.connects == 2 && s.endpoint.ends_with(&end)).await;
+    assert_eq!((status.resent, status.error), (0, None));
+}
+
+fn value(seen: Seen) -> Option<u32> {
+    match seen {
+        Seen::Publish { topic, payload, .. } if topic == "up/m/v" => payload.parse().ok(),
+        _ => None,
+    }
 }

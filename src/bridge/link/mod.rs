@@ -190,6 +190,17 @@ impl Link {
     }
 }
 
+/// Resolves when the endpoint takes TCP connections: asked now and then, from `after` on.
+pub(super) async fn reachable(endpoint: Endpoint, after: Duration) {
+    let address = format!("{}:{}", endpoint.host, endpoint.port);
+    loop {
+        tokio::time::sleep(after).await;
+        if tokio::time::timeout(Duration::from_secs(2), dial::dial(address.clone())).await.is_ok_and(|r| r.is_ok()) {
+            return;
+        }
+    }
+}
+
 impl Notice {
     /// Waits for the answer.
     pub(super) async fn outcome(self) -> Outcome {
