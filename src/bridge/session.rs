@@ -1,13 +1,15 @@
 //! One connection's work: what was read from the log and not yet handed over, what was handed over and not yet
-//! answered, on one lane or two; and the two rules that keep a backlog from doing harm: its pace, and that an older
-//! value never replaces a newer one that the peer keeps.
+//! answered, on one lane or two; and what keeps a backlog from doing harm: its pace, its
+//! mark, and that an older value never replaces a newer one that the peer keeps.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
@@ -15,6 +17,10 @@ use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
 use super::patience::Patience;
+use crate::message::Message;
+use crate::message::Properties;
+use crate::payload;
+use crate::payload::Format;
 use crate::spool;
 use crate::spool::Batch;
 use crate::spool::Entry;
@@ -227,6 +233,25 @@ impl Newest {
         self.sent.clear();
         self.unknown_upto = 0;
     }
+}
+
+/// What is sent: own values are rendered now. What waited while newer values went ahead says so, in a property and,
+/// where the gateway writes JSON itself, in the payload.
+pub(super) fn rendered(m: &Message, late: bool) -> (Bytes, Option<Arc<Properties>>) {
+    let mut payload = match &m.own {
+        Some(own) => payload::render(&own.series, &own.sample),
+        None => m.payload.clone(),
+    };
+    if !late {
+        return (payload, m.properties.clone());
+    }
+    let json = m.own.as_ref().is_some_and(|own| own.series.format == Format::Json);
+    if let Some(body) = payload.strip_suffix(b"}").filter(|_| json) {
+        payload = [body, br#","late":true}"#].concat().into();
+    }
+    let mut properties = m.properties.as_deref().cloned().unwrap_or_default();
+    properties.user.push(("late".into(), "true".into()));
+    (payload, Some(Arc::new(properties)))
 }
 
 #[cfg(test)]

@@ -30,13 +30,11 @@ use super::session::Lane;
 use super::session::Newest;
 use super::session::Reading;
 use super::session::Session;
+use super::session::rendered;
 use crate::backoff::Backoff;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
-use crate::message::Properties;
-use crate::payload;
-use crate::payload::Format;
 use crate::spool;
 use crate::spool::Batch;
 use crate::spool::Seq;
@@ -468,25 +466,6 @@ impl BridgeTask {
 /// What the peer takes: it may know no QoS 2, or keep nothing.
 fn allowed(to: Mapped, peer: &Peer) -> Mapped {
     Mapped { qos: to.qos.min(peer.maximum_qos), retain: to.retain && peer.retain, ..to }
-}
-
-/// What is sent: own values are rendered now. What waited while newer values went ahead says so, in a property and,
-/// where the gateway writes JSON itself, in the payload.
-fn rendered(m: &Message, late: bool) -> (Bytes, Option<Arc<Properties>>) {
-    let mut payload = match &m.own {
-        Some(own) => payload::render(&own.series, &own.sample),
-        None => m.payload.clone(),
-    };
-    if !late {
-        return (payload, m.properties.clone());
-    }
-    let json = m.own.as_ref().is_some_and(|own| own.series.format == Format::Json);
-    if let Some(body) = payload.strip_suffix(b"}").filter(|_| json) {
-        payload = [body, br#","late":true}"#].concat().into();
-    }
-    let mut properties = m.properties.as_deref().cloned().unwrap_or_default();
-    properties.user.push(("late".into(), "true".into()));
-    (payload, Some(Arc::new(properties)))
 }
 
 async fn read(lane: Option<&mut Lane>) -> Batch {
