@@ -160,12 +160,8 @@ fn every_module_has_its_place_in_the_order() {
 fn each_broken_rule_is_caught() {
     let text = "use crate::spool::Spool;\nuse rumqttc::Client;\nuse crate::{a, b};\n";
     let found = check(Path::new("src/decode/mod.rs"), text).join("\n");
-    let wanted = [
-        "module doc",
-        "decode may not use spool",
-        "rumqttc has one door: bridge/link/",
-        "one `use crate::` per line",
-    ];
+    let wanted =
+        ["module doc", "decode may not use spool", "rumqttc has one door: bridge/link/", "one `use crate::` per line"];
     for part in wanted {
         assert!(found.contains(part), "{part} is not in {found}");
     }
