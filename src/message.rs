@@ -10,6 +10,8 @@ use crate::payload::Series;
 use crate::sample::Sample;
 use crate::topic::{Qos, TopicName};
 
+pub use crate::payload::Class;
+
 /// What a PUBLISH says, apart from packet id and DUP. Cheap to clone: text and bytes are shared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
@@ -53,17 +55,6 @@ pub struct Properties {
     pub correlation: Option<Bytes>,
     /// Name and value, as many as the sender wrote, in order.
     pub user: Vec<(Arc<str>, Arc<str>)>,
-}
-
-/// What leaves a full spool last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Telemetry.
-    #[default]
-    Normal,
-    /// Leaves last.
-    Alarm,
 }
 
 impl Message {

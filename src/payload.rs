@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::message::Class;
 use crate::sample::{Sample, Value};
 use crate::topic::{Qos, TopicName};
 
@@ -41,6 +40,17 @@ pub enum Format {
     Value,
     /// Text with `{value}`, `{unit}`, `{quality}`, `{reason}`, `{time}`, `{gateway}`, `{device}`, `{point}`, `{tags.x}`.
     Template(Arc<str>),
+}
+
+/// What leaves a full spool last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Telemetry.
+    #[default]
+    Normal,
+    /// Leaves last.
+    Alarm,
 }
 
 /// The bytes of one reading in the series' format.

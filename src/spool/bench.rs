@@ -32,6 +32,8 @@ use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
+pub use super::disk::Durability;
+
 /// Entries between two commits.
 const GROUP: u64 = 5_000;
 /// Entries read at once, as the bridge does.
@@ -46,15 +48,6 @@ pub enum Load {
     Values,
     /// Messages of local clients with this many bytes of payload.
     Messages(usize),
-}
-
-/// How hard a commit is pressed onto the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// As the daemon runs: a commit survives a power cut.
-    Full,
-    /// For comparison: SQLite's NORMAL.
-    Normal,
 }
 
 /// What was measured.

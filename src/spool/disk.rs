@@ -17,7 +17,6 @@ use serde::Serialize;
 
 use super::Seq;
 use super::SpoolError;
-use super::bench::Durability;
 use super::gap::Gap;
 use super::row;
 use super::row::Content;
@@ -29,6 +28,15 @@ use crate::payload::Series;
 use crate::status::Ledger;
 use crate::topic::Qos;
 use crate::topic::TopicName;
+
+/// How hard a commit is pressed onto the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// As the daemon runs: a commit survives a power cut.
+    Full,
+    /// For comparison: SQLite's NORMAL.
+    Normal,
+}
 
 /// A row read back; `None` where it is not readable any more.
 pub(super) type Row = (Seq, Option<(Content, Taken)>);
