@@ -320,7 +320,10 @@ impl PollTask {
                 self.miss(at, Reason::Crc).await?;
                 Ok(Outcome::Garbled)
             }
-            Err(BusError::LineDown(_)) => Ok(Outcome::Silent(Reason::LineDown)),
+            Err(BusError::LineDown(_)) => {
+                self.cut_off(at).await?;
+                Ok(Outcome::Silent(Reason::LineDown))
+            }
             Err(BusError::ShutDown) => Err(Closed),
         }
     }
@@ -328,7 +331,8 @@ impl PollTask {
     async fn answered(&mut self, at: usize) -> Result<(), Closed> {
         let member = &mut self.members[at];
         let was = member.health.state();
-        if member.health.answered() != Turn::Online {
+        let was_cut = member.reached();
+        if member.health.answered() != Turn::Online && !was_cut {
             return Ok(());
         }
         member.reason = None;
@@ -340,6 +344,19 @@ impl PollTask {
         }
         self.tell();
         self.events.send(DeviceEvent { device, online: true, reason: None }).await.map_err(|_| Closed)
+    }
+
+    /// The line is down. That is not the device's fault and costs it nothing when the line is back, but whoever looks at the
+    /// device must not be told for ever that it is online.
+    async fn cut_off(&mut self, at: usize) -> Result<(), Closed> {
+        let now = self.clocks().now;
+        if !self.members[at].cut_off(now) {
+            return Ok(());
+        }
+        let device = self.members[at].device.id;
+        self.tell();
+        let event = DeviceEvent { device, online: false, reason: Some(Reason::LineDown) };
+        self.events.send(event).await.map_err(|_| Closed)
     }
 
     async fn miss(&mut self, at: usize, reason: Reason) -> Result<(), Closed> {
