@@ -33,7 +33,9 @@ impl Summary {
 
     /// Still in the log: not lost, only not sent yet.
     fn waiting(&self) -> u64 {
-        self.now.spool.backlog.values().sum()
+        let backlog: u64 = self.now.spool.backlog.values().sum();
+        // What the spool says is a commit interval old: it cannot be more than was not acknowledged.
+        backlog.min((self.sum.given + self.own_states).saturating_sub(self.acknowledged()))
     }
 
     fn lost(&self) -> u64 {
