@@ -11,10 +11,12 @@
 //! ```
 
 pub mod backoff;
+pub mod bench;
 pub mod bridge;
 pub mod broker;
 pub mod bus;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -199,6 +199,29 @@ pub struct SpoolStatus {
     pub error: Option<String>,
     /// Per upstream: entries not acknowledged yet.
     pub backlog: BTreeMap<String, u64>,
+    /// Per upstream: what became of every entry, since the file was begun.
+    #[serde(default)]
+    pub ledger: BTreeMap<String, Ledger>,
+}
+
+/// What became of every entry that was handed to an upstream, across restarts:
+/// `appended = acknowledged + in_flight + stored + evicted + expired + damaged`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Ledger {
+    /// Entries it wants that were taken in.
+    pub appended: u64,
+    /// Done: the peer has them, or will never take them (`refused` of the upstream).
+    pub acknowledged: u64,
+    /// Given to the bridge, not answered yet.
+    pub in_flight: u64,
+    /// Waiting in memory or on disk.
+    pub stored: u64,
+    /// Dropped because the spool was full.
+    pub evicted: u64,
+    /// Dropped because they were too old.
+    pub expired: u64,
+    /// Lost with a damaged file.
+    pub damaged: u64,
 }
 
 /// The embedded broker, written by its owner about once a second.

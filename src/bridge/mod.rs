@@ -5,6 +5,8 @@
 
 mod link;
 pub mod mapping;
+mod patience;
+mod session;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -2,18 +2,14 @@
 //! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
 //! is remembered, so that a reconnect sends again only what was never answered.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::VecDeque;
 use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,14 +24,19 @@ use super::link::Peer;
 use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
+use super::patience::Patience;
+use super::session::FirstIsBack;
+use super::session::Lane;
+use super::session::Newest;
+use super::session::Reading;
+use super::session::Session;
+use super::session::rendered;
 use crate::backoff::Backoff;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
-use crate::payload;
 use crate::spool;
 use crate::spool::Batch;
-use crate::spool::Entry;
 use crate::spool::Seq;
 use crate::spool::Spool;
 use crate::status::LinkState;
@@ -43,21 +44,18 @@ use crate::status::UpstreamStatus;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
-/// A publish without answer for this long means a dead link, whatever the pings say.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Pauses between tries: the link's return is noticed within two seconds.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
 /// Pauses after a peer's no: it will not change its mind soon, and may ban who asks too often.
 const PAUSE_REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// A link that held this long begins with the shortest pause again.
 const STABLE: Duration = Duration::from_secs(10);
+/// On another endpoint than the first, the first is asked for this often; longer each time it did not hold.
+const RETURN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 /// Entries read from the log at once.
 const READ: usize = 500;
 /// A clean stop takes no longer.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
-type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
 
 /// Makes the task of an upstream. `gateway` names the state topic, `to_local` takes what comes from upstream.
 pub fn new(
@@ -71,6 +69,11 @@ pub fn new(
     let (status, watched) = watch::channel(status);
     let state = TopicName::new(format!("{gateway}/$state")).ok();
     let state = state.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, true));
+    let gap = TopicName::new(format!("{gateway}/{}", spool::GAP_TOPIC)).ok();
+    let gap = gap.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, false));
+    if gap.is_none() {
+        tracing::info!(upstream = %settings.name, "no rule sends {gateway}/$gap: gaps will not be told");
+    }
     let version = settings.version;
     let task = BridgeTask {
         settings,
@@ -78,12 +81,15 @@ pub fn new(
         to_local,
         status,
         state,
+        gap,
         version,
         spoke_5: false,
         hang_ups: 0,
-        answer_within: ANSWER_WITHIN,
+        patience: Patience::default(),
         answered: BTreeSet::new(),
         highest_sent: 0,
+        newest: Newest::default(),
+        return_after: RETURN.0,
     };
     (watched, task)
 }
@@ -91,47 +97,39 @@ pub fn new(
 /// Owns the link of one upstream.
 #[derive(Debug)]
 pub struct BridgeTask {
-    settings: Upstream,
+    pub(super) settings: Upstream,
     spool: Spool,
     to_local: mpsc::Sender<Vec<Message>>,
     status: watch::Sender<UpstreamStatus>,
     /// Where `online` and `offline` go upstream, if a rule sends them.
     state: Option<Mapped>,
+    /// Where gaps are told, if a rule sends them.
+    gap: Option<Mapped>,
     version: MqttVersion,
     spoke_5: bool,
     hang_ups: u32,
-    pub(super) answer_within: Duration,
+    pub(super) patience: Patience,
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
     highest_sent: Seq,
-}
-
-/// One connection's work.
-struct Session {
-    link: Link,
-    peer: Peer,
-    window: usize,
-    /// Read, not handed over.
-    ready: VecDeque<Entry>,
-    /// How far the log was read.
-    read_to: Option<Seq>,
-    reading: Option<Reading>,
-    /// Handed over, not answered.
-    waiting: BTreeMap<Seq, Instant>,
-    answers: Answers,
-    acknowledged: Seq,
+    newest: Newest,
+    pub(super) return_after: Duration,
 }
 
 enum Happened {
     Stop,
     Link(Event),
     Answer(Seq, Outcome),
-    Read(Batch),
+    Read(spool::Lane, Batch),
     Overdue,
+    Pace,
+    FirstIsBack,
 }
 
 enum Ended {
     Stopped,
+    /// The first endpoint is there again, and nothing is on the way.
+    Return,
     Fault(Fault),
 }
 
@@ -144,7 +142,16 @@ impl BridgeTask {
         while !cancel.is_cancelled() {
             let (up, ended) = self.connection(endpoint, &cancel).await;
             self.spool.link(&self.settings.name, spool::Link::Down).await;
-            let Ended::Fault(fault) = ended else { break };
+            let fault = match ended {
+                Ended::Stopped => break,
+                Ended::Return => {
+                    tracing::info!(upstream = %self.settings.name, "the first endpoint is there again: back to it");
+                    self.return_after = (self.return_after * 2).min(RETURN.1);
+                    endpoint = 0;
+                    continue;
+                }
+                Ended::Fault(fault) => fault,
+            };
             let name = &self.settings.name;
             // The turn, not the state: an outage of a day is one line, unless the reason changes.
             let is_news = self.status.borrow().error.as_deref() != Some(fault.words());
@@ -160,6 +167,9 @@ impl BridgeTask {
             if held {
                 soon.reset();
                 later.reset();
+                if endpoint == 0 {
+                    self.return_after = RETURN.0;
+                }
             }
             // The list is gone through from the front; after a link that was up it begins with the first again.
             endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
@@ -195,6 +205,7 @@ impl BridgeTask {
 
     /// One connection from CONNECT to its end; the first part is when it was up.
     async fn connection(&mut self, endpoint: usize, cancel: &CancellationToken) -> (Option<Instant>, Ended) {
+        let first = self.settings.endpoints.first().filter(|_| endpoint > 0).cloned();
         let Some(endpoint) = self.settings.endpoints.get(endpoint).cloned() else {
             return (None, Ended::Fault(Fault::Refused("no endpoint is configured".to_owned())));
         };
@@ -208,19 +219,27 @@ impl BridgeTask {
             Ok(link) => link,
             Err(fault) => return (None, Ended::Fault(fault)),
         };
+        let began = Instant::now();
+        let patience = self.patience.connect();
         let peer = loop {
-            match cancel.run_until_cancelled(link.event()).await {
+            let event = tokio::time::timeout_at(began + patience, link.event());
+            let fault = match cancel.run_until_cancelled(event).await {
                 None => return (None, Ended::Stopped),
-                Some(Event::Connected(peer)) => break peer,
-                Some(Event::Down(fault)) => return (None, Ended::Fault(fault)),
-                Some(Event::Received(_)) => {}
-            }
+                Some(Ok(Event::Connected(peer))) => break peer,
+                Some(Ok(Event::Received(_))) => continue,
+                Some(Ok(Event::Down(fault))) => fault,
+                Some(Err(_)) => Fault::Broken(format!("no answer to CONNECT within {} s", patience.as_secs_f32())),
+            };
+            self.patience.failed();
+            return (None, Ended::Fault(fault));
         };
         let up = Instant::now();
+        self.patience.connected(up - began);
         let mut session = self.begin(link, peer).await;
+        session.first = first.map(|first| Box::pin(link::reachable(first, self.return_after)) as FirstIsBack);
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
-        if matches!(ended, Ended::Stopped) {
+        if matches!(ended, Ended::Stopped | Ended::Return) {
             self.goodbye(session).await;
         }
         (Some(up), ended)
@@ -235,7 +254,8 @@ impl BridgeTask {
             s.version = peer.version.to_owned();
             s.connects += 1;
         });
-        self.spool.link(&self.settings.name, spool::Link::Up).await;
+        let standing = self.spool.connected(&self.settings.name).await;
+        self.newest.distrust(standing.ahead);
         if !self.settings.receive.is_empty() {
             let wanted: Vec<_> = self.settings.receive.iter().map(|m| (m.filter.clone(), m.qos)).collect();
             link.subscribe(&wanted);
@@ -244,81 +264,93 @@ impl BridgeTask {
             let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None);
         }
         let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
-        Session {
-            link,
-            peer,
-            window,
-            ready: VecDeque::new(),
-            read_to: None,
-            reading: None,
-            waiting: BTreeMap::new(),
-            answers: FuturesUnordered::new(),
-            acknowledged: 0,
-        }
+        Session::new(link, peer, window, standing)
     }
 
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
         loop {
-            self.fill(s);
-            self.acknowledge(s).await;
-            if s.ready.is_empty() && s.reading.is_none() {
-                s.reading = Some(self.read(s.read_to));
+            // On the way back to the first endpoint nothing new is begun, so that nothing is sent twice.
+            if !s.returning {
+                self.fill(s);
             }
-            let overdue = s.waiting.values().min().map(|at| *at + self.answer_within);
+            self.acknowledge(s).await;
+            if s.returning && s.waiting.is_empty() {
+                return Ended::Return;
+            }
+            for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
+                if lane.ready.is_empty() && lane.reading.is_none() {
+                    lane.reading = Some(self.read(lane.lane, lane.read_to));
+                }
+            }
+            let silence = self.patience.silence(self.status.borrow().ack_ms);
+            let overdue = s.overdue(silence);
+            let pace = s.held_until();
             let happened = tokio::select! {
                 () = cancel.cancelled() => Happened::Stop,
                 Some((seq, outcome)) = s.answers.next() => Happened::Answer(seq, outcome),
                 event = s.link.event() => Happened::Link(event),
-                batch = read(&mut s.reading) => Happened::Read(batch),
+                batch = read(s.live.as_mut()) => Happened::Read(spool::Lane::Live, batch),
+                batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
+                () = until(pace), if !s.returning => Happened::Pace,
+                () = back(&mut s.first) => Happened::FirstIsBack,
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
-                Happened::Link(Event::Connected(_)) => {}
+                Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
+                Happened::FirstIsBack => {
+                    s.first = None;
+                    s.returning = true;
+                }
                 Happened::Overdue => {
-                    let waited = self.answer_within.as_secs_f32();
-                    return Ended::Fault(Fault::Broken(format!("no acknowledgement within {waited} s")));
+                    self.patience.was_silent();
+                    let waited = s.last_answer.elapsed().max(silence).as_secs_f32();
+                    return Ended::Fault(Fault::Broken(format!("no acknowledgement within {waited:.1} s")));
                 }
                 Happened::Answer(seq, outcome) => {
                     if let Some(fault) = self.answers(s, seq, outcome) {
                         return Ended::Fault(fault);
                     }
                 }
-                Happened::Read(batch) => {
-                    s.reading = None;
+                Happened::Read(lane, batch) => {
+                    let Some(lane) = (match lane {
+                        spool::Lane::Backlog => Some(&mut s.backlog),
+                        spool::Lane::Live => s.live.as_mut(),
+                    }) else {
+                        continue;
+                    };
+                    lane.reading = None;
                     if batch.entries.is_empty() {
                         return Ended::Fault(Fault::Broken("the spool has closed".to_owned()));
                     }
-                    s.read_to = Some(batch.upto);
-                    s.ready.extend(batch.entries);
+                    lane.read_to = Some(batch.upto);
+                    lane.ready.extend(batch.entries);
                 }
             }
         }
     }
 
-    fn read(&self, after: Option<Seq>) -> Reading {
+    fn read(&self, lane: spool::Lane, after: Option<Seq>) -> Reading {
         let (spool, name) = (self.spool.clone(), Arc::clone(&self.settings.name));
-        Box::pin(async move { spool.next_batch(&name, after, READ).await })
+        Box::pin(async move { spool.next_on(lane, &name, after, READ).await })
     }
 
     /// Hands over what the window takes; what can never be sent is put aside.
     fn fill(&mut self, s: &mut Session) {
         let (mut sent, mut resent, mut refused) = (0, 0, 0);
         while s.waiting.len() < s.window
-            && let Some(entry) = s.ready.pop_front()
+            && let Some(entry) = s.next(Instant::now())
         {
             let (seq, m) = (entry.seq, &entry.message);
             if self.answered.remove(&seq) {
                 continue;
             }
-            let Some(to) = mapping::map(&self.settings.send, &m.topic, m.qos, m.retain) else { continue };
-            let payload = match &m.own {
-                Some(own) => payload::render(&own.series, &own.sample),
-                None => m.payload.clone(),
-            };
-            let size = link::packet_size(&to.topic, &payload, m.properties.as_deref());
+            let Some(mut to) = self.way(m) else { continue };
+            to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
+            let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
+            let size = link::packet_size(&to.topic, &payload, properties.as_deref());
             if size > s.peer.maximum_packet as usize {
                 let most = s.peer.maximum_packet;
                 let name = &self.settings.name;
@@ -326,14 +358,14 @@ impl BridgeTask {
                 refused += 1;
                 continue;
             }
-            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, m.properties.as_deref()) else {
-                s.ready.push_front(entry);
+            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, properties.as_deref()) else {
+                s.put_back(entry);
                 break;
             };
             sent += 1;
             resent += u64::from(seq <= self.highest_sent);
             self.highest_sent = self.highest_sent.max(seq);
-            s.waiting.insert(seq, Instant::now());
+            s.handed(seq, Instant::now());
             s.answers.push(Box::pin(async move { (seq, notice.outcome().await) }));
         }
         let in_flight = s.waiting.len() as u64;
@@ -345,6 +377,14 @@ impl BridgeTask {
             status.in_flight = in_flight;
             before != (status.sent, status.refused, status.in_flight)
         });
+    }
+
+    /// Where it goes upstream, if a rule sends it.
+    fn way(&self, m: &Message) -> Option<Mapped> {
+        match m.topic.as_str() {
+            spool::GAP_TOPIC => self.gap.clone(),
+            _ => mapping::map(&self.settings.send, &m.topic, m.qos, m.retain),
+        }
     }
 
     /// This answer and all that came with it.
@@ -368,6 +408,8 @@ impl BridgeTask {
         };
         let at = s.waiting.remove(&seq)?;
         self.answered.insert(seq);
+        s.last_answer = Instant::now();
+        self.patience.answered(at.elapsed());
         let took_ms = at.elapsed().as_secs_f64() * 1000.0;
         if let Some(why) = &refused {
             tracing::warn!(upstream = %self.settings.name, seq, "refused and put aside: {why}");
@@ -380,14 +422,15 @@ impl BridgeTask {
         None
     }
 
-    /// Moves the spool's cursor to just below the first entry that still waits.
+    /// Moves the spool's cursors to just below the first entry that still waits.
     async fn acknowledge(&mut self, s: &mut Session) {
-        let first = s.waiting.keys().next().copied().or_else(|| s.ready.front().map(|e| e.seq));
-        let Some(upto) = first.map(|seq| seq - 1).or(s.read_to) else { return };
-        if upto > s.acknowledged {
-            s.acknowledged = upto;
-            self.answered = self.answered.split_off(&(upto + 1));
-            self.spool.acknowledge(&self.settings.name, upto).await;
+        for (lane, upto) in s.done() {
+            let after = if lane == spool::Lane::Live { s.standing.newest } else { 0 };
+            self.answered.retain(|seq| *seq <= after || *seq > upto);
+            self.spool.acknowledge_on(lane, &self.settings.name, upto).await;
+        }
+        if s.live.is_none() && s.waiting.is_empty() && s.backlog.ready.is_empty() {
+            self.newest.forget();
         }
     }
 
@@ -429,9 +472,16 @@ fn allowed(to: Mapped, peer: &Peer) -> Mapped {
     Mapped { qos: to.qos.min(peer.maximum_qos), retain: to.retain && peer.retain, ..to }
 }
 
-async fn read(reading: &mut Option<Reading>) -> Batch {
-    match reading {
+async fn read(lane: Option<&mut Lane>) -> Batch {
+    match lane.and_then(|lane| lane.reading.as_mut()) {
         Some(batch) => batch.await,
+        None => pending().await,
+    }
+}
+
+async fn back(first: &mut Option<FirstIsBack>) {
+    match first {
+        Some(first) => first.await,
         None => pending().await,
     }
 }

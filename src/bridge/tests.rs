@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Patience;
 use super::task::BridgeTask;
 use crate::config::plant;
 use crate::config::plant::Mapping;
@@ -63,7 +64,11 @@ struct Peer {
 }
 
 async fn peer(manners: Vec<Manner>) -> Peer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    peer_at(0, manners).await
+}
+
+async fn peer_at(port: u16, manners: Vec<Manner>) -> Peer {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (tell, seen) = mpsc::channel(100_000);
     let stop = CancellationToken::new();
@@ -231,11 +236,11 @@ fn settings(port: u16) -> plant::Upstream {
     }
 }
 
-fn open_spool(folder: &Path) -> Spool {
+fn open_spool(folder: &Path, max_size: u64) -> Spool {
     let settings = plant::Spool {
         path: folder.join("spool.db"),
         keep: plant::Keep::Offline,
-        max_size: 64 << 20,
+        max_size,
         max_age: Duration::from_secs(86_400),
         when_full: plant::WhenFull::DropOldest,
         replay: plant::Replay::InOrder,
@@ -246,9 +251,18 @@ fn open_spool(folder: &Path) -> Spool {
 }
 
 async fn house(manners: Vec<Manner>, adapt: impl FnOnce(&mut BridgeTask)) -> House {
-    let peer = peer(manners).await;
     let folder = tempfile::tempdir().unwrap();
-    let spool = open_spool(folder.path());
+    let spool = open_spool(folder.path(), 64 << 20);
+    house_with(spool, folder, manners, adapt).await
+}
+
+async fn house_with(
+    spool: Spool,
+    folder: tempfile::TempDir,
+    manners: Vec<Manner>,
+    adapt: impl FnOnce(&mut BridgeTask),
+) -> House {
+    let peer = peer(manners).await;
     let (to_local, local) = mpsc::channel(16);
     let (status, mut task) = super::new(settings(peer.port), "g", spool.clone(), to_local);
     adapt(&mut task);
@@ -311,7 +325,8 @@ async fn a_link_cut_with_twenty_in_flight_loses_and_repeats_nothing() {
 #[tokio::test]
 async fn an_acknowledgement_that_never_comes_ends_the_link() {
     let silent = Manner { acknowledges: Some(1), ..Manner::default() };
-    let mut house = house(vec![silent, Manner::default()], |t| t.answer_within = Duration::from_millis(200)).await;
+    let mut house =
+        house(vec![silent, Manner::default()], |t| t.patience = Patience::short(Duration::from_millis(200))).await;
     house.append(0..5).await;
     let broken = house.until(|s| s.error.is_some()).await;
     assert!(broken.error.unwrap().contains("no acknowledgement within"));
@@ -399,4 +414,61 @@ async fn a_peer_that_spoke_5_is_not_taken_for_an_old_one_when_it_hangs_up() {
     assert_eq!(house.acknowledged(3).await.0, [0, 1, 2]);
     let status = house.until(|s| s.acknowledged == 3).await;
     assert_eq!((status.version.as_str(), status.connects), ("5", 2));
+}
+
+#[tokio::test]
+async fn the_cloud_is_told_of_what_had_to_be_dropped_before_it_gets_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open_spool(folder.path(), 512 << 10);
+    let topic = TopicName::new("g/m/v").unwrap();
+    let message = |n: u32| Message::plain(topic.clone(), Bytes::from(n.to_string()), Qos::AtLeastOnce, Retain::No);
+    spool.append((0..50_000).map(message).collect()).await;
+    let mut status = spool.status();
+    let evicted = status.wait_for(|s| s.evicted > 0 && s.in_memory == 0).await.unwrap().evicted;
+    let mut house = house_with(spool, folder, vec![Manner::default()], |_| ()).await;
+    let (topic, payload) = loop {
+        match house.next().await {
+            Seen::Publish { topic, payload, .. } if topic != "up/$state" => break (topic, payload),
+            _ => {}
+        }
+    };
+    assert_eq!(topic, "up/$gap");
+    assert!(payload.starts_with(&format!(r#"{{"filter":"g/m/v","count":{evicted},"first":"20"#)), "{payload}");
+    assert_eq!(house.acknowledged(1).await.0, [u32::try_from(evicted).unwrap()]);
+}
+
+#[tokio::test]
+async fn after_a_failover_the_first_endpoint_is_taken_again_when_it_is_back() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let adapt = |task: &mut BridgeTask| {
+        let mut first = task.settings.endpoints[0].clone();
+        first.port = free;
+        task.settings.endpoints.insert(0, first);
+        task.return_after = Duration::from_millis(50);
+    };
+    let mut house = house(vec![Manner::default()], adapt).await;
+    house.append(0..5).await;
+    assert_eq!(house.acknowledged(5).await.0, [0, 1, 2, 3, 4]);
+    // The probe connects to the first and goes; the link comes after it.
+    let mut first = peer_at(free, vec![Manner::default()]).await;
+    std::mem::swap(&mut house.peer, &mut first);
+    house.append(5..10).await;
+    let mut got = Vec::new();
+    while got.last() != Some(&9) {
+        tokio::select! {
+            seen = house.peer.seen.recv() => got.extend(value(seen.unwrap())),
+            seen = first.seen.recv() => got.extend(value(seen.unwrap())),
+        }
+    }
+    assert_eq!(got, [5, 6, 7, 8, 9]);
+    let end = format!(":{free}");
+    let status = house.until(|s| s.connects == 2 && s.endpoint.ends_with(&end)).await;
+    assert_eq!((status.resent, status.error), (0, None));
+}
+
+fn value(seen: Seen) -> Option<u32> {
+    match seen {
+        Seen::Publish { topic, payload, .. } if topic == "up/m/v" => payload.parse().ok(),
+        _ => None,
+    }
 }

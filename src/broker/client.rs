@@ -35,8 +35,10 @@ use super::packet::encode;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a closed connection may take to read its last bytes.
 const LINGER: Duration = Duration::from_secs(2);
-/// What a wrong password costs.
+/// What a wrong password costs at least.
 const FAILED_LOGIN: Duration = Duration::from_secs(1);
+/// A login that would have to wait longer for its turn is refused at once.
+const LONGEST_QUEUE: Duration = Duration::from_secs(60);
 /// First read buffer: most clients say little.
 const READ_SMALL: usize = 2 * 1024;
 /// Read buffer of a client that fills it.
@@ -100,6 +102,13 @@ async fn admit(hub: &Hub, peer: SocketAddr, connect: Connect) -> Result<usize, C
         Login::Allowed => None,
         Login::Refused(code) => return Err(code),
         Login::Check(hash) => {
+            let turn = hub.failures.borrow_mut().turn(peer.ip(), std::time::Instant::now());
+            if turn > LONGEST_QUEUE {
+                return Err(Code::RATE_EXCEEDED);
+            }
+            if turn > Duration::ZERO {
+                tokio::time::sleep(turn).await;
+            }
             let password = connect.password.clone().unwrap_or_default();
             let permit = Arc::clone(&hub.checks).acquire_owned().await.map_err(|_| Code::SHUTTING_DOWN)?;
             let right = tokio::task::spawn_blocking(move || {
@@ -108,9 +117,11 @@ async fn admit(hub: &Hub, peer: SocketAddr, connect: Connect) -> Result<usize, C
                 right
             });
             if !right.await.unwrap_or(false) {
+                hub.failures.borrow_mut().failed(peer.ip(), std::time::Instant::now());
                 tokio::time::sleep(FAILED_LOGIN).await;
                 return Err(Code::BAD_CREDENTIALS);
             }
+            hub.failures.borrow_mut().forgive(peer.ip());
             connect.username.as_deref().map(Arc::from)
         }
     };
@@ -168,7 +179,10 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                     if !matches!(read, Ok(1..)) {
                         return;
                     }
-                    hub.with(|core, now| understand(core, now, key, &mut self.decoder, &mut self.buffer));
+                    hub.with(|core, now| {
+                        core.read(*read.as_ref().unwrap_or(&0));
+                        understand(core, now, key, &mut self.decoder, &mut self.buffer);
+                    });
                     if self.buffer.is_empty() && read.is_ok_and(|n| n >= READ_SMALL) {
                         self.buffer.reserve(READ_LARGE);
                     }

@@ -13,6 +13,8 @@ use super::conn::Conn;
 use super::conn::MAX_ALIASES;
 use super::conn::STALL;
 use super::deliver::Local;
+use super::keep::Keep;
+use super::keep::Kept;
 use super::packet::Code;
 use super::packet::Connect;
 use super::packet::Fault;
@@ -27,6 +29,7 @@ use super::session::Bounds;
 use super::session::MAX_IN_FLIGHT;
 use super::session::Session;
 use super::slab::Slab;
+use super::sys::Loads;
 use crate::config::plant::Limits;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
@@ -65,6 +68,12 @@ pub struct Counts {
     pub messages_out: u64,
     /// Dropped for slow or absent clients.
     pub dropped: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes for clients.
+    pub bytes_out: u64,
+    /// Connections accepted since the start, refused ones not counted.
+    pub connects: u64,
 }
 
 /// A session and where it stands.
@@ -81,6 +90,8 @@ pub(super) struct Seat {
     pub(super) expiry: u32,
     /// A will that waits for its delay, and until when.
     pub(super) will: Option<(Will, Instant)>,
+    /// Its number on the disk, and what the disk has of it.
+    pub(super) kept: Kept,
 }
 
 /// The state machine.
@@ -102,6 +113,8 @@ pub struct Core {
     /// Closes that routing asked for; done when it has ended.
     pub(super) doomed: Vec<(usize, Fault)>,
     pub(super) scratch: Vec<Match>,
+    pub(super) keep: Keep,
+    pub(super) loads: Loads,
     swept: Instant,
 }
 
@@ -125,6 +138,8 @@ impl Core {
             woken: Vec::new(),
             doomed: Vec::new(),
             scratch: Vec::new(),
+            keep: Keep::default(),
+            loads: Loads::default(),
             swept: now,
         }
     }
@@ -205,6 +220,7 @@ impl Core {
         };
         encode::connack(&mut conn.outbox, connect.version, &ack);
         let key = self.conns.insert(conn);
+        self.counts.connects += 1;
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.conn = Some(key);
             seat.expiry = connect.session_expiry;
@@ -253,7 +269,8 @@ impl Core {
         }
         let session = Session::new(self.bounds);
         let client_id = Arc::clone(client_id);
-        let seat = Seat { client_id, user: user.cloned(), session, conn: None, left: now, expiry: 0, will: None };
+        let kept = self.keep.number();
+        let seat = Seat { client_id, user: user.cloned(), session, conn: None, left: now, expiry: 0, will: None, kept };
         let client_id = Arc::clone(&seat.client_id);
         let key = self.seats.insert(seat);
         self.by_id.insert(client_id, key);
@@ -291,6 +308,20 @@ impl Core {
             encode::disconnect(&mut conn.outbox, conn.version, fault.code, why);
         }
         self.woken.push(key);
+    }
+
+    /// Ends a client's connection because somebody here wishes so; false when it is not connected.
+    pub fn kick(&mut self, now: Instant, client_id: &str) -> bool {
+        let seat = self.by_id.get(client_id).and_then(|key| self.seats.get(*key));
+        let Some(key) = seat.and_then(|seat| seat.conn) else { return false };
+        self.close(now, key, Fault { code: Code::ADMINISTRATIVE, why: "ended by the operator" });
+        self.settle(now);
+        true
+    }
+
+    /// Bytes came from a client.
+    pub const fn read(&mut self, bytes: usize) {
+        self.counts.bytes_in += bytes as u64;
     }
 
     /// Ends a connection because of what the client did or did not do; its will is sent.
@@ -338,7 +369,8 @@ impl Core {
     fn end_session(&mut self, now: Instant, key: usize) {
         let Some(mut seat) = self.seats.remove(key) else { return };
         self.by_id.remove(&seat.client_id);
-        for subscribed in seat.session.subscriptions.values() {
+        self.keep.ended(&seat.kept);
+        for subscribed in seat.session.subscriptions().values() {
             self.router.remove(&subscribed.filter, subscribed.group.as_ref(), Subscriber::Session(key));
         }
         if let Some((will, _)) = seat.will.take() {
@@ -393,7 +425,9 @@ impl Core {
         }
         if now.saturating_duration_since(self.swept) > Duration::from_secs(60) {
             self.swept = now;
-            self.retained.sweep(now);
+            for expired in self.retained.sweep(now) {
+                self.keep.touch(now, &expired.message);
+            }
         }
         self.settle(now);
     }
@@ -419,6 +453,7 @@ impl Core {
         // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
         let stalled = conn.outbox.len() + conn.writing > STALL + self.limits.packet;
         conn.writing += conn.outbox.len();
+        self.counts.bytes_out += conn.outbox.len() as u64;
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
     }
 

@@ -91,8 +91,11 @@ impl Core {
         message: Message,
     ) -> bool {
         let stored = Arc::new(Stored { message, born: now });
-        if stored.message.retain && !self.retained.set(&stored) {
-            self.counts.dropped += 1;
+        if stored.message.retain {
+            if !self.retained.set(&stored) {
+                self.counts.dropped += 1;
+            }
+            self.keep.touch(now, &stored.message);
         }
         let mut found = std::mem::take(&mut self.scratch);
         let seats = &self.seats;

@@ -22,6 +22,8 @@ pub(super) struct Hub {
     woken: RefCell<Vec<usize>>,
     /// Bounds the password checks.
     pub(super) checks: std::sync::Arc<Semaphore>,
+    /// Addresses whose logins failed.
+    pub(super) failures: RefCell<super::throttle::Failures>,
     /// Sockets open now, those before CONNECT included.
     pub(super) sockets: Cell<usize>,
     /// Said once, when the broker stops.
@@ -35,6 +37,7 @@ impl Hub {
             wakers: RefCell::default(),
             woken: RefCell::default(),
             checks: std::sync::Arc::new(Semaphore::new(CHECKS)),
+            failures: RefCell::default(),
             sockets: Cell::new(0),
             stopping: tokio_util::sync::CancellationToken::new(),
         })

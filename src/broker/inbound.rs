@@ -72,7 +72,7 @@ impl Core {
         };
         if qos == Qos::ExactlyOnce {
             let Some(known) =
-                self.seats.get(seat).map(|s| (s.session.received.contains(&id), s.session.received.len()))
+                self.seats.get(seat).map(|s| (s.session.unreleased().contains(&id), s.session.unreleased().len()))
             else {
                 return Ok(());
             };
@@ -92,7 +92,7 @@ impl Core {
         }
         // Before 5.0 there is no word for "not allowed": it is acknowledged and goes nowhere (MQTT-3.3.5-2).
         if let (Qos::ExactlyOnce, Some(seat)) = (qos, self.seats.get_mut(seat)) {
-            seat.session.received.insert(id);
+            seat.session.took(id);
         }
         let matched = allowed && self.route(now, origin, None, message);
         self.answer(key, kind, id, if matched { Code::SUCCESS } else { Code::NO_MATCHING_SUBSCRIBERS });
@@ -130,7 +130,7 @@ impl Core {
     }
 
     fn on_pubrel(&mut self, key: usize, seat: usize, ack: Ack) -> Result<(), Fault> {
-        let known = self.seats.get_mut(seat).is_some_and(|seat| seat.session.received.remove(&ack.id));
+        let known = self.seats.get_mut(seat).is_some_and(|seat| seat.session.release(ack.id));
         self.answer(key, 7, ack.id, if known { Code::SUCCESS } else { Code::ID_NOT_FOUND });
         Ok(())
     }
@@ -170,14 +170,14 @@ impl Core {
         if !allowed {
             return (Code::NOT_AUTHORIZED, None);
         }
-        if session.subscriptions.len() >= MAX_SUBSCRIPTIONS && !session.subscriptions.contains_key(&wanted.text) {
+        if session.subscriptions().len() >= MAX_SUBSCRIPTIONS && !session.subscriptions().contains_key(&wanted.text) {
             return (Code::QUOTA_EXCEEDED, None);
         }
         let options = wanted.options;
         let subscribed = Subscribed { filter, group: wanted.group, identifier, options };
         let who = Subscriber::Session(seat);
         self.router.insert(&subscribed.filter, subscribed.group.as_ref(), Subscription { who, options, identifier });
-        let old = session.subscriptions.insert(Arc::clone(&wanted.text), subscribed.clone());
+        let old = session.subscribe(Arc::clone(&wanted.text), subscribed.clone());
         let replay = match options.retain_handling {
             // Shared subscriptions get no retained messages (4.8.2).
             _ if subscribed.group.is_some() => false,
@@ -192,7 +192,7 @@ impl Core {
         let Some(seat) = self.seats.get_mut(seat_key) else { return Ok(()) };
         let mut codes = Vec::with_capacity(packet.filters.len());
         for text in &packet.filters {
-            let Some(old) = seat.session.subscriptions.remove(text.as_str()) else {
+            let Some(old) = seat.session.unsubscribe(text) else {
                 codes.push(Code::NO_SUBSCRIPTION_EXISTED);
                 continue;
             };

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::BrokerError;
 use super::client;
 use super::hub::Hub;
+use super::throttle::Arrivals;
 use super::websocket;
 use crate::config::plant::Listener;
 use crate::config::plant::ListenerKind;
@@ -126,6 +127,7 @@ impl Door {
     /// Accepts until the broker stops.
     pub(super) async fn run(self, hub: Rc<Hub>, sockets: usize) -> io::Result<()> {
         let listener = TcpListener::from_std(self.socket)?;
+        let mut arrivals = Arrivals::new(std::time::Instant::now());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -144,12 +146,16 @@ impl Door {
                 tracing::debug!(%peer, "too many connections");
                 continue;
             }
+            let pause = arrivals.another(std::time::Instant::now());
             hub.sockets.set(hub.sockets.get() + 1);
             let (counted, speech) = (Counted(Rc::clone(&hub)), self.speech.clone());
             tokio::task::spawn_local(async move {
                 greet(stream, peer, speech, Rc::clone(&counted.0)).await;
                 drop(counted);
             });
+            if pause > Duration::ZERO {
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod conn;
 pub mod core;
+pub mod keep;
 pub mod local;
 pub mod packet;
 pub mod retained;
@@ -12,12 +13,14 @@ pub mod router;
 pub mod session;
 pub mod slab;
 pub mod stored;
+pub mod throttle;
 
 mod client;
 mod deliver;
 mod hub;
 mod inbound;
 mod listener;
+mod store;
 mod sys;
 mod websocket;
 
@@ -47,7 +50,10 @@ use self::access::Access;
 use self::core::Core;
 use self::deliver::Local;
 use self::hub::Hub;
+use self::keep::Saved;
 use self::listener::Door;
+use self::session::Depth;
+use self::store::Store;
 use crate::config::plant;
 use crate::message::Message;
 use crate::status::BrokerStatus;
@@ -71,7 +77,8 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct Options {
     /// `{gateway}` in topics.
     pub gateway: Arc<str>,
-    /// Where its database would live; sessions and retained messages are kept in memory for now.
+    /// Where `broker.db` lives: sessions and retained messages. Created if need be; a disk that cannot be written is
+    /// logged and tried again, never an error.
     pub state_dir: PathBuf,
     /// User names and argon2 hashes, as `config::users::load` reads them.
     pub users: Vec<(String, String)>,
@@ -99,6 +106,14 @@ pub enum BrokerError {
     /// A user's hash is none.
     #[error("user {0:?} has no usable argon2 hash; set one with `trunkline passwd`")]
     User(String),
+    /// The store is not this version's to write.
+    #[error("the broker's store {} cannot be used: {why}", path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// The system gave no thread or runtime.
     #[error("the broker's thread cannot start: {0}")]
     Thread(String),
@@ -109,6 +124,7 @@ enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
     Access(Access),
+    Kick(Arc<str>, oneshot::Sender<bool>),
     Stop,
 }
 
@@ -136,13 +152,14 @@ pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, Broker
     let (told, status) = watch::channel(BrokerStatus { listeners: listeners.clone(), ..BrokerStatus::default() });
     let access = Access::new(settings.anonymous, options.users, settings.access);
     let limits = settings.limits;
+    let (store, saved) = store::open(&options.state_dir)?;
     // Built here, so that a refusal is an error of `start` and not a silent end of the thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    let owner = Owner { doors, limits, access, asked, published, told, listeners };
+    let owner = Owner { doors, limits, access, asked, published, told, listeners, store, saved };
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || LocalSet::new().block_on(&runtime, owner.run()))
@@ -182,6 +199,13 @@ impl Broker {
         let _ = self.requests.send(Request::Access(access)).await;
     }
 
+    /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
+    pub async fn kick(&self, client_id: &str) -> bool {
+        let (done, kicked) = oneshot::channel();
+        let _ = self.requests.send(Request::Kick(client_id.into(), done)).await;
+        kicked.await.unwrap_or(false)
+    }
+
     /// What is true now, renewed every second.
     pub fn status(&self) -> watch::Receiver<BrokerStatus> {
         self.status.clone()
@@ -212,11 +236,14 @@ struct Owner {
     published: mpsc::Receiver<Vec<Message>>,
     told: watch::Sender<BrokerStatus>,
     listeners: Vec<String>,
+    store: Store,
+    saved: Saved,
 }
 
 impl Owner {
     async fn run(mut self) {
         let hub = Hub::new(Core::new(self.limits, self.access, std::time::Instant::now()));
+        hub.with(|core, now| core.restore(now, self.saved));
         for door in self.doors {
             let (hub, clients) = (Rc::clone(&hub), self.limits.clients);
             tokio::task::spawn_local(async move {
@@ -235,6 +262,7 @@ impl Owner {
                 request = self.asked.recv() => request,
                 _ = ticks.tick() => {
                     on_tick(&hub, count, &self.told, &self.listeners);
+                    save(&hub, &self.store);
                     count += 1;
                     continue;
                 }
@@ -248,11 +276,37 @@ impl Owner {
                     tokio::task::spawn_local(publish_all(Rc::clone(&hub), name, published));
                 }
                 Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
+                Some(Request::Kick(client_id, done)) => {
+                    let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
+                }
                 Some(Request::Stop) | None => break,
             }
         }
         close_down(&hub).await;
+        let last = changes(&hub, &self.store, Depth::All);
+        if !self.store.close(last).await {
+            tracing::error!("sessions and retained messages of the last moments could not be written");
+        }
     }
+}
+
+/// What changed goes to the disk, unless the disk is still busy with what changed before.
+fn save(hub: &Hub, store: &Store) {
+    if !store.is_idle() {
+        return;
+    }
+    if let Some(batch) = changes(hub, store, Depth::Settled) {
+        store.write(batch);
+    }
+}
+
+fn changes(hub: &Hub, store: &Store, depth: Depth) -> Option<keep::Batch> {
+    hub.with(|core, now| {
+        if store.has_lost() {
+            core.lost();
+        }
+        core.save(now, depth)
+    })
 }
 
 fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners: &[String]) {

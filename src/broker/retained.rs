@@ -94,12 +94,26 @@ impl Retained {
         walk.found
     }
 
-    /// Forgets what has expired.
-    pub fn sweep(&mut self, now: Instant) {
-        let mut gone = (0, 0);
+    /// What is kept for a topic, expired or not.
+    pub fn get(&self, topic: &TopicName) -> Option<&Arc<Stored>> {
+        let node = topic.as_str().split('/').try_fold(&self.root, |node, level| node.children.get(level))?;
+        node.kept.as_ref()
+    }
+
+    /// Everything that is kept.
+    pub fn all(&self) -> Vec<Arc<Stored>> {
+        let mut found = Vec::with_capacity(self.count);
+        self.root.all(&mut found);
+        found
+    }
+
+    /// Forgets what has expired and says what that was.
+    pub fn sweep(&mut self, now: Instant) -> Vec<Arc<Stored>> {
+        let mut gone = Vec::new();
         self.root.sweep(now, &mut gone);
-        self.count -= gone.0;
-        self.bytes -= gone.1;
+        self.count -= gone.len();
+        self.bytes -= gone.iter().map(|stored| stored.size()).sum::<usize>();
+        gone
     }
 }
 
@@ -177,13 +191,15 @@ impl Node {
         }
     }
 
-    fn sweep(&mut self, now: Instant, gone: &mut (usize, usize)) {
-        if let Some(kept) = &self.kept
-            && kept.life(now) == Life::Expired
-        {
-            *gone = (gone.0 + 1, gone.1 + kept.size());
-            self.kept = None;
+    fn all(&self, found: &mut Vec<Arc<Stored>>) {
+        found.extend(self.kept.clone());
+        for child in self.children.values() {
+            child.all(found);
         }
+    }
+
+    fn sweep(&mut self, now: Instant, gone: &mut Vec<Arc<Stored>>) {
+        gone.extend(self.kept.take_if(|kept| kept.life(now) == Life::Expired));
         self.children.retain(|_, child| {
             child.sweep(now, gone);
             child.kept.is_some() || !child.children.is_empty()

@@ -1,6 +1,7 @@
 //! What the broker knows of one client, connected or not: subscriptions, what waits for it, what is in flight. Pure.
 //! Bounded in messages and bytes. Order of sending: unacknowledged ones of the last connection, then the queue, then
-//! retained messages of new subscriptions, which wait in the retained store and not here.
+//! retained messages of new subscriptions, which wait in the retained store and not here. It remembers what the disk has
+//! of it and names the difference when asked; what comes and goes between two questions never gets there.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -81,11 +82,91 @@ pub enum Room {
     Full,
 }
 
+/// What the disk has of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Nothing.
+    No,
+    /// As it is now.
+    Yes,
+    /// As it was before.
+    Stale,
+}
+
+impl Kept {
+    const fn changed(self) -> Self {
+        if matches!(self, Self::No) { Self::No } else { Self::Stale }
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Grows by one with each message of this session.
+    seq: u64,
+    kept: Kept,
+    item: Item,
+}
+
 #[derive(Debug)]
 struct InFlight {
     id: u16,
+    seq: u64,
+    kept: Kept,
     /// `None`: PUBREC came, PUBREL is out.
     item: Option<Item>,
+}
+
+/// An entry as the disk keeps it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its place in the order.
+    pub seq: u64,
+    /// Packet identifier; `None`: not sent yet.
+    pub id: Option<u16>,
+    /// `None`: only the PUBREL is still to be answered.
+    pub item: Option<Item>,
+}
+
+/// What differs from the disk.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// New or changed.
+    pub put: Vec<Entry>,
+    /// Done with.
+    pub gone: Vec<u64>,
+    /// Subscriptions by their text; `None`: given back.
+    pub subscriptions: Vec<(Arc<str>, Option<Subscribed>)>,
+    /// QoS 2 messages received and not released, all of them, where that changed.
+    pub received: Option<Vec<u16>>,
+}
+
+impl Changes {
+    /// Nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.gone.is_empty() && self.subscriptions.is_empty() && self.received.is_none()
+    }
+}
+
+/// How much to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What was there at the last question already: most messages to a connected client live shorter.
+    Settled,
+    /// Everything.
+    All,
+}
+
+/// What the disk has of a session beside its entries.
+#[derive(Debug, Default)]
+struct OnDisk {
+    /// Something may differ.
+    dirty: bool,
+    /// Entries from here on came since the last question.
+    young: u64,
+    gone: Vec<u64>,
+    subscriptions: HashSet<Arc<str>>,
+    received: Vec<u16>,
+    received_before: Vec<u16>,
 }
 
 /// Retained messages still to be read for a subscription.
@@ -101,13 +182,15 @@ struct Replay {
 #[derive(Debug)]
 pub struct Session {
     /// By the filter as written.
-    pub subscriptions: HashMap<Arc<str>, Subscribed>,
+    subscriptions: HashMap<Arc<str>, Subscribed>,
     /// QoS 2 messages received and not released yet.
-    pub received: HashSet<u16>,
+    received: HashSet<u16>,
     bounds: Bounds,
     window: usize,
     next_id: u16,
-    queue: VecDeque<Item>,
+    next_seq: u64,
+    disk: OnDisk,
+    queue: VecDeque<Waiting>,
     bytes: usize,
     resend: VecDeque<InFlight>,
     in_flight: VecDeque<InFlight>,
@@ -124,6 +207,8 @@ impl Session {
             bounds,
             window: usize::from(MAX_IN_FLIGHT),
             next_id: 0,
+            next_seq: 1,
+            disk: OnDisk::default(),
             queue: VecDeque::new(),
             bytes: 0,
             resend: VecDeque::new(),
@@ -164,7 +249,8 @@ impl Session {
             return Room::Full;
         }
         self.bytes += size;
-        self.queue.push_back(item);
+        let seq = self.number();
+        self.queue.push_back(Waiting { seq, kept: Kept::No, item });
         Room::Taken
     }
 
@@ -190,12 +276,13 @@ impl Session {
             }
             return self.send_again();
         }
-        while open && let Some(item) = self.queue.pop_front() {
-            if item.stored.life(now) == Life::Expired {
-                self.bytes -= item.stored.size();
+        while open && let Some(waiting) = self.queue.pop_front() {
+            if waiting.item.stored.life(now) == Life::Expired {
+                self.bytes -= waiting.item.stored.size();
+                self.off_disk(waiting.seq, waiting.kept);
                 continue;
             }
-            return Some(self.launch(item));
+            return Some(self.launch(waiting));
         }
         self.next_retained(now, retained, open)
     }
@@ -211,10 +298,25 @@ impl Session {
     }
 
     /// The item's bytes are accounted for already.
-    fn launch(&mut self, item: Item) -> Step {
+    fn launch(&mut self, waiting: Waiting) -> Step {
         let id = self.free_id();
-        self.in_flight.push_back(InFlight { id, item: Some(item.clone()) });
+        let Waiting { seq, kept, item } = waiting;
+        self.disk.dirty = true;
+        self.in_flight.push_back(InFlight { id, seq, kept: kept.changed(), item: Some(item.clone()) });
         Step::Publish { id: Some(id), dup: false, item }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.disk.dirty = true;
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    fn off_disk(&mut self, seq: u64, kept: Kept) {
+        if kept != Kept::No {
+            self.disk.dirty = true;
+            self.disk.gone.push(seq);
+        }
     }
 
     fn next_retained(&mut self, now: Instant, retained: &Retained, open: bool) -> Option<Step> {
@@ -230,7 +332,8 @@ impl Session {
         }
         let item = self.ready.pop_front()?;
         self.bytes += item.stored.size();
-        Some(self.launch(item))
+        let seq = self.number();
+        Some(self.launch(Waiting { seq, kept: Kept::No, item }))
     }
 
     /// `None` when no replay is left.
@@ -273,6 +376,8 @@ impl Session {
         let Some(entry) = self.in_flight.iter_mut().chain(&mut self.resend).find(|e| e.id == id) else { return false };
         if let Some(item) = entry.item.take() {
             self.bytes -= item.stored.size();
+            entry.kept = entry.kept.changed();
+            self.disk.dirty = true;
         }
         true
     }
@@ -284,14 +389,129 @@ impl Session {
 
     /// What could not be sent (too large for the client) counts as delivered (MQTT-3.1.2-25).
     pub fn forget(&mut self, id: u16) {
-        for list in [&mut self.in_flight, &mut self.resend] {
-            if let Some(at) = list.iter().position(|e| e.id == id) {
-                if let Some(InFlight { item: Some(item), .. }) = list.remove(at) {
-                    self.bytes -= item.stored.size();
-                }
-                return;
+        let find = |list: &VecDeque<InFlight>| list.iter().position(|entry| entry.id == id);
+        let entry = match find(&self.in_flight) {
+            Some(at) => self.in_flight.remove(at),
+            None => find(&self.resend).and_then(|at| self.resend.remove(at)),
+        };
+        let Some(InFlight { seq, kept, item, .. }) = entry else { return };
+        self.bytes -= item.map_or(0, |item| item.stored.size());
+        self.off_disk(seq, kept);
+    }
+
+    /// Subscriptions by the filter as written.
+    pub const fn subscriptions(&self) -> &HashMap<Arc<str>, Subscribed> {
+        &self.subscriptions
+    }
+
+    /// Adds or replaces a subscription; the one before, if any.
+    pub fn subscribe(&mut self, text: Arc<str>, subscribed: Subscribed) -> Option<Subscribed> {
+        let old = self.subscriptions.insert(Arc::clone(&text), subscribed);
+        // Clients that subscribe anew at each connection write nothing.
+        if old.as_ref() != self.subscriptions.get(&text) {
+            self.disk.dirty = true;
+            self.disk.subscriptions.insert(text);
+        }
+        old
+    }
+
+    /// Gives a subscription back.
+    pub fn unsubscribe(&mut self, text: &str) -> Option<Subscribed> {
+        let (text, old) = self.subscriptions.remove_entry(text)?;
+        self.disk.dirty = true;
+        self.disk.subscriptions.insert(text);
+        Some(old)
+    }
+
+    /// QoS 2 messages received and not released.
+    pub const fn unreleased(&self) -> &HashSet<u16> {
+        &self.received
+    }
+
+    /// A QoS 2 message was taken in.
+    pub fn took(&mut self, id: u16) {
+        self.disk.dirty = true;
+        self.received.insert(id);
+    }
+
+    /// PUBREL: false when the id is unknown.
+    pub fn release(&mut self, id: u16) -> bool {
+        self.disk.dirty = true;
+        self.received.remove(&id)
+    }
+
+    /// What the disk does not have yet; from now on it is taken as written.
+    pub fn changes(&mut self, depth: Depth) -> Changes {
+        let mut changes = Changes::default();
+        if !self.disk.dirty && depth == Depth::Settled {
+            return changes;
+        }
+        let young = if depth == Depth::All { u64::MAX } else { self.disk.young };
+        self.disk.young = self.next_seq;
+        changes.gone = std::mem::take(&mut self.disk.gone);
+        for entry in self.resend.iter_mut().chain(&mut self.in_flight) {
+            if entry.kept == Kept::Stale || (entry.kept == Kept::No && entry.seq < young) {
+                entry.kept = Kept::Yes;
+                changes.put.push(Entry { seq: entry.seq, id: Some(entry.id), item: entry.item.clone() });
             }
         }
+        // What the disk has is in front.
+        for waiting in self.queue.iter_mut().rev().take_while(|w| w.kept == Kept::No) {
+            if waiting.seq < young {
+                waiting.kept = Kept::Yes;
+                changes.put.push(Entry { seq: waiting.seq, id: None, item: Some(waiting.item.clone()) });
+            }
+        }
+        for text in std::mem::take(&mut self.disk.subscriptions) {
+            let subscribed = self.subscriptions.get(&text).cloned();
+            changes.subscriptions.push((text, subscribed));
+        }
+        changes.received = self.received_changed(depth);
+        let flying = self.resend.iter().chain(&self.in_flight).any(|entry| entry.kept != Kept::Yes);
+        self.disk.dirty = flying
+            || self.queue.back().is_some_and(|waiting| waiting.kept == Kept::No)
+            || self.disk.received != self.disk.received_before;
+        changes
+    }
+
+    fn received_changed(&mut self, depth: Depth) -> Option<Vec<u16>> {
+        let mut ids: Vec<u16> = self.received.iter().copied().collect();
+        ids.sort_unstable();
+        let before = std::mem::replace(&mut self.disk.received_before, ids.clone());
+        if depth == Depth::Settled {
+            ids.retain(|id| before.binary_search(id).is_ok());
+        }
+        (ids != self.disk.received).then(|| {
+            self.disk.received.clone_from(&ids);
+            ids
+        })
+    }
+
+    /// The disk has nothing of this session any more.
+    pub fn forget_disk(&mut self) {
+        let flying = self.resend.iter_mut().chain(&mut self.in_flight).map(|entry| &mut entry.kept);
+        flying.chain(self.queue.iter_mut().map(|waiting| &mut waiting.kept)).for_each(|kept| *kept = Kept::No);
+        self.disk = OnDisk { dirty: true, young: self.next_seq, ..OnDisk::default() };
+        self.disk.subscriptions = self.subscriptions.keys().cloned().collect();
+    }
+
+    /// Puts back what the disk had: before anything else happens to a new session.
+    pub fn restore(&mut self, entries: Vec<Entry>, subscriptions: Vec<(Arc<str>, Subscribed)>, received: Vec<u16>) {
+        for Entry { seq, id, item } in entries {
+            self.next_seq = self.next_seq.max(seq + 1);
+            self.bytes += item.as_ref().map_or(0, |item| item.stored.size());
+            let kept = Kept::Yes;
+            match (id, item) {
+                (Some(id), item) => self.in_flight.push_back(InFlight { id, seq, kept, item }),
+                (None, Some(item)) => self.queue.push_back(Waiting { seq, kept, item }),
+                (None, None) => {}
+            }
+        }
+        self.subscriptions.extend(subscriptions);
+        self.disk.received.clone_from(&received);
+        self.disk.received_before.clone_from(&received);
+        self.received.extend(received);
+        self.disk.young = self.next_seq;
     }
 }
 

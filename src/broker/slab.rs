@@ -46,6 +46,11 @@ impl<T> Slab<T> {
         self.slots.iter().enumerate().filter_map(|(key, slot)| Some((key, slot.as_ref()?)))
     }
 
+    /// All of them, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().flatten()
+    }
+
     /// How many there are.
     pub const fn len(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -34,7 +34,8 @@ fn settings(address: &str, anonymous: plant::Anonymous) -> plant::Broker {
 }
 
 fn options(users: Vec<(String, String)>) -> Options {
-    Options { gateway: "test".into(), state_dir: "/nowhere".into(), users }
+    // A directory that nobody can make: the broker works without a disk.
+    Options { gateway: "test".into(), state_dir: "/dev/null/nowhere".into(), users }
 }
 
 fn broker() -> Broker {
@@ -100,6 +101,47 @@ async fn what_came_through_a_named_inlet_does_not_return_to_that_name() {
     assert_eq!(timeout(PATIENCE, other.recv()).await.unwrap().unwrap()[0].payload, "mine");
     broker.inlet().send(vec![message("x", "yours", Retain::No)]).await.unwrap();
     assert_eq!(timeout(PATIENCE, cloud.recv()).await.unwrap().unwrap()[0].payload, "yours");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn retained_messages_and_sessions_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { state_dir: dir.path().to_owned(), ..options(Vec::new()) };
+    let settings = || settings("127.0.0.1:0", plant::Anonymous::Loopback);
+    // 3.1.1, no clean session: kept for ever.
+    let hello = b"\x10\x0D\0\x04MQTT\x04\0\0\0\0\x01c";
+    let broker = super::start(settings(), options()).unwrap();
+    let (mut client, _) = join(broker.addresses()[0], hello).await;
+    client.write_all(b"\x82\x06\0\x01\0\x01q\x01").await.unwrap();
+    assert_eq!(packet(&mut client).await.unwrap().0, 0x90);
+    drop(client);
+    let mut status = broker.status();
+    timeout(PATIENCE, status.wait_for(|s| s.sessions_away == 1)).await.unwrap().unwrap();
+    broker.inlet().send(vec![message("q", "kept", Retain::Yes)]).await.unwrap();
+    broker.stop().await;
+
+    let broker = super::start(settings(), options()).unwrap();
+    let (mut client, code) = join(broker.addresses()[0], hello).await;
+    assert_eq!(code, [1, 0], "session present");
+    assert_eq!(packet(&mut client).await.unwrap(), (0x32, b"\0\x01q\0\x01kept".to_vec()));
+    let filters = vec![(TopicFilter::new("q").unwrap(), Qos::AtLeastOnce)];
+    let mut all = broker.subscribe("all", filters, 10).await;
+    assert!(timeout(PATIENCE, all.recv()).await.unwrap().unwrap()[0].retain);
+    let refused = super::start(settings(), options());
+    assert!(matches!(refused, Err(BrokerError::Store { .. })), "one gateway a directory");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_kicked_hears_why() {
+    let broker = broker();
+    let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;
+    assert!(!broker.kick("somebody else").await);
+    assert!(broker.kick("c").await);
+    let (first, body) = packet(&mut client).await.unwrap();
+    assert_eq!((first, body[0]), (0xE0, 0x98));
+    assert!(packet(&mut client).await.is_none());
     broker.stop().await;
 }
 

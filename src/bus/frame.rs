@@ -63,7 +63,7 @@ enum Fit {
 }
 
 /// The request an answer must fit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Asked {
     unit: u8,
     pdu: Vec<u8>,
@@ -73,6 +73,38 @@ impl Asked {
     pub(crate) fn new(unit: u8, pdu: Vec<u8>) -> Self {
         assert!(pdu.len() >= 5, "every request of this house names an address and a count");
         Self { unit, pdu }
+    }
+
+    /// Return query data (V1.1b3, 6.8): changes nothing, and its answer is like no other.
+    pub(crate) fn echo(unit: u8, mark: u16) -> Self {
+        let [high, low] = mark.to_be_bytes();
+        Self::new(unit, vec![8, 0, 0, high, low])
+    }
+
+    pub(crate) fn is_echo(&self) -> bool {
+        self.pdu[0] == 8
+    }
+
+    pub(crate) fn is_read(&self) -> bool {
+        self.pdu[0] <= 4
+    }
+
+    /// True when an answer to one could be taken for an answer to the other.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.answer_len() == other.answer_len() && self.known() == other.known()
+    }
+
+    /// True when this frame is an answer to it, or an exception.
+    pub(crate) fn is_answered_by(&self, pdu: &[u8]) -> bool {
+        pdu.len() >= 2 && matches!(self.fit(pdu), Fit::Answer | Fit::Exception)
+    }
+
+    /// Reads of the same block's beginning, the shortest first, none as long as itself.
+    pub(crate) fn shorter(&self) -> impl Iterator<Item = Self> {
+        let step = if self.pdu[0] <= 2 { 8 } else { 1 };
+        let end = if self.pdu[0] <= 4 { self.count() } else { 0 };
+        let counts = (1..end).step_by(step).filter_map(|n| u16::try_from(n).ok());
+        counts.map(|n| Self::new(self.unit, [&self.pdu[..3], &n.to_be_bytes()].concat()))
     }
 
     pub(crate) fn unit(&self) -> u8 {
@@ -128,8 +160,8 @@ pub(crate) struct Scanner {
     echo: bool,
     buffer: Vec<u8>,
     mismatch: Option<Garble>,
-    /// Sound frames put aside, by the unit that sent them.
-    pub(crate) aside: Vec<u8>,
+    /// Sound frames put aside: who sent them, and their PDU.
+    pub(crate) aside: Vec<(u8, Vec<u8>)>,
 }
 
 /// More than two of the longest frames: what lies further back cannot belong to an answer any more.
@@ -210,7 +242,7 @@ impl Scanner {
             let wrong_function = self.asked.fit(&self.buffer[1..length - 2]) == Fit::WrongFunction;
             self.mismatch = Some(if wrong_function { Garble::Function } else { Garble::Length });
         }
-        self.aside.push(unit);
+        self.aside.push((unit, self.buffer[1..length - 2].to_vec()));
         Some(length)
     }
 
@@ -267,7 +299,7 @@ fn lengths(bytes: &[u8]) -> [Option<usize>; 2] {
     let counted = |at: usize| bytes.get(at).map(|n| at + 1 + usize::from(*n) + 2);
     match function {
         1..=4 => [Some(5 + usize::from(third)), Some(8)],
-        5 | 6 => [Some(8), None],
+        5 | 6 | 8 => [Some(8), None],
         0x0F | 0x10 => [Some(8), counted(6)],
         0x16 => [Some(10), None],
         0x17 => [Some(5 + usize::from(third)), counted(10)],
@@ -276,17 +308,17 @@ fn lengths(bytes: &[u8]) -> [Option<usize>; 2] {
     }
 }
 
-/// The units whose sound frames lie in bytes nobody waits for.
-pub(crate) fn senders(mut bytes: &[u8]) -> Vec<u8> {
-    let mut units = Vec::new();
+/// The sound frames in bytes nobody waits for: who sent them, and their PDU.
+pub(crate) fn sound_frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
     while let Some(&unit) = bytes.first() {
         let sound = lengths(bytes).into_iter().flatten().find(|n| bytes.get(..*n).is_some_and(is_sound));
-        if sound.is_some() {
-            units.push(unit);
+        if let Some(length) = sound {
+            frames.push((unit, bytes[1..length - 2].to_vec()));
         }
         bytes = &bytes[sound.unwrap_or(1)..];
     }
-    units
+    frames
 }
 
 /// What a Modbus TCP stream holds next.
@@ -353,7 +385,7 @@ mod tests {
     fn an_answer_of_another_length_is_put_aside_and_the_right_one_found_behind_it() {
         let mut scanner = scanner(2);
         assert_eq!(scanner.push(&rtu(1, &answer(3, 7))), None);
-        assert_eq!(scanner.aside, [1]);
+        assert_eq!(scanner.aside, [(1, answer(3, 7))]);
         assert_eq!(scanner.verdict(), Some(Garble::Length));
         assert_eq!(scanner.push(&rtu(1, &answer(2, 9))), Some(answer(2, 9)));
     }
@@ -364,7 +396,7 @@ mod tests {
         assert_eq!(scanner.push(&rtu(9, &answer(2, 7))), None);
         assert_eq!(scanner.verdict(), None, "the unit that was asked said nothing");
         assert_eq!(scanner.push(&rtu(1, &answer(2, 9))), Some(answer(2, 9)));
-        assert_eq!(scanner.aside, [9]);
+        assert_eq!(scanner.aside, [(9, answer(2, 7))]);
     }
 
     #[test]

@@ -51,7 +51,13 @@ impl Timing {
 
 /// An open port.
 #[derive(Debug)]
-pub(super) struct Serial(SerialStream);
+pub(super) struct Serial {
+    stream: SerialStream,
+    is_virtual: bool,
+}
+
+/// Device numbers of pseudo terminals' user side (Linux, Documentation/admin-guide/devices.txt: UNIX98 PTY slaves).
+const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
 impl Serial {
     /// Opens by path; the error says what to do.
@@ -79,20 +85,30 @@ impl Serial {
         {
             tracing::warn!(port = %port.path.display(), error = %e, "no kernel RS485 mode here: the adapter must switch itself");
         }
-        Ok(Self(stream))
+        if let Err(e) = ioctl::set_low_latency(stream.as_raw_fd()) {
+            // Ptys and many USB chips have no such mode and are none the worse.
+            tracing::debug!(port = %port.path.display(), error = %e, "no low-latency mode");
+        }
+        let is_virtual = rustix::fs::stat(&port.path).is_ok_and(|s| PTY_MAJORS.contains(&rustix::fs::major(s.st_rdev)));
+        Ok(Self { stream, is_virtual })
+    }
+
+    /// No wire behind it (a pseudo terminal: a serial server's port, a test): a question takes no time to leave.
+    pub(super) const fn is_virtual(&self) -> bool {
+        self.is_virtual
     }
 
     pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).await
+        self.stream.read(buffer).await
     }
 
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes).await
+        self.stream.write_all(bytes).await
     }
 
     /// What lies there now, without waiting and without trusting the reactor to have noticed.
     pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.0.try_read(buffer) {
+        match self.stream.try_read(buffer) {
             Ok(n) => Ok(Some(n)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(e) => Err(e),

@@ -2,7 +2,7 @@
 //! Writes go next, before any waiting read; a transaction in flight is never cut. Never a wrong value: what is not surely
 //! the answer is put aside and counted. What the devices mean by their words is not known here.
 
-mod early;
+mod debt;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod frame;
@@ -11,10 +11,12 @@ mod line;
 mod link;
 mod modbus;
 mod tcp;
+pub mod trace;
 
 use std::fmt;
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -28,6 +30,8 @@ use crate::bus::modbus::Answer;
 use crate::bus::modbus::Ask;
 use crate::bus::modbus::Engine;
 use crate::bus::modbus::Miss;
+use crate::bus::trace::Tap;
+use crate::bus::trace::Traced;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::AddressRange;
@@ -188,12 +192,20 @@ pub struct BusStatus {
     pub wire: WireCounts,
     /// Wire time used since the start: characters, turnaround, waiting in vain and silence.
     pub busy: Duration,
+    /// Of it, what brought no answer: the cost of silent devices and of damage.
+    pub in_vain: Duration,
+}
+
+/// How a job waits and how often it is tried.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    is_read: bool,
+    tries_left: u8,
 }
 
 struct Job {
     ask: Ask,
-    is_read: bool,
-    tries_left: u8,
+    turn: Turn,
     done: oneshot::Sender<Result<Reply, BusError>>,
 }
 
@@ -204,6 +216,7 @@ pub struct Bus {
     reads: mpsc::Sender<Job>,
     retries: u8,
     status: watch::Receiver<BusStatus>,
+    tap: Tap,
 }
 
 /// Owns one line until it is cancelled or all handles are gone.
@@ -235,20 +248,33 @@ pub fn new(line: Line) -> (Bus, BusTask) {
         down: None,
         line,
     };
-    (Bus { writes, reads, retries: task.line.retries, status: seen }, task)
+    let tap = task.engine.tap.clone();
+    (Bus { writes, reads, retries: task.line.retries, status: seen, tap }, task)
 }
 
 impl Bus {
     /// Takes its turn behind earlier reads.
     pub async fn read(&self, request: ReadRequest) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?;
-        self.ask(&self.reads, ask, true).await
+        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: self.retries }).await
+    }
+
+    /// A read without further tries that waits for at most so long: asks whether a silent device is back. A device that has
+    /// been heard answering too late gets as long as that took, up to the line's timeout.
+    pub async fn probe(&self, request: ReadRequest, wait: Duration) -> Result<Reply, BusError> {
+        let ask = Ask::read(request).map_err(BusError::Refused)?.within(wait);
+        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: 0 }).await
     }
 
     /// Goes next after the transaction in flight.
     pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
         let ask = Ask::write(request).map_err(BusError::Refused)?;
-        self.ask(&self.writes, ask, false).await
+        self.ask(&self.writes, ask, Turn { is_read: false, tries_left: self.retries }).await
+    }
+
+    /// Everything that passes from now on; a reader too slow loses the oldest and is told.
+    pub fn trace(&self) -> broadcast::Receiver<Traced> {
+        self.tap.subscribe()
     }
 
     /// Counters and state, kept up after every transaction.
@@ -256,9 +282,9 @@ impl Bus {
         self.status.clone()
     }
 
-    async fn ask(&self, queue: &mpsc::Sender<Job>, ask: Ask, is_read: bool) -> Result<Reply, BusError> {
+    async fn ask(&self, queue: &mpsc::Sender<Job>, ask: Ask, turn: Turn) -> Result<Reply, BusError> {
         let (done, answer) = oneshot::channel();
-        let job = Job { ask, is_read, tries_left: self.retries, done };
+        let job = Job { ask, turn, done };
         queue.send(job).await.map_err(|_| BusError::ShutDown)?;
         answer.await.unwrap_or(Err(BusError::ShutDown))
     }
@@ -308,17 +334,17 @@ impl BusTask {
         while !job.done.is_closed() && !cancelled.is_cancelled() {
             let result = self.once(&job.ask).await;
             self.tell();
-            if job.tries_left == 0 || !worth_another_try(&result) {
+            if job.turn.tries_left == 0 || !worth_another_try(&result) {
                 // The asker may have gone meanwhile; then nobody misses the answer.
                 let _ = job.done.send(result);
                 return;
             }
-            job.tries_left -= 1;
+            job.turn.tries_left -= 1;
             self.engine.counts.retries += 1;
             if let Err(BusError::Refused(_)) = result {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
-            if job.is_read {
+            if job.turn.is_read {
                 self.again = Some(job);
                 return;
             }
@@ -390,6 +416,7 @@ impl BusTask {
             status.error.clone_from(&self.down);
             status.wire = self.engine.counts;
             status.busy = self.engine.busy;
+            status.in_vain = self.engine.in_vain;
         });
     }
 }

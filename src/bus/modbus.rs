@@ -3,7 +3,7 @@
 //! once, take only the answer, and remember who still owes one, because an RTU answer does not say what it answers.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::bus::Garble;
 use crate::bus::ReadRequest;
 use crate::bus::WriteKind;
 use crate::bus::WriteRequest;
-use crate::bus::early::Early;
+use crate::bus::debt::Debts;
 use crate::bus::frame;
 use crate::bus::frame::Asked;
 use crate::bus::frame::Next;
@@ -25,6 +25,9 @@ use crate::bus::frame::Scanner;
 use crate::bus::line::Pause;
 use crate::bus::line::Timing;
 use crate::bus::link::Link;
+use crate::bus::trace::Passed;
+use crate::bus::trace::Tap;
+use crate::bus::trace::Way;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::Table;
@@ -41,6 +44,7 @@ pub(super) struct Ask {
     pub(super) unit: u8,
     request: Request<'static>,
     bits: usize,
+    wait: Option<Duration>,
 }
 
 /// An answer or an exception, and when.
@@ -57,6 +61,16 @@ pub(super) enum Miss {
     NoReply,
     Garbled(Garble),
     Gone(String),
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoReply => f.write_str("no reply"),
+            Self::Garbled(garble) => write!(f, "garbled: {garble}"),
+            Self::Gone(why) => f.write_str(why),
+        }
+    }
 }
 
 impl From<io::Error> for Miss {
@@ -82,7 +96,12 @@ impl Ask {
             Table::Input => Request::ReadInputRegisters(start, count),
             Table::Holding => Request::ReadHoldingRegisters(start, count),
         };
-        Ok(Self { unit: read.unit.get(), request, bits: usize::from(count) })
+        Ok(Self { unit: read.unit.get(), request, bits: usize::from(count), wait: None })
+    }
+
+    /// Waits at most so long for the first byte, if that is less than the line's timeout.
+    pub(super) fn within(self, wait: Duration) -> Self {
+        Self { wait: Some(wait), ..self }
     }
 
     /// At most 1968 coils or 123 registers (V1.1b3, 6.11 and 6.12).
@@ -106,7 +125,7 @@ impl Ask {
                 Request::WriteMultipleRegisters(address, Cow::Owned(values))
             }
         };
-        Ok(Self { unit: write.unit.get(), request, bits: 0 })
+        Ok(Self { unit: write.unit.get(), request, bits: 0, wait: None })
     }
 
     /// The library keeps its encoder to itself; these are all the functions this house sends.
@@ -168,13 +187,6 @@ impl Ask {
     }
 }
 
-/// A unit that owes answers: not asked again before `until`, and its first answer after that is doubted.
-#[derive(Debug, Clone, Copy)]
-struct Debt {
-    answers: u32,
-    until: Instant,
-}
-
 /// Owns the open line.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -187,12 +199,16 @@ pub(super) struct Engine {
     pause: Pause,
     quiet_since: Instant,
     transaction: u16,
-    debts: HashMap<u8, Debt>,
-    early: Early,
+    debts: Debts,
+    wait: Duration,
+    /// Told what passes.
+    pub(super) tap: Tap,
     /// What happened so far.
     pub(super) counts: WireCounts,
     /// Wire time used so far.
     pub(super) busy: Duration,
+    /// Of it, what brought no answer.
+    pub(super) in_vain: Duration,
 }
 
 impl Engine {
@@ -211,10 +227,12 @@ impl Engine {
             pause: Pause::default(),
             quiet_since: Instant::now(),
             transaction: 0,
-            debts: HashMap::new(),
-            early: Early::default(),
+            debts: Debts::default(),
+            wait: line.timeout,
+            tap: Tap::default(),
             counts: WireCounts::default(),
             busy: Duration::ZERO,
+            in_vain: Duration::ZERO,
         }
     }
 
@@ -224,7 +242,6 @@ impl Engine {
             self.pause = Pause::precise();
         }
         self.link = Some(link);
-        self.early = Early::default();
         self.quiet_since = Instant::now();
         self.counts.opens += 1;
     }
@@ -238,6 +255,10 @@ impl Engine {
     pub(super) async fn transact(&mut self, ask: &Ask) -> Result<Answer, Miss> {
         let Some(mut link) = self.link.take() else { return Err(Miss::Gone("not open".to_owned())) };
         let asked = Asked::new(ask.unit, ask.pdu());
+        // Somebody in a hurry gets no answer from a device that has been heard to need longer.
+        let needed = self.debts.latest(ask.unit) + self.debts.latest(ask.unit) / 4;
+        self.wait = ask.wait.map_or(self.timeout, |wait| wait.max(needed).min(self.timeout));
+        let busy = self.busy;
         let result =
             if self.has_numbers { self.numbered(&mut link, &asked).await } else { self.rtu(&mut link, &asked).await };
         let result = result
@@ -252,6 +273,12 @@ impl Engine {
             self.link = Some(link);
         }
         self.count(&result);
+        if let Err(miss) = &result {
+            self.tap.tell(Way::In, || Passed::Nothing(format!("{} {miss}", ask.unit)));
+        }
+        if matches!(result, Err(Miss::NoReply | Miss::Garbled(_))) {
+            self.in_vain += self.busy - busy;
+        }
         result
     }
 
@@ -268,16 +295,37 @@ impl Engine {
 
     async fn rtu(&mut self, link: &mut Link, asked: &Asked) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         self.settle(link, asked.unit()).await?;
+        if self.debts.doubts(asked) && asked.is_read() {
+            self.transaction = self.transaction.wrapping_add(1);
+            for question in self.debts.telling(asked, self.transaction) {
+                self.exchange(link, &question).await?;
+                self.settle(link, asked.unit()).await?;
+                if !self.debts.doubts(asked) {
+                    break;
+                }
+            }
+        }
+        if self.debts.doubts(asked) && self.debts.is_resting(asked.unit(), Instant::now(), self.timeout) {
+            return Err(Miss::NoReply);
+        }
+        self.exchange(link, asked).await
+    }
+
+    /// Asks and listens; the line has been quiet.
+    async fn exchange(&mut self, link: &mut Link, asked: &Asked) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         let frame = frame::rtu(asked.unit(), asked.pdu());
         let begun = Instant::now();
         let sent = begun + self.timing.of(frame.len());
+        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
-        let mut early = None;
-        if !self.echo && !self.early.is_usual() && sent - begun > Duration::from_micros(500) {
+        if !self.echo && link.has_wire() && sent - begun > Duration::from_micros(500) {
             // No answer can begin before the question has ended: what is there by then is somebody else's.
             self.pause.until(sent).await;
-            early = Scanner::new(asked.clone(), frame.clone(), false).push(&self.drain(link)?);
+            // On a busy machine the wake-up can come so late that the answer has begun.
+            if Instant::now() < sent + self.timing.gap {
+                self.drain(link)?;
+            }
             self.quiet_since = sent.max(self.quiet_since);
         }
         if asked.unit() == 0 {
@@ -288,33 +336,28 @@ impl Engine {
         let mut scanner = Scanner::new(asked.clone(), frame, self.echo);
         let heard = self.listen(link, &mut scanner, sent).await?;
         self.busy += Instant::now().max(sent) - begun + self.timing.gap;
-        match (heard, early) {
-            (Some(heard), None) if self.early.is_usual() => self.confirm(link, &mut scanner, heard).await,
-            (Some(heard), _) => {
-                self.early.in_time();
-                self.confirm(link, &mut scanner, heard).await
-            }
-            (None, Some(pdu)) if self.early.alone(asked) => {
-                self.debts.remove(&asked.unit());
-                Ok((pdu, sent, Duration::ZERO))
-            }
-            (None, _) => Err(self.missed(asked.unit(), &scanner)),
+        let Some(mut heard) = heard else { return Err(self.missed(asked, &scanner)) };
+        if self.debts.doubts(asked) {
+            heard = self.confirm(link, &mut scanner, heard).await?;
         }
+        self.tap.frame(Way::In, asked.unit(), &heard.0);
+        self.debts.answered(asked, &heard.0, heard.1);
+        Ok(heard)
     }
 
     /// Quiet for the gap, nothing left over, and nobody's debt pending on this unit.
     async fn settle(&mut self, link: &mut Link, unit: u8) -> Result<(), Miss> {
         loop {
-            let debt = self.debts.get(&unit).map_or(self.quiet_since, |d| d.until);
+            let debt = self.debts.quiet_until(unit).unwrap_or(self.quiet_since);
             self.pause.until(debt.max(self.quiet_since + self.timing.gap)).await;
-            if self.drain(link)?.is_empty() {
+            if self.drain(link)? == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Puts aside what lies there, and gives it.
-    fn drain(&mut self, link: &mut Link) -> io::Result<Vec<u8>> {
+    /// Puts aside what lies there; how many bytes.
+    fn drain(&mut self, link: &mut Link) -> io::Result<usize> {
         let mut all = Vec::new();
         let mut buffer = [0; 512];
         while all.len() < 8 * buffer.len() {
@@ -326,15 +369,17 @@ impl Engine {
         if !all.is_empty() {
             self.counts.bytes_in += all.len() as u64;
             self.quiet_since = Instant::now();
-            let units = frame::senders(&all);
-            self.counts.stale_replies += (units.len() as u64).max(1);
-            units.into_iter().for_each(|unit| self.paid(unit));
+            self.tap.piece(Way::Aside, &all);
+            let frames = frame::sound_frames(&all);
+            frames.iter().for_each(|(unit, pdu)| self.tap.frame(Way::Aside, *unit, pdu));
+            self.counts.stale_replies += (frames.len() as u64).max(1);
+            frames.into_iter().for_each(|(unit, pdu)| self.debts.heard_late(unit, &pdu, self.quiet_since));
         }
-        Ok(all)
+        Ok(all.len())
     }
 
-    /// Where a trace will see what goes out; what comes in passes `drain`, `listen` and `await_number`.
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
+        self.tap.piece(Way::Out, frame);
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;
         let bound = self.timing.of(frame.len()) + self.timeout;
@@ -352,7 +397,7 @@ impl Engine {
         sent: Instant,
     ) -> Result<Option<(Vec<u8>, Instant, Duration)>, Miss> {
         let mut buffer = [0; 512];
-        let first_byte = sent + self.timeout;
+        let first_byte = sent + self.wait;
         let last_byte = first_byte + self.timing.of(scanner.missing()) + self.timing.of(260) + SLACK;
         let mut began = None;
         loop {
@@ -366,13 +411,15 @@ impl Engine {
             let now = Instant::now();
             self.quiet_since = now;
             self.counts.bytes_in += n as u64;
+            self.tap.piece(Way::In, &buffer[..n]);
             let answer = scanner.push(&buffer[..n]);
-            for unit in scanner.aside.drain(..) {
+            for (unit, pdu) in scanner.aside.drain(..) {
                 self.counts.stale_replies += 1;
-                self.paid(unit);
+                self.tap.frame(Way::Aside, unit, &pdu);
+                self.debts.heard_late(unit, &pdu, now);
             }
             if began.is_none() && (answer.is_some() || !scanner.is_silent()) {
-                began = Some(now - self.timing.of(n.min(1)));
+                began = Some((now - self.timing.of(n)).max(sent));
             }
             if let Some(pdu) = answer {
                 let turnaround = began.unwrap_or(now).saturating_duration_since(sent);
@@ -390,7 +437,8 @@ impl Engine {
         }
     }
 
-    /// A unit that owed an answer may have paid an old debt with this one. If so, the right one follows: wait for it.
+    /// A unit that owed an answer, and does not understand any question that would tell, may have paid an old debt with this
+    /// one. If so, the right one follows: wait for it.
     async fn confirm(
         &mut self,
         link: &mut Link,
@@ -398,7 +446,7 @@ impl Engine {
         mut heard: (Vec<u8>, Instant, Duration),
     ) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         let unit = scanner.unit();
-        for _ in 0..self.debts.get(&unit).map_or(0, |d| d.answers.min(3)) {
+        for _ in 0..self.debts.owed(unit).min(3) {
             let since = Instant::now();
             let next = self.listen(link, scanner, since).await?;
             self.busy += since.elapsed();
@@ -408,34 +456,22 @@ impl Engine {
             }
             self.counts.stale_replies += 1;
         }
-        self.debts.remove(&unit);
         Ok(heard)
     }
 
-    fn missed(&mut self, unit: u8, scanner: &Scanner) -> Miss {
+    fn missed(&mut self, asked: &Asked, scanner: &Scanner) -> Miss {
         let verdict = scanner.verdict();
         if verdict != Some(Garble::Crc) {
-            let debt = self.debts.entry(unit).or_insert(Debt { answers: 0, until: Instant::now() });
-            debt.answers += 1;
-            debt.until = Instant::now() + self.timeout;
+            self.debts.missed(asked, Instant::now(), self.timeout);
         }
         verdict.map_or(Miss::NoReply, Miss::Garbled)
-    }
-
-    /// A frame of this unit was put aside: one debt less.
-    fn paid(&mut self, unit: u8) {
-        if let Some(debt) = self.debts.get_mut(&unit) {
-            debt.answers -= 1;
-            if debt.answers == 0 {
-                self.debts.remove(&unit);
-            }
-        }
     }
 
     async fn numbered(&mut self, link: &mut Link, asked: &Asked) -> Result<(Vec<u8>, Instant, Duration), Miss> {
         self.drain(link)?;
         self.transaction = self.transaction.wrapping_add(1);
         let begun = Instant::now();
+        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame::mbap(self.transaction, asked.unit(), asked.pdu())).await?;
         if asked.unit() == 0 {
             return Ok((asked.pdu()[..5].to_vec(), Instant::now(), Duration::ZERO));
@@ -455,17 +491,21 @@ impl Engine {
         let mut buffer = [0; 512];
         loop {
             match frame::take_mbap(&mut stream, self.transaction, asked) {
-                Next::Answer(pdu) => return Ok((pdu, Instant::now(), begun.elapsed())),
+                Next::Answer(pdu) => {
+                    self.tap.frame(Way::In, asked.unit(), &pdu);
+                    return Ok((pdu, Instant::now(), begun.elapsed()));
+                }
                 Next::Broken(garble) => return Err(Miss::Garbled(garble)),
                 Next::Foreign => self.counts.stale_replies += 1,
                 Next::More => {
-                    let wait = tokio::time::timeout_at(begun + self.timeout, link.read(&mut buffer));
+                    let wait = tokio::time::timeout_at(begun + self.wait, link.read(&mut buffer));
                     let Ok(read) = wait.await else {
                         let torn = Miss::Garbled(Garble::Truncated);
                         return Err(if stream.is_empty() { Miss::NoReply } else { torn });
                     };
                     let n = read?;
                     self.counts.bytes_in += n as u64;
+                    self.tap.piece(Way::In, &buffer[..n]);
                     stream.extend_from_slice(&buffer[..n]);
                 }
             }

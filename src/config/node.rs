@@ -67,16 +67,10 @@ impl Reader {
                 }
                 Err(e) => {
                     let at = At { file, line: e.marker().line(), column: e.marker().col() + 1 };
-                    // The parser complains where the value before the tab began.
-                    let is_tab = |line: &str| line.trim_start_matches(' ').starts_with('\t');
-                    let tab = text.lines().enumerate().skip(at.line.saturating_sub(1)).take(2).find(|(_, l)| is_tab(l));
-                    let at = tab.map_or(at, |(n, l)| At {
-                        file,
-                        line: n + 1,
-                        column: l.chars().take_while(|c| *c == ' ').count() + 1,
-                    });
-                    let help = if tab.is_some() { "YAML indents with blanks, never with tabs" } else { "" };
-                    self.error(at, e.info(), help);
+                    match tab_from(text, at) {
+                        Some(tab) => self.error(tab, "a tab", "YAML indents with blanks, never with tabs"),
+                        None => self.error(at, e.info(), ""),
+                    }
                     return None;
                 }
             }
@@ -329,6 +323,17 @@ impl Reader {
         }
         found
     }
+}
+
+/// The tab that indents this line or the next: the parser names the line where it began to wonder.
+fn tab_from(text: &str, at: At) -> Option<At> {
+    let lines = text.lines().enumerate().skip(at.line.saturating_sub(1)).take(2);
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut tabs = lines.filter_map(|(n, line)| {
+        let column = line[..indent(line)].find('\t')? + 1;
+        Some(At { line: n + 1, column, ..at })
+    });
+    tabs.next()
 }
 
 /// `user:password` of a URL that carries them.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus;
+use crate::command::Seat;
 use crate::config::Plant;
 use crate::config::plant::{Device, Line, Point};
 use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
@@ -20,8 +21,12 @@ use crate::status::{LineStatus, PublishStatus};
 use crate::supervise;
 use crate::supervise::Panics;
 
-/// What the board reads: the lines in order, and the account.
-pub(super) type Seen = (Vec<watch::Receiver<LineStatus>>, watch::Receiver<PublishStatus>);
+/// What others read: the lines in order, the account, and each line's bus for whoever commands.
+pub(super) struct Seen {
+    pub(super) lines: Vec<watch::Receiver<LineStatus>>,
+    pub(super) account: watch::Receiver<PublishStatus>,
+    pub(super) buses: Vec<Seat>,
+}
 
 /// Where the lines' yield goes.
 #[derive(Clone)]
@@ -44,15 +49,15 @@ pub(super) fn start(
     // When the stop has begun, its end is no alarm.
     supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
     let out = Out { samples, events };
-    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
-    let lines = lines.collect();
-    // Publish ends when nobody can send samples any more. That is the stop's sign, also where there is no line at all.
-    let stop = groups.lines.stop.clone();
+    // Publish ends when nobody can send to it any more; a gateway without lines waits for the stop like any other.
+    let (held, stop) = (out.clone(), groups.lines.stop.clone());
     groups.lines.tasks.spawn(async move {
         stop.cancelled().await;
-        drop(out);
+        drop(held);
     });
-    (lines, account)
+    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
+    let (lines, buses) = lines.unzip();
+    Seen { lines, account, buses }
 }
 
 fn publish_parts(plant: &Plant) -> publish::Parts {
@@ -66,21 +71,28 @@ fn parts(plant: &Plant, line: &Line) -> poll::Parts {
     poll::Parts { line: line.clone(), devices, points }
 }
 
-fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> watch::Receiver<LineStatus> {
+fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (watch::Receiver<LineStatus>, Seat) {
     let first = LineStatus { name: parts.line.name.to_string(), ..LineStatus::default() };
     let board = watch::Sender::new(first);
     let seen = board.subscribe();
+    let (seat, seated) = watch::channel(None);
     let stop = group.stop.clone();
     let name = format!("line {}", parts.line.name);
     supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
-        run_line(parts.clone(), out.clone(), board.clone(), stop.clone())
+        run_line(parts.clone(), out.clone(), (board.clone(), seat.clone()), stop.clone())
     });
-    seen
+    (seen, seated)
 }
 
 /// Bus and poll end together: one without the other is of no use.
-async fn run_line(parts: poll::Parts, out: Out, board: watch::Sender<LineStatus>, stop: CancellationToken) {
+async fn run_line(
+    parts: poll::Parts,
+    out: Out,
+    (board, seat): (watch::Sender<LineStatus>, watch::Sender<Option<bus::Bus>>),
+    stop: CancellationToken,
+) {
     let (bus, wire) = bus::new(parts.line.clone());
+    seat.send_replace(Some(bus.clone()));
     let (status, task) = poll::new(parts, bus, out.samples, out.events);
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));

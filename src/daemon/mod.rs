@@ -31,6 +31,7 @@ use crate::supervise::Panics;
 use crate::web;
 use crate::web::WebError;
 
+mod commands;
 mod intake;
 mod lines;
 mod upstreams;
@@ -169,7 +170,8 @@ impl Daemon {
         intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
-        let (lines, publish) = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        let lines::Seen { lines, account, buses } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        commands::start(&groups.services, &panics, &plant, &broker, buses);
         watchdog::start(
             &groups.services,
             watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },
@@ -177,7 +179,7 @@ impl Daemon {
         let board = Board::new(Parts {
             gateway: plant.gateway.to_string(),
             lines,
-            publish,
+            publish: account,
             upstreams,
             spool: spool.status(),
             broker: broker.status(),

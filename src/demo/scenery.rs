@@ -144,7 +144,7 @@ fn start_cloud(settings: &Settings, plant: &Plant) -> Result<Broker, DemoError> 
         limits: Limits { queue: 10_000, ..plant.broker.limits },
     };
     let options =
-        broker::Options { gateway: Arc::from("cloud"), state_dir: plant.state_dir.clone(), users: Vec::new() };
+        broker::Options { gateway: Arc::from("cloud"), state_dir: plant.state_dir.join("cloud"), users: Vec::new() };
     broker::start(cloud, options).map_err(|error| match error {
         BrokerError::Bind { .. } => DemoError::CloudPort(settings.cloud_port),
         other => DemoError::Cloud(other),

@@ -12,7 +12,9 @@ const MISSES: u32 = 3;
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// The first pause between probes, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(27);
+/// How long a probe waits for a moment in which nobody else is due; with the longest pause this makes thirty seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// One in so many: the share of a line's time that its silent devices may cost together, 2 %.
 const SHARE: u32 = 50;
 
@@ -34,6 +36,14 @@ pub struct Silence {
     pub devices: u32,
     /// What one unanswered probe costs.
     pub probe: Duration,
+}
+
+impl Silence {
+    /// The longest a probe may take with so many silent devices, so that each can be probed often enough and all stay
+    /// within their share: 432 ms for one, 144 ms each for three.
+    pub fn affordable(devices: u32) -> Duration {
+        LONGEST_PAUSE * 4 / 5 / SHARE / devices.max(1)
+    }
 }
 
 /// One device's state.

@@ -5,19 +5,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::bus::Data;
-use crate::config::plant::{Device, Point, Source, Wire};
+use crate::config::plant::{Device, Line, Point, Source, Wire};
 use crate::decode::{self, Formula, Words};
 use crate::point::{AddressRange, PointId, Table};
 use crate::poll::health::Health;
-use crate::poll::plan::Holes;
+use crate::poll::plan::{self, Holes};
 use crate::sample::{Reason, Sample, Value};
 use crate::status::{DeviceState, DeviceStatus};
 use crate::time::Stamp;
 
-/// A device that has not answered yet is taken to think for this long.
-const USUAL_TURNAROUND: Duration = Duration::from_millis(5);
-/// A line that is down for this long takes its devices with it, in what is told of them.
-const CUT_FOR: Duration = Duration::from_secs(3);
+/// A device that has not answered yet is taken to think for this long once it knows that the question has ended.
+pub(crate) const USUAL_TURNAROUND: Duration = Duration::from_millis(5);
 
 pub(crate) struct Member {
     pub(crate) device: Device,
@@ -27,19 +25,10 @@ pub(crate) struct Member {
     holes: HashMap<Table, Holes>,
     turnaround: Option<Duration>,
     pub(crate) reason: Option<Reason>,
-    cut: Cut,
+    /// Told to be offline because its line is.
+    pub(crate) cut: bool,
     pub(crate) replies: u64,
     pub(crate) failures: u64,
-}
-
-/// Whether the line to the device is down.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    Not,
-    /// For a moment only, so far: an adapter that is plugged in again is no news.
-    Since(Duration),
-    /// Long enough that it was told.
-    Told,
 }
 
 struct Entry {
@@ -69,28 +58,10 @@ impl Member {
             holes: HashMap::new(),
             turnaround: None,
             reason: None,
-            cut: Cut::Not,
+            cut: false,
             replies: 0,
             failures: 0,
         }
-    }
-
-    /// The line is down; true once, when that is to be told.
-    pub(crate) fn cut_off(&mut self, now: Duration) -> bool {
-        match self.cut {
-            Cut::Not => self.cut = Cut::Since(now),
-            Cut::Since(since) if now.saturating_sub(since) >= CUT_FOR => {
-                self.cut = Cut::Told;
-                return self.health.state() != DeviceState::Offline;
-            }
-            Cut::Since(_) | Cut::Told => {}
-        }
-        false
-    }
-
-    /// The device answered; true when it was told that the line to it is down.
-    pub(crate) fn reached(&mut self) -> bool {
-        std::mem::replace(&mut self.cut, Cut::Not) == Cut::Told
     }
 
     pub(crate) fn slots(&self, points: &[PointId]) -> Vec<Slot> {
@@ -141,8 +112,9 @@ impl Member {
         self.holes.get(&table).is_some_and(|holes| holes.hides(range))
     }
 
-    pub(crate) fn turnaround(&self) -> Duration {
-        self.turnaround.unwrap_or(USUAL_TURNAROUND)
+    /// From the end of a question to the beginning of the answer, as measured or as is usual.
+    pub(crate) fn turnaround(&self, line: &Line) -> Duration {
+        self.turnaround.unwrap_or_else(|| USUAL_TURNAROUND + plan::silence(line))
     }
 
     /// Smoothed, an eighth at a time.
@@ -228,12 +200,11 @@ impl Member {
 
     pub(crate) fn status(&self) -> DeviceStatus {
         let bad = |e: &&Entry| e.last.as_ref().is_some_and(|s| s.value().is_none());
-        let is_cut = self.cut == Cut::Told;
         DeviceStatus {
             name: self.device.name.to_string(),
             unit_id: self.device.unit_id.get(),
-            state: if is_cut { DeviceState::Offline } else { self.health.state() },
-            reason: if is_cut { Some(Reason::LineDown) } else { self.reason }.map(|r| r.to_string()),
+            state: if self.cut { DeviceState::Offline } else { self.health.state() },
+            reason: self.reason.map(|r| r.to_string()),
             replies: self.replies,
             failures: self.failures,
             turnaround_ms: self.turnaround.map_or(0.0, |t| t.as_secs_f64() * 1e3),

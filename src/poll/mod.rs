@@ -1,6 +1,7 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`] and [`health`] decide and are pure; [`PollTask`] acts, one a line.
+//! [`plan`], [`schedule`], [`health`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
 
+pub mod forecast;
 pub mod health;
 mod member;
 pub mod plan;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::bus::Timing;
 use crate::config::plant::{Line, Port};
 use crate::point::{AddressRange, Table};
 
@@ -14,8 +15,6 @@ use crate::point::{AddressRange, Table};
 const FRAME_CHARACTERS: u64 = 13;
 /// What a byte is worth behind a socket: little, but bridging is not free.
 const SOCKET_BYTE_NS: u64 = 1_000;
-/// Fixed silence above 19200 baud (V1.02, 2.5.1.1).
-const FAST_SILENCE_NS: u64 = 1_750_000;
 
 /// What reads cost on one line, for one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,15 +26,15 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The line's cost with a device that thinks for `turnaround` before it answers.
+    /// The line's cost with a device whose answer begins so long after the last character of the question. That is how the
+    /// bus measures it, so the silence by which the device knows that the question has ended lies inside it.
     pub fn new(line: &Line, turnaround: Duration) -> Self {
         let think = nanos(turnaround);
         match &line.port {
             Port::Serial(port) => {
                 let character_ns = u64::from(port.format.bits()) * 1_000_000_000 / u64::from(port.baud.max(1));
-                let standard = if port.baud > 19_200 { FAST_SILENCE_NS } else { character_ns * 7 / 2 };
-                let silence = line.gap.map_or(standard, nanos);
-                Self { character_ns, request_ns: FRAME_CHARACTERS * character_ns + think + 2 * silence }
+                let silence = nanos(silence(line));
+                Self { character_ns, request_ns: FRAME_CHARACTERS * character_ns + think + silence }
             }
             Port::Tcp(_) | Port::RtuOverTcp(_) => {
                 Self { character_ns: SOCKET_BYTE_NS, request_ns: FRAME_CHARACTERS * SOCKET_BYTE_NS + think }
@@ -51,6 +50,22 @@ impl Cost {
     fn nanos(self, table: Table, count: u32) -> u64 {
         let bytes = if table.is_bits() { u64::from(count.div_ceil(8)) } else { 2 * u64::from(count) };
         self.request_ns + bytes * self.character_ns
+    }
+}
+
+/// The silence a line keeps between frames; none behind a socket.
+pub fn silence(line: &Line) -> Duration {
+    match &line.port {
+        Port::Serial(port) => Timing::new(port.baud, port.format, line.gap).gap,
+        Port::Tcp(_) | Port::RtuOverTcp(_) => Duration::ZERO,
+    }
+}
+
+/// The time a question takes, with the silence before it.
+pub fn question(line: &Line) -> Duration {
+    match &line.port {
+        Port::Serial(port) => Timing::new(port.baud, port.format, None).of(8) + silence(line),
+        Port::Tcp(_) | Port::RtuOverTcp(_) => Duration::ZERO,
     }
 }
 
@@ -96,8 +111,9 @@ impl Holes {
 /// Left out are only values that a hole hides and those longer than `limit`.
 pub fn plan(table: Table, wanted: &[AddressRange], limit: u16, cost: Cost, holes: &Holes) -> Vec<AddressRange> {
     let limit = u32::from(limit.min(table.read_limit()));
-    let mut values = outermost(wanted);
-    values.retain(|v| u32::from(v.count()) <= limit && !(holes.hides(*v)));
+    // Before the ones inside others are left out: those others may be the ones that cannot be read.
+    let readable = |v: &AddressRange| u32::from(v.count()) <= limit && !holes.hides(*v);
+    let values = outermost(&wanted.iter().copied().filter(readable).collect::<Vec<_>>());
     // best[n]: least time and reads for the first n values, and where the last of these reads begins.
     let mut best: Vec<(u64, u32, usize)> = vec![(0, 0, 0)];
     for last in 0..values.len() {
@@ -191,7 +207,8 @@ mod tests {
         for (baud, parity, want_ms) in
             [(9_600, Parity::None, 2179), (19_200, Parity::Even, 1289), (115_200, Parity::None, 392)]
         {
-            let cost = Cost::new(&serial(baud, parity), Duration::from_millis(5));
+            let line = serial(baud, parity);
+            let cost = Cost::new(&line, Duration::from_millis(5) + silence(&line));
             let scan = (scan(cost, &wanted) * 10).as_micros();
             assert!(scan.abs_diff(want_ms * 1000) < 1000, "{baud}: {scan} µs, want {want_ms} ms");
         }

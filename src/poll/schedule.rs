@@ -43,6 +43,8 @@ struct Group {
     points: Vec<PointId>,
     rule: Rule,
     due: Duration,
+    /// When it was taken last: among equal deadlines the longest untaken goes first, so that overload is shared evenly.
+    taken: Duration,
     hurried: bool,
     missed: u64,
 }
@@ -82,6 +84,7 @@ impl Timetable {
                         points: vec![point],
                         rule: rule(schedule),
                         due: clocks.now,
+                        taken: Duration::ZERO,
                         hurried: false,
                         missed: 0,
                     });
@@ -97,13 +100,20 @@ impl Timetable {
         self.groups.iter().map(|g| if g.hurried { Duration::ZERO } else { g.due }).min()
     }
 
+    /// When the next turn of one of these devices is due.
+    pub fn next_of(&self, wanted: impl Fn(DeviceId) -> bool) -> Option<Duration> {
+        let groups = self.groups.iter().filter(|g| wanted(g.device));
+        groups.map(|g| if g.hurried { Duration::ZERO } else { g.due }).min()
+    }
+
     /// The device with the earliest deadline and all of its points that are due; their next turns are set.
     pub fn take(&mut self, clocks: Clocks) -> Option<Due> {
         if offset(clocks).abs_diff(self.offset_us) > STEP_US.unsigned_abs() {
             self.offset_us = offset(clocks);
             self.bind_to_wall(clocks);
         }
-        let device = self.groups.iter().filter(|g| g.is_due(clocks.now)).min_by_key(|g| g.deadline())?.device;
+        let device =
+            self.groups.iter().filter(|g| g.is_due(clocks.now)).min_by_key(|g| (g.deadline(), g.taken))?.device;
         let mut due = Due { device, points: Vec::new(), missed: 0 };
         let zone = &self.zone;
         for group in self.groups.iter_mut().filter(|g| g.device == device && g.is_due(clocks.now)) {
@@ -152,6 +162,7 @@ impl Group {
     /// Sets the next turn and returns how many were passed over.
     fn advance(&mut self, clocks: Clocks, zone: &TimeZone) -> u64 {
         self.hurried = false;
+        self.taken = clocks.now;
         if self.due > clocks.now {
             return 0;
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{Bus, BusError, Data, ReadRequest, Reply};
 use crate::config::plant::{Line, Port};
 use crate::point::{AddressRange, DeviceId, Table};
-use crate::poll::health::{Silence, Turn};
+use crate::poll::health::{self, Silence, Turn};
 use crate::poll::member::{Member, Slot};
 use crate::poll::plan::{self, Cost};
 use crate::poll::schedule::{Clocks, Due, Timetable};
@@ -26,6 +26,8 @@ const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::H
 /// How often the status is told, and over how long the load is taken.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 const LOAD_OVER: Duration = Duration::from_secs(10);
+/// A line that is down this long takes its devices offline; an adapter that is plugged in again comes back sooner.
+const GONE_AFTER: Duration = Duration::from_secs(3);
 
 /// Whoever took the samples, or the bus, has ended.
 struct Closed;
@@ -69,6 +71,8 @@ pub struct PollTask {
     tell_at: Instant,
     busy: VecDeque<(Instant, Duration)>,
     missed_turns: u64,
+    /// Since when the line is down.
+    gone_since: Option<Instant>,
 }
 
 impl PollTask {
@@ -87,8 +91,20 @@ impl PollTask {
         let (status, seen) = watch::channel(LineStatus::default());
         let line = parts.line;
         let busy = VecDeque::new();
-        let task =
-            Self { line, members, table, bus, out, events, status, origin, tell_at: origin, busy, missed_turns: 0 };
+        let task = Self {
+            line,
+            members,
+            table,
+            bus,
+            out,
+            events,
+            status,
+            origin,
+            tell_at: origin,
+            busy,
+            missed_turns: 0,
+            gone_since: None,
+        };
         task.status.send_replace(task.snapshot(0.0));
         (seen, task)
     }
@@ -124,13 +140,29 @@ impl PollTask {
     }
 
     fn next_step(&self) -> Instant {
+        let now = self.clocks().now;
+        // A probe that found no room waits for the turns that are in its way, but not for ever.
         let probes = self.members.iter().filter_map(|m| m.health.probe_at());
+        let probes = probes.map(|at| if at <= now { at + health::PATIENCE } else { at });
         let next = probes.chain(self.table.next()).min().map_or(self.tell_at, |at| self.origin + at);
         next.min(self.tell_at)
     }
 
+    /// The device whose probe is due, once it delays nobody or has waited long enough.
     fn due_probe(&self, now: Duration) -> Option<usize> {
-        self.members.iter().position(|m| m.health.probe_at().is_some_and(|at| at <= now))
+        let due = |m: &Member| m.health.probe_at().filter(|at| *at <= now);
+        let oldest = self.members.iter().enumerate().filter_map(|(n, m)| Some((due(m)?, n))).min()?;
+        let is_live = |id| self.members.iter().any(|m| m.device.id == id && m.health.probe_at().is_none());
+        let room = self.table.next_of(is_live).is_none_or(|next| now + self.silence().probe <= next);
+        (room || oldest.0 + health::PATIENCE <= now).then_some(oldest.1)
+    }
+
+    /// What one more unanswered probe costs now.
+    fn silence(&self) -> Silence {
+        let silent = self.members.iter().filter(|m| m.health.state() == DeviceState::Offline).count();
+        let devices = u32::try_from(silent).unwrap_or(u32::MAX).max(1);
+        let most = plan::question(&self.line) + self.line.timeout;
+        Silence { devices, probe: most.min(Silence::affordable(devices)) }
     }
 
     async fn probe(&mut self, at: usize) -> Result<(), Closed> {
@@ -138,8 +170,12 @@ impl PollTask {
             self.miss(at, Reason::Offline).await?;
             return Ok(());
         };
-        let outcome = self.ask(at, table, range).await?;
-        if let Outcome::Silent(Reason::LineDown) = outcome {
+        let request = ReadRequest { unit: self.members[at].device.unit_id, table, range };
+        let wait = self.silence().probe.saturating_sub(plan::question(&self.line));
+        // What answered before is given the time it took then.
+        let wait = wait.max(self.members[at].turnaround(&self.line) * 2);
+        let result = self.bus.probe(request, wait).await;
+        if let Outcome::Silent(Reason::LineDown) = self.judge(at, result).await? {
             // Not the device's fault, but the next probe must still wait.
             self.miss(at, Reason::LineDown).await?;
         }
@@ -175,7 +211,7 @@ impl PollTask {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let cost = Cost::new(&self.line, member.turnaround());
+        let cost = Cost::new(&self.line, member.turnaround(&self.line));
         let mut reads = plan::plan(table, &wanted, member.limit(table), cost, &member.holes(table));
         reads.reverse();
         round.splits.clear();
@@ -295,7 +331,12 @@ impl PollTask {
     /// One read, and what it says about the device's health.
     async fn ask(&mut self, at: usize, table: Table, range: AddressRange) -> Result<Outcome, Closed> {
         let request = ReadRequest { unit: self.members[at].device.unit_id, table, range };
-        match self.bus.read(request).await {
+        let result = self.bus.read(request).await;
+        self.judge(at, result).await
+    }
+
+    async fn judge(&mut self, at: usize, result: Result<Reply, BusError>) -> Result<Outcome, Closed> {
+        match result {
             Ok(reply) => {
                 self.members[at].thought_for(reply.turnaround);
                 self.members[at].replies += 1;
@@ -321,7 +362,7 @@ impl PollTask {
                 Ok(Outcome::Garbled)
             }
             Err(BusError::LineDown(_)) => {
-                self.cut_off(at).await?;
+                self.line_gone().await?;
                 Ok(Outcome::Silent(Reason::LineDown))
             }
             Err(BusError::ShutDown) => Err(Closed),
@@ -331,8 +372,9 @@ impl PollTask {
     async fn answered(&mut self, at: usize) -> Result<(), Closed> {
         let member = &mut self.members[at];
         let was = member.health.state();
-        let was_cut = member.reached();
-        if member.health.answered() != Turn::Online && !was_cut {
+        self.gone_since = None;
+        let cut = std::mem::take(&mut member.cut);
+        if member.health.answered() != Turn::Online && !cut {
             return Ok(());
         }
         member.reason = None;
@@ -346,24 +388,29 @@ impl PollTask {
         self.events.send(DeviceEvent { device, online: true, reason: None }).await.map_err(|_| Closed)
     }
 
-    /// The line is down. That is not the device's fault and costs it nothing when the line is back, but whoever looks at the
-    /// device must not be told for ever that it is online.
-    async fn cut_off(&mut self, at: usize) -> Result<(), Closed> {
-        let now = self.clocks().now;
-        if !self.members[at].cut_off(now) {
+    /// A line that stays down takes its devices with it. They are asked at every turn all the same, which costs nothing while
+    /// there is no wire, so that the first answer brings each back at once.
+    async fn line_gone(&mut self) -> Result<(), Closed> {
+        let now = Instant::now();
+        if now.duration_since(*self.gone_since.get_or_insert(now)) < GONE_AFTER {
             return Ok(());
         }
-        let device = self.members[at].device.id;
-        self.tell();
-        let event = DeviceEvent { device, online: false, reason: Some(Reason::LineDown) };
-        self.events.send(event).await.map_err(|_| Closed)
+        for at in 0..self.members.len() {
+            let member = &mut self.members[at];
+            if member.cut || member.health.state() == DeviceState::Offline {
+                continue;
+            }
+            member.cut = true;
+            member.reason = Some(Reason::LineDown);
+            let event = DeviceEvent { device: member.device.id, online: false, reason: member.reason };
+            self.events.send(event).await.map_err(|_| Closed)?;
+        }
+        Ok(())
     }
 
     async fn miss(&mut self, at: usize, reason: Reason) -> Result<(), Closed> {
         let now = self.clocks().now;
-        let silent = self.members.iter().filter(|m| m.health.state() == DeviceState::Offline).count();
-        let devices = u32::try_from(silent).unwrap_or(u32::MAX).max(1);
-        let silence = Silence { devices, probe: self.line.timeout * (1 + u32::from(self.line.retries)) };
+        let silence = self.silence();
         let member = &mut self.members[at];
         member.failures += 1;
         let Turn::Offline(reason) = member.health.missed(now, reason, silence) else { return Ok(()) };

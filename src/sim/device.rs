@@ -1,4 +1,4 @@
-//! A simulated device: tables with holes, functions 1–6, 15, 16 and 22, exceptions 1–3, and values that move as such values
+//! A simulated device: tables with holes, functions 1–6, 8, 15, 16 and 22, exceptions 1–3, and values that move as such values
 //! do: a load that follows the day, a grid near 50 Hz, counters that only grow. It remembers what each register held when.
 
 use std::collections::BTreeMap;
@@ -168,6 +168,7 @@ impl SimDevice {
             5 if ![0, 0xFF00].contains(&word(3)?) => Err(3),
             5 => self.write(Table::Coil, word(1)?, &[word(3)?], now).map(|()| pdu[..5].to_vec()),
             6 => self.write(Table::Holding, word(1)?, &[word(3)?], now).map(|()| pdu[..5].to_vec()),
+            8 if word(1)? == 0 => Ok(pdu.to_vec()),
             15 | 16 => {
                 let (count, data) = (usize::from(word(3)?), pdu.get(6..).ok_or(3)?);
                 let words: Vec<u16> = if function == 15 {

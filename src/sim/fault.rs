@@ -48,7 +48,7 @@ pub enum Fault {
     WrongLength,
     /// The end is missing.
     Truncated,
-    /// The answer twice.
+    /// The answer twice, without a pause, as a repeater with a bad ground does.
     Doubled,
     /// An exception, 1 to 6.
     Exception,
@@ -72,8 +72,10 @@ const ALL: [Fault; 10] = [
 pub struct Hostility {
     /// Share of answers in trouble, 0 to 1.
     pub share: f64,
-    /// The asker's timeout: a late answer comes between 1.05 and 1.8 times this.
+    /// The asker's timeout: a late answer comes between 1.05 times this and `latest` times.
     pub timeout: Duration,
+    /// How late, in timeouts; 1.8 unless said otherwise.
+    pub latest: f64,
     /// Which kinds; each as likely as the others.
     pub kinds: Vec<Fault>,
     /// Where the luck comes from.
@@ -83,7 +85,7 @@ pub struct Hostility {
 impl Hostility {
     /// All kinds.
     pub fn new(share: f64, timeout: Duration, seed: u64) -> Self {
-        Self { share, timeout, kinds: ALL.to_vec(), dice: Dice::new(seed) }
+        Self { share, timeout, latest: 1.8, kinds: ALL.to_vec(), dice: Dice::new(seed) }
     }
 
     /// Only these kinds.
@@ -137,16 +139,13 @@ impl Hostility {
                 let keep = self.dice.below(u32::try_from(answer.len() - 1).expect("a frame is short")) as usize;
                 now(answer[..=keep].to_vec())
             }
-            Fault::Doubled => {
-                let between = Duration::from_millis(u64::from(self.dice.below(6)));
-                vec![(Duration::ZERO, answer.clone()), (between, answer)]
-            }
+            Fault::Doubled => now([answer.as_slice(), answer.as_slice()].concat()),
             Fault::Exception => now(frame::rtu(unit, &[pdu[0] | 0x80, 1 + self.dice.below(6) as u8])),
         }
     }
 
     /// When a late answer comes.
     pub fn late(&mut self) -> Duration {
-        self.timeout.mul_f64(1.05 + 0.75 * self.dice.part())
+        self.timeout.mul_f64(1.05 + (self.latest - 1.05) * self.dice.part())
     }
 }

@@ -3,6 +3,7 @@
 //! them, and talking at the same time. A pty refuses parity; that costs nothing here, the eleventh bit is paced.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -74,6 +75,18 @@ pub struct LineStats {
     pub busy: Duration,
     /// Trouble made, by kind.
     pub faults: BTreeMap<Fault, u64>,
+    /// By unit, those who do not exist included.
+    pub heard: BTreeMap<u8, Heard>,
+}
+
+/// The questions one unit was asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heard {
+    /// How many.
+    pub requests: u64,
+    /// The longest time between two.
+    pub longest_pause: Duration,
+    last: Option<Instant>,
 }
 
 /// A running trunk; stops when dropped, as if the adapter had been pulled.
@@ -112,6 +125,7 @@ pub fn start_line(devices: Vec<Shared>, options: LineOptions) -> io::Result<SimL
         request: Vec::new(),
         outbox: VecDeque::new(),
         sending: None,
+        thinking: HashMap::new(),
     };
     let stop = Arc::clone(&stopped);
     let thread = std::thread::Builder::new().name("sim-line".to_owned()).spawn(move || wire.run(&stop))?;
@@ -162,6 +176,8 @@ struct Wire {
     request: Vec<u8>,
     outbox: VecDeque<(Instant, Vec<u8>)>,
     sending: Option<Sending>,
+    /// By unit, until when it thinks about a question.
+    thinking: HashMap<u8, Instant>,
 }
 
 /// How long the thread sleeps at most, so that it notices that it is to stop.
@@ -247,6 +263,7 @@ impl Wire {
         self.note(|s| s.requests += 1);
         let now = Instant::now();
         let (unit, pdu) = (request[0], &request[1..request.len() - 2]);
+        self.heard(unit, now);
         let mut answer = None;
         for device in &self.devices {
             let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,12 +274,32 @@ impl Wire {
             }
         }
         let Some(answer) = answer else { return };
-        let at = self.free_at + self.timing.gap + self.options.turnaround;
+        let Some(begins) = self.attention(unit) else { return };
+        let at = begins + self.options.turnaround;
         for (delay, bytes) in self.spoil(answer) {
+            self.thinking.insert(unit, at + delay);
             self.outbox.push_back((at + delay, bytes));
         }
         self.outbox.make_contiguous().sort_by_key(|(at, _)| *at);
         self.note(|s| s.answers += 1);
+    }
+
+    /// When a unit turns to a question: a device answers in order. Asked while it still thinks about another, it may miss
+    /// the question altogether.
+    fn attention(&mut self, unit: u8) -> Option<Instant> {
+        let heard = self.free_at + self.timing.gap;
+        let free = self.thinking.get(&unit).copied().unwrap_or(heard);
+        let misses = free > heard && self.options.hostility.as_mut().is_some_and(|h| h.dice.below(2) == 0);
+        (!misses).then_some(heard.max(free))
+    }
+
+    fn heard(&self, unit: u8, now: Instant) {
+        self.note(|stats| {
+            let heard = stats.heard.entry(unit).or_default();
+            heard.requests += 1;
+            let pause = heard.last.replace(now).map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+            heard.longest_pause = heard.longest_pause.max(pause);
+        });
     }
 
     fn spoil(&mut self, answer: Vec<u8>) -> Vec<(Duration, Vec<u8>)> {
@@ -306,9 +343,9 @@ impl Wire {
 }
 
 /// Length of the request that begins like this; `None` while or where that cannot be told.
-fn request_len(bytes: &[u8]) -> Option<usize> {
+pub(super) fn request_len(bytes: &[u8]) -> Option<usize> {
     match bytes.get(1)? {
-        1..=6 => Some(8),
+        1..=6 | 8 => Some(8),
         0x0F | 0x10 => Some(bytes.get(6).map_or(9, |n| 9 + usize::from(*n))),
         0x16 => Some(10),
         _ => None,

@@ -15,6 +15,7 @@ pub use device::SimDevice;
 pub use fault::Dice;
 pub use fault::Fault;
 pub use fault::Hostility;
+pub use line::Heard;
 pub use line::LineOptions;
 pub use line::LineStats;
 pub use line::SimLine;

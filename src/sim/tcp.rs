@@ -18,6 +18,7 @@ use crate::bus::frame;
 use crate::sim::Fault;
 use crate::sim::Hostility;
 use crate::sim::Shared;
+use crate::sim::line::request_len;
 
 /// A running server; stops when dropped.
 #[derive(Debug)]
@@ -34,6 +35,25 @@ impl SimTcp {
         turnaround: Duration,
         hostility: Option<Hostility>,
     ) -> io::Result<Self> {
+        Self::speak(listen, devices, (turnaround, hostility), Framing::Mbap).await
+    }
+
+    /// The same with RTU frames, as simple serial servers carry them; trouble is a wire's.
+    pub async fn start_rtu(
+        listen: SocketAddr,
+        devices: Vec<Shared>,
+        turnaround: Duration,
+        hostility: Option<Hostility>,
+    ) -> io::Result<Self> {
+        Self::speak(listen, devices, (turnaround, hostility), Framing::Rtu).await
+    }
+
+    async fn speak(
+        listen: SocketAddr,
+        devices: Vec<Shared>,
+        (turnaround, hostility): (Duration, Option<Hostility>),
+        framing: Framing,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
@@ -49,7 +69,12 @@ impl SimTcp {
                     (0..connections).for_each(|_| _ = hostility.dice.below(2));
                 }
                 let (devices, stopped) = (Arc::clone(&devices), stopped.clone());
-                let serve = async move { serve(stream, &devices, turnaround, hostility).await };
+                let serve = async move {
+                    match framing {
+                        Framing::Mbap => serve(stream, &devices, turnaround, hostility).await,
+                        Framing::Rtu => serve_rtu(stream, &devices, turnaround, hostility).await,
+                    }
+                };
                 // A connection that breaks is the client's affair.
                 tokio::spawn(async move { stopped.run_until_cancelled(serve).await });
             }
@@ -60,6 +85,44 @@ impl SimTcp {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Framing {
+    Mbap,
+    Rtu,
+}
+
+async fn serve_rtu(
+    mut stream: TcpStream,
+    devices: &[Shared],
+    turnaround: Duration,
+    mut hostility: Option<Hostility>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut heard = Vec::new();
+    loop {
+        while request_len(&heard).is_none_or(|length| heard.len() < length) {
+            if stream.read_buf(&mut heard).await? == 0 {
+                return Ok(());
+            }
+        }
+        let request = std::mem::take(&mut heard);
+        if !frame::is_sound(&request) {
+            continue;
+        }
+        let Some(pdu) = answer(devices, request[0], &request[1..request.len() - 2]) else { continue };
+        let answer = frame::rtu(request[0], &pdu);
+        let fault = hostility.as_mut().and_then(Hostility::draw);
+        let spoilt = match (fault, &mut hostility) {
+            (Some(fault), Some(hostility)) => hostility.spoil(fault, answer),
+            _ => vec![(Duration::ZERO, answer)],
+        };
+        for (delay, bytes) in spoilt {
+            tokio::time::sleep(turnaround + delay).await;
+            stream.write_all(&bytes).await?;
+        }
     }
 }
 

@@ -17,28 +17,56 @@ use serde::Serialize;
 
 use super::Seq;
 use super::SpoolError;
+use super::bench::Durability;
+use super::gap::Gap;
 use super::row;
+use super::row::Content;
 use super::row::Taken;
 use super::schema;
 use crate::message::Class;
-use crate::message::Message;
 use crate::payload::Format;
 use crate::payload::Series;
+use crate::status::Ledger;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
 /// A row read back; `None` where it is not readable any more.
-pub(super) type Row = (Seq, Option<(Message, Taken)>);
+pub(super) type Row = (Seq, Option<(Content, Taken)>);
+
+/// Where an upstream stands, as it is written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    /// All up to here is done.
+    pub(super) acknowledged: Seq,
+    /// Entries on disk it still wants.
+    pub(super) backlog: u64,
+    /// Its totals.
+    pub(super) account: Ledger,
+    /// Stretches above `acknowledged` that are done too: behind the first up to the second.
+    pub(super) ahead: Vec<(Seq, Seq)>,
+}
+
+/// The part of a place that is written as text.
+#[derive(Serialize, Deserialize)]
+struct Account {
+    #[serde(flatten)]
+    account: Ledger,
+    #[serde(default)]
+    ahead: Vec<(Seq, Seq)>,
+}
+
+/// In the place of a series: the row is a gap.
+const GAP: i64 = 0;
 
 /// What one commit writes.
 #[derive(Debug, Default)]
 pub(super) struct Commit<'a> {
     /// New entries, in order.
-    pub(super) entries: Vec<(Seq, &'a Message, Taken)>,
-    /// Where each upstream stands: name, acknowledged, entries on disk it still wants.
-    pub(super) cursors: Vec<(&'a str, Seq, u64)>,
-    /// Rows up to here are acknowledged by all.
-    pub(super) done: Seq,
+    pub(super) entries: Vec<(Seq, &'a Content, Taken)>,
+    /// Where each upstream stands.
+    pub(super) cursors: Vec<(&'a str, Place)>,
+    /// Rows behind the first up to the second are acknowledged by all.
+    pub(super) done: Vec<(Seq, Seq)>,
 }
 
 /// The open database.
@@ -52,6 +80,18 @@ pub(super) struct Disk {
     pub(super) run: u64,
     /// Rows in the log.
     pub(super) rows: u64,
+    #[cfg(test)]
+    stall: Option<Stall>,
+}
+
+/// A disk that hangs in its next commit, until the test lets it go.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Stall {
+    /// Told when the commit has begun.
+    pub(super) begun: std::sync::mpsc::SyncSender<()>,
+    /// The commit goes on when this has been said.
+    pub(super) go_on: std::sync::mpsc::Receiver<()>,
 }
 
 /// The dictionary entry as text; a mirror, so that `Series` needs no serde.
@@ -91,6 +131,8 @@ impl Disk {
             series: HashMap::new(),
             run,
             rows: rows.unsigned_abs(),
+            #[cfg(test)]
+            stall: None,
         };
         disk.load_series()?;
         Ok(disk)
@@ -113,10 +155,17 @@ impl Disk {
     }
 
     /// Where each known upstream stood: acknowledged, backlog.
-    pub(super) fn cursors(&self) -> rusqlite::Result<HashMap<String, (Seq, u64)>> {
-        let mut statement = self.db.prepare("SELECT upstream, acknowledged, backlog FROM cursor")?;
+    pub(super) fn cursors(&self) -> rusqlite::Result<HashMap<String, Place>> {
+        let mut statement = self
+            .db
+            .prepare("SELECT upstream, acknowledged, backlog, account FROM cursor LEFT JOIN ledger USING (upstream)")?;
         let rows = statement.query_map([], |r| {
-            Ok((r.get(0)?, (r.get::<_, i64>(1)?.unsigned_abs(), r.get::<_, i64>(2)?.unsigned_abs())))
+            let backlog = r.get::<_, i64>(2)?.unsigned_abs();
+            let account = r.get::<_, Option<String>>(3)?.and_then(|text| serde_json::from_str(&text).ok());
+            // Files of layout 1 have no account: it begins with what lies there.
+            let new = || Account { account: Ledger { appended: backlog, ..Ledger::default() }, ahead: Vec::new() };
+            let Account { account, ahead } = account.unwrap_or_else(new);
+            Ok((r.get(0)?, Place { acknowledged: r.get::<_, i64>(1)?.unsigned_abs(), backlog, account, ahead }))
         })?;
         rows.collect()
     }
@@ -124,7 +173,8 @@ impl Disk {
     /// Forgets cursors of upstreams that are not configured any more, so that they hold no space.
     pub(super) fn keep_cursors(&self, names: &[&str]) -> rusqlite::Result<()> {
         for known in self.cursors()?.into_keys().filter(|k| !names.contains(&k.as_str())) {
-            self.db.execute("DELETE FROM cursor WHERE upstream = ?1", [known])?;
+            self.db.execute("DELETE FROM cursor WHERE upstream = ?1", [&known])?;
+            self.db.execute("DELETE FROM ledger WHERE upstream = ?1", [known])?;
         }
         Ok(())
     }
@@ -142,6 +192,11 @@ impl Disk {
 
     /// Writes entries and cursors, deletes what all have acknowledged: one transaction.
     pub(super) fn commit(&mut self, commit: &Commit<'_>) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        if let Some(stall) = self.stall.take() {
+            stall.begun.send(()).unwrap();
+            stall.go_on.recv().unwrap();
+        }
         let mut learned = Vec::new();
         let result = self.write(commit, &mut learned);
         match result {
@@ -161,33 +216,45 @@ impl Disk {
         let tx = self.db.transaction()?;
         {
             let mut insert = tx.prepare_cached("INSERT INTO log (seq, series, entry) VALUES (?1, ?2, ?3)")?;
-            for (seq, message, taken) in &commit.entries {
-                let (id, bytes) = match &message.own {
-                    None => (None, row::encode_foreign(message, *taken)),
-                    Some(own) => {
-                        let id = match self.series_ids.get(&own.series) {
-                            Some(id) => *id,
-                            None => {
-                                let id = define(&tx, &own.series)?;
-                                self.series_ids.insert(Arc::clone(&own.series), id);
-                                self.series.insert(id, Arc::clone(&own.series));
-                                learned.push((Arc::clone(&own.series), id));
-                                id
-                            }
-                        };
-                        (Some(id), row::encode_own(&own.sample, taken.run))
-                    }
+            for (seq, content, taken) in &commit.entries {
+                let (id, bytes) = match content {
+                    Content::Gap(gap) => (Some(GAP), gap.encode()),
+                    Content::Message(message) => match &message.own {
+                        None => (None, row::encode_foreign(message, *taken)),
+                        Some(own) => {
+                            let id = match self.series_ids.get(&own.series) {
+                                Some(id) => *id,
+                                None => {
+                                    let id = define(&tx, &own.series)?;
+                                    self.series_ids.insert(Arc::clone(&own.series), id);
+                                    self.series.insert(id, Arc::clone(&own.series));
+                                    learned.push((Arc::clone(&own.series), id));
+                                    id
+                                }
+                            };
+                            (Some(id), row::encode_own(&own.sample, taken.run))
+                        }
+                    },
                 };
                 insert.execute(params![seq.cast_signed(), id, bytes])?;
             }
         }
-        let gone = tx.execute("DELETE FROM log WHERE seq <= ?1", [commit.done.cast_signed()])? as u64;
-        for (name, acknowledged, backlog) in &commit.cursors {
+        let mut gone = 0;
+        for (after, upto) in &commit.done {
+            gone += tx
+                .prepare_cached("DELETE FROM log WHERE seq > ?1 AND seq <= ?2")?
+                .execute([after.cast_signed(), upto.cast_signed()])? as u64;
+        }
+        for (name, place) in &commit.cursors {
+            let (acknowledged, backlog) = (place.acknowledged.cast_signed(), place.backlog.cast_signed());
             tx.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3)")?.execute(params![
                 name,
-                acknowledged.cast_signed(),
-                backlog.cast_signed()
+                acknowledged,
+                backlog
             ])?;
+            let account = Account { account: place.account, ahead: place.ahead.clone() };
+            let account = serde_json::to_string(&account).unwrap_or_default();
+            tx.prepare_cached("INSERT OR REPLACE INTO ledger VALUES (?1, ?2)")?.execute(params![name, account])?;
         }
         let rows = (self.rows + commit.entries.len() as u64).saturating_sub(gone);
         count_rows(&tx, rows)?;
@@ -205,24 +272,33 @@ impl Disk {
         while let Some(r) = found.next()? {
             let (seq, id): (i64, Option<i64>) = (r.get(0)?, r.get(1)?);
             let bytes = r.get_ref(2)?.as_blob().unwrap_or_default();
-            let decoded = match id.map(|id| self.series.get(&id)) {
-                Some(None) => None,
-                Some(Some(series)) => row::decode(Some(series), bytes),
-                None => row::decode(None, bytes),
+            let message = |(message, taken)| (Content::Message(message), taken);
+            let decoded = match id {
+                None => row::decode(None, bytes).map(message),
+                Some(GAP) => Gap::decode(bytes).map(|gap| (Content::Gap(gap), Taken::NEVER)),
+                Some(id) => self.series.get(&id).and_then(|s| row::decode(Some(s), bytes)).map(message),
             };
             rows.push((seq.unsigned_abs(), decoded));
         }
         Ok(rows)
     }
 
-    /// Drops these rows.
-    pub(super) fn delete(&mut self, seqs: &[Seq]) -> rusqlite::Result<()> {
+    /// Drops these rows and leaves a gap in the place of the last.
+    pub(super) fn drop_rows(&mut self, seqs: &[Seq], gap: Option<(Seq, &Gap)>) -> rusqlite::Result<()> {
         let tx = self.db.transaction()?;
-        let mut gone = 0;
+        let mut rows = self.rows;
         for seq in seqs {
-            gone += tx.prepare_cached("DELETE FROM log WHERE seq = ?1")?.execute([seq.cast_signed()])? as u64;
+            let gone = tx.prepare_cached("DELETE FROM log WHERE seq = ?1")?.execute([seq.cast_signed()])? as u64;
+            rows = rows.saturating_sub(gone);
         }
-        let rows = self.rows.saturating_sub(gone);
+        if let Some((seq, gap)) = gap {
+            tx.prepare_cached("INSERT INTO log (seq, series, entry) VALUES (?1, ?2, ?3)")?.execute(params![
+                seq.cast_signed(),
+                GAP,
+                gap.encode()
+            ])?;
+            rows += 1;
+        }
         count_rows(&tx, rows)?;
         tx.commit()?;
         self.rows = rows;
@@ -256,6 +332,20 @@ impl Disk {
     pub(super) fn set_aside(self) -> Option<PathBuf> {
         drop(self.db);
         schema::set_aside(&self.path).ok()
+    }
+
+    /// For measurements: how hard commits are pressed onto the disk.
+    pub(super) fn durability(&self, durability: Durability) -> rusqlite::Result<()> {
+        let word = match durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+        };
+        self.db.pragma_update(None, "synchronous", word)
+    }
+
+    #[cfg(test)]
+    pub(super) fn stall(&mut self, stall: Stall) {
+        self.stall = Some(stall);
     }
 
     #[cfg(test)]

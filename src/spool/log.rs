@@ -2,23 +2,30 @@
 //! Memory holds the newest stretch, unbroken up to the newest entry; the disk holds what was committed below it.
 //! Entries at or under `committed` are on disk too and stay in memory only as a copy to read from.
 
+mod cursor;
 mod limits;
+mod read;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Batch;
-use super::Entry;
+use self::cursor::Cursor;
+use self::cursor::both;
+use self::cursor::counts;
+pub(super) use self::read::Question;
 use super::Link;
 use super::Seq;
 use super::SpoolError;
+use super::Standing;
 use super::Subscriber;
+use super::bench::Durability;
 use super::disk::Commit;
 use super::disk::Disk;
+use super::row::Content;
 use super::row::Taken;
 use crate::config::plant::Keep;
+use crate::config::plant::Replay;
 use crate::config::plant::Spool as Settings;
-use crate::config::plant::WhenFull;
 use crate::message::Class;
 use crate::message::Message;
 use crate::status::SpoolStatus;
@@ -42,23 +49,24 @@ const CLOCK_SET: i64 = 1_577_836_800_000_000;
 #[derive(Debug)]
 struct Held {
     seq: Seq,
-    message: Message,
+    content: Content,
     taken: Stamp,
     came: Stamp,
     wanted: u64,
 }
 
-/// Where one upstream stands.
-#[derive(Debug)]
-struct Cursor {
-    who: Subscriber,
-    link: Link,
-    /// All up to here is done.
-    acknowledged: Seq,
-    /// Entries it wants and has not acknowledged.
-    backlog: u64,
-    /// Given out, in order, not acknowledged yet.
-    handed: VecDeque<Seq>,
+impl Held {
+    /// `None` for a gap.
+    const fn class(&self) -> Option<Class> {
+        match &self.content {
+            Content::Message(message) => Some(message.class),
+            Content::Gap(_) => None,
+        }
+    }
+
+    const fn wanted_by(&self, upstream: usize) -> bool {
+        self.wanted >> upstream & 1 == 1
+    }
 }
 
 /// The log.
@@ -74,6 +82,7 @@ pub(super) struct Log {
     /// All rows up to here are alarms: eviction looks behind it.
     alarms_upto: Seq,
     cursors_dirty: bool,
+    closing: bool,
     counts: SpoolStatus,
 }
 
@@ -93,6 +102,7 @@ impl Log {
             committed: 0,
             alarms_upto: 0,
             cursors_dirty: true,
+            closing: false,
             counts: SpoolStatus::default(),
         };
         log.open_disk(upstreams)?;
@@ -111,12 +121,14 @@ impl Log {
         disk.keep_cursors(&upstreams.iter().map(|u| &*u.name).collect::<Vec<_>>()).map_err(sql)?;
         let known = disk.cursors().map_err(sql)?;
         self.last = disk.last_seq().map_err(sql)?;
+        // What went live and was acknowledged was never written, its number is used all the same.
+        self.last = known.values().flat_map(|p| &p.ahead).fold(self.last, |last, (_, upto)| last.max(*upto));
         self.committed = self.last;
         self.cursors = upstreams
             .into_iter()
             .map(|who| {
-                let (acknowledged, backlog) = known.get(&*who.name).copied().unwrap_or((self.last, 0));
-                Cursor { who, link: Link::Down, acknowledged, backlog, handed: VecDeque::new() }
+                let place = known.get(&*who.name).cloned();
+                Cursor::new(who, place, self.last)
             })
             .collect();
         self.disk = Some(disk);
@@ -136,16 +148,22 @@ impl Log {
                 continue;
             }
             self.counts.appended += 1;
+            let taken = message.own.as_ref().map_or(now, |own| own.sample.taken());
             if self.memory.len() >= MEMORY_MOST && !self.make_room(message.class) {
-                self.counts.evicted += 1;
+                self.turn_away(&message, taken, wanted);
                 continue;
             }
             self.last += 1;
-            for (n, cursor) in self.cursors.iter_mut().enumerate() {
-                cursor.backlog += wanted >> n & 1;
+            for (_, cursor) in self.cursors.iter_mut().enumerate().filter(|(n, _)| wanted >> n & 1 == 1) {
+                cursor.appended();
             }
-            let taken = message.own.as_ref().map_or(now, |own| own.sample.taken());
-            self.memory.push_back(Held { seq: self.last, message, taken, came: now, wanted });
+            self.memory.push_back(Held {
+                seq: self.last,
+                content: Content::Message(message),
+                taken,
+                came: now,
+                wanted,
+            });
         }
     }
 
@@ -154,126 +172,39 @@ impl Log {
         bits.fold(0, |mask, (n, _)| mask | 1 << n)
     }
 
-    /// Memory is full because the disk takes nothing: drops one old entry, or says that the new one has to go.
-    fn make_room(&mut self, class: Class) -> bool {
-        if self.memory.front().is_some_and(|h| h.seq <= self.committed) {
-            self.memory.pop_front();
-            return true;
-        }
-        if self.settings.when_full == WhenFull::DropNewest && class == Class::Normal {
-            return false;
-        }
-        let victim = self.memory.iter().position(|h| h.message.class == Class::Normal);
-        let Some(held) = victim.or_else(|| (class == Class::Alarm).then_some(0)).and_then(|n| self.memory.remove(n))
-        else {
-            return false;
-        };
-        self.forget(held.seq, held.wanted);
-        self.counts.evicted += 1;
-        true
-    }
-
-    /// The books after an entry left without acknowledgement.
-    fn forget(&mut self, seq: Seq, wanted: u64) {
-        for (n, cursor) in self.cursors.iter_mut().enumerate() {
-            if seq > cursor.acknowledged && wanted >> n & 1 == 1 {
-                cursor.backlog = cursor.backlog.saturating_sub(1);
-                cursor.handed.retain(|s| *s != seq);
-            }
-        }
-    }
-
-    /// What the upstream wants after `after` (`None`: after its last acknowledgement). Nothing found and nothing in
-    /// flight: its cursor moves on by itself.
-    pub(super) fn batch(&mut self, upstream: usize, after: Option<Seq>, max: usize, now: Stamp) -> Batch {
-        let acknowledged = self.cursors[upstream].acknowledged;
-        let after = after.map_or(acknowledged, |a| a.max(acknowledged));
-        while self.cursors[upstream].handed.back().is_some_and(|s| *s > after) {
-            self.cursors[upstream].handed.pop_back();
-        }
-        let mut batch = Batch { entries: Vec::new(), upto: after };
-        self.read_disk(upstream, max, &mut batch);
-        self.read_memory(upstream, max, &mut batch);
-        for entry in &mut batch.entries {
-            restamp(&mut entry.message, now);
-        }
-        let cursor = &mut self.cursors[upstream];
-        cursor.handed.extend(batch.entries.iter().map(|e| e.seq));
-        if batch.entries.is_empty() && cursor.handed.is_empty() && batch.upto > cursor.acknowledged {
-            self.acknowledge(upstream, batch.upto);
-        }
-        if batch.entries.is_empty() && batch.upto == self.last && self.cursors[upstream].handed.is_empty() {
-            self.cursors[upstream].backlog = 0;
-        }
-        batch
-    }
-
-    fn read_disk(&mut self, upstream: usize, max: usize, batch: &mut Batch) {
-        let memory_from = self.memory.front().map_or(Seq::MAX, |h| h.seq);
-        while batch.entries.len() < max && batch.upto < self.committed && batch.upto + 1 < memory_from {
-            let Some(disk) = &self.disk else { return };
-            let rows = match disk.read(batch.upto, max) {
-                Ok(rows) => rows,
-                Err(e) => return self.fault(&e),
-            };
-            if rows.is_empty() {
-                batch.upto = self.committed.min(memory_from - 1);
-                return;
-            }
-            for (seq, decoded) in rows {
-                if seq >= memory_from {
-                    batch.upto = memory_from - 1;
-                    return;
-                }
-                if batch.entries.len() == max {
-                    return;
-                }
-                batch.upto = seq;
-                let Some((message, taken)) = decoded else { continue };
-                if self.cursors[upstream].who.wants(&message) {
-                    let message = mark_run(message, taken, self.disk.as_ref().map_or(0, |d| d.run));
-                    batch.entries.push(Entry { seq, message });
-                }
-            }
-        }
-    }
-
-    fn read_memory(&mut self, upstream: usize, max: usize, batch: &mut Batch) {
-        let memory_from = self.memory.front().map_or(self.last + 1, |h| h.seq);
-        let disk_is_read = batch.upto >= self.committed || batch.upto + 1 >= memory_from;
-        if !disk_is_read || batch.entries.len() == max {
-            return;
-        }
-        let from = self.memory.partition_point(|h| h.seq <= batch.upto);
-        for held in self.memory.range(from..) {
-            if batch.entries.len() == max {
-                return;
-            }
-            batch.upto = held.seq;
-            if held.wanted >> upstream & 1 == 1 {
-                batch.entries.push(Entry { seq: held.seq, message: held.message.clone() });
-            }
-        }
-        batch.upto = self.last;
-    }
-
     /// All up to `upto` is done for this upstream.
     pub(super) fn acknowledge(&mut self, upstream: usize, upto: Seq) {
         let upto = upto.min(self.last);
-        let cursor = &mut self.cursors[upstream];
-        if upto <= cursor.acknowledged {
+        if upto <= self.cursors[upstream].acknowledged {
             return;
         }
-        cursor.acknowledged = upto;
+        self.cursors[upstream].acknowledge(upto);
         self.cursors_dirty = true;
-        while cursor.handed.front().is_some_and(|s| *s <= upto) {
-            cursor.handed.pop_front();
-            cursor.backlog = cursor.backlog.saturating_sub(1);
-        }
         let done = self.done();
         while self.memory.front().is_some_and(|h| h.seq <= done) {
             self.memory.pop_front();
         }
+    }
+
+    /// All up to `upto` is done on the live lane.
+    pub(super) fn acknowledge_live(&mut self, upstream: usize, upto: Seq) {
+        let Some(before) = self.cursors[upstream].acknowledge_live(upto.min(self.last)) else { return };
+        self.cursors_dirty = true;
+        let from = self.memory.partition_point(|h| h.seq <= before);
+        let to = self.memory.partition_point(|h| h.seq <= upto);
+        for held in self.memory.range_mut(from..to) {
+            held.wanted &= !(1 << upstream);
+        }
+        // What nobody waits for any more need not be written, though older entries are still there.
+        if self.memory.range(from..to).any(|h| h.wanted == 0) {
+            let kept: Vec<_> = self.memory.drain(from..to).filter(|h| h.wanted != 0).collect();
+            kept.into_iter().enumerate().for_each(|(n, held)| self.memory.insert(from + n, held));
+        }
+    }
+
+    /// What is done for all, as stretches.
+    fn done_for_all(&self) -> Vec<(Seq, Seq)> {
+        self.cursors.iter().fold(vec![(0, self.last)], |done, c| both(&done, &c.done()))
     }
 
     fn done(&self) -> Seq {
@@ -282,7 +213,22 @@ impl Log {
 
     /// What the bridge says about its link. Down: what was given out will be asked for again.
     pub(super) fn link(&mut self, upstream: usize, link: Link) {
-        self.cursors[upstream].link = link;
+        let cursor = &mut self.cursors[upstream];
+        cursor.link = link;
+        cursor.live = None;
+    }
+
+    /// The link is up: how the log stands, and where its readers begin.
+    pub(super) fn connected(&mut self, upstream: usize) -> Standing {
+        self.link(upstream, Link::Up);
+        let (newest, live_first) = (self.last, self.settings.replay == Replay::LiveFirst);
+        let cursor = &mut self.cursors[upstream];
+        let ahead = cursor.ahead.last().map_or(0, |a| a.1);
+        if live_first {
+            cursor.go_live(newest);
+        }
+        let live = cursor.live.is_some();
+        Standing { newest, live, ahead, replay_rate: self.settings.replay_rate }
     }
 
     /// Whether entries have to go to disk now.
@@ -311,6 +257,7 @@ impl Log {
 
     /// Everything to disk, whatever `keep` says.
     pub(super) fn close(&mut self) {
+        self.closing = true;
         self.commit_all();
         self.shrink();
     }
@@ -334,10 +281,8 @@ impl Log {
         if self.disk.is_none() && !self.reopen() {
             return;
         }
-        if with_entries {
-            self.keep_under_max_size();
-        }
-        let done = self.done();
+        let full = with_entries && self.keep_under_max_size();
+        let done = self.done_for_all();
         let Some(disk) = &mut self.disk else { return };
         let run = disk.run;
         let from =
@@ -346,13 +291,14 @@ impl Log {
             .memory
             .range(from..)
             .take(COMMIT_ROWS)
-            .map(|h| (h.seq, &h.message, Taken { run, stamp: h.taken }))
+            .filter(|h| !(full && h.seq == self.last && h.class().is_none() && !self.closing))
+            .map(|h| (h.seq, &h.content, Taken { run, stamp: h.taken }))
             .collect();
         let committed = entries.last().map_or(self.committed, |e| e.0);
         let cursors = self.cursors.iter().enumerate().map(|(n, c)| {
-            let only_memory =
-                self.memory.iter().filter(|h| h.seq > committed.max(c.acknowledged) && h.wanted >> n & 1 == 1).count();
-            (&*c.who.name, c.acknowledged, c.backlog.saturating_sub(only_memory as u64))
+            let only_memory = self.memory.iter().rev().take_while(|h| h.seq > committed.max(c.acknowledged));
+            let only_memory = only_memory.filter(|h| h.wanted_by(n) && counts(&h.content)).count();
+            (&*c.who.name, c.place(only_memory as u64))
         });
         let commit = Commit { cursors: cursors.collect(), entries, done };
         match disk.commit(&commit) {
@@ -397,11 +343,11 @@ impl Log {
         let first = self.memory.front().map_or(self.last + 1, |h| h.seq);
         let mut lost = 0;
         for (n, cursor) in self.cursors.iter_mut().enumerate() {
-            let held =
-                self.memory.iter().filter(|h| h.seq > cursor.acknowledged && h.wanted >> n & 1 == 1).count() as u64;
+            let held = self.memory.iter().filter(|h| h.wanted_by(n) && cursor.waits_for(h.seq) && counts(&h.content));
+            let held = held.count() as u64;
             lost = lost.max(cursor.backlog.saturating_sub(held));
-            cursor.backlog = held;
-            cursor.handed.retain(|s| *s >= first);
+            cursor.found(held);
+            cursor.handed.retain(|(seq, _)| *seq >= first);
         }
         self.counts.damaged += lost;
         self.committed = first - 1;
@@ -423,8 +369,15 @@ impl Log {
     }
 
     #[cfg(test)]
-    pub(super) const fn disk(&self) -> Option<&Disk> {
-        self.disk.as_ref()
+    pub(super) const fn disk(&mut self) -> Option<&mut Disk> {
+        self.disk.as_mut()
+    }
+
+    /// For measurements.
+    pub(super) fn durability(&self, durability: Durability) {
+        if let Some(Err(e)) = self.disk.as_ref().map(|d| d.durability(durability)) {
+            tracing::error!("spool: {e}");
+        }
     }
 
     /// How things stand.
@@ -435,39 +388,7 @@ impl Log {
         status.on_disk = self.rows();
         status.disk_bytes = self.disk.as_ref().map_or(0, Disk::bytes);
         status.backlog = self.cursors.iter().map(|c| (c.who.name.to_string(), c.backlog)).collect();
+        status.ledger = self.cursors.iter().map(|c| (c.who.name.to_string(), c.ledger())).collect();
         status
-    }
-}
-
-/// Monotonic stamps of other runs mean nothing in this one: marked, so that nobody reckons with them.
-fn mark_run(mut message: Message, taken: Taken, run: u64) -> Message {
-    if taken.run != run
-        && let Some(own) = &mut message.own
-    {
-        own.sample = restamped(&own.sample, Stamp { mono_us: u64::MAX, wall_us: taken.stamp.wall_us });
-    }
-    message
-}
-
-/// A value taken before the clock was set gets the right time when it leaves, while the run that took it lives.
-fn restamp(message: &mut Message, now: Stamp) {
-    let Some(own) = &mut message.own else { return };
-    let taken = own.sample.taken();
-    if taken.wall_us >= CLOCK_SET || now.wall_us < CLOCK_SET || taken.mono_us > now.mono_us {
-        return;
-    }
-    let wall_us = now.wall_us - i64::try_from(now.mono_us - taken.mono_us).unwrap_or(0);
-    own.sample = restamped(&own.sample, Stamp { mono_us: taken.mono_us, wall_us });
-    message.payload = bytes::Bytes::new();
-}
-
-fn restamped(sample: &crate::sample::Sample, taken: Stamp) -> crate::sample::Sample {
-    use crate::sample::Quality;
-    use crate::sample::Sample;
-    match (sample.quality(), sample.value()) {
-        (Quality::Good, Some(value)) => Sample::good(sample.point(), value.clone(), taken),
-        (Quality::Stale(reason), Some(value)) => Sample::stale(sample.point(), value.clone(), reason, taken),
-        (Quality::Bad(reason), _) => Sample::bad(sample.point(), reason, taken),
-        (_, None) => sample.clone(),
     }
 }

@@ -3,7 +3,9 @@
 //! one is not) is the spool's own affair, so that nobody else has an ordering problem to solve. An entry leaves only
 //! when every upstream that wants it has acknowledged it, or by a limit, counted.
 
+pub mod bench;
 mod disk;
+mod gap;
 mod log;
 mod row;
 mod schema;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use crate::message::Message;
 use crate::topic::TopicFilter;
 
+pub use self::gap::GAP_TOPIC;
 pub use self::thread::COMMIT_INTERVAL;
 pub use self::thread::Spool;
 pub use self::thread::SpoolThread;
@@ -67,6 +70,28 @@ pub enum Link {
     Up,
     /// Not connected: entries go to disk.
     Down,
+}
+
+/// Which of an upstream's two readers: with `live-first` the newest entries go beside the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Oldest first; everything, where newest entries do not go first.
+    Backlog,
+    /// What came since the link is up.
+    Live,
+}
+
+/// How the log stood for an upstream when its link came up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The newest entry: what lies at or below it waited for the link.
+    pub newest: Seq,
+    /// Whether entries behind `newest` are to be read on the live lane, beside the backlog.
+    pub live: bool,
+    /// Entries up to here were sent past an older backlog before, in parts; zero: none.
+    pub ahead: Seq,
+    /// Messages a second of what waited; `None`: as fast as acknowledged.
+    pub replay_rate: Option<u32>,
 }
 
 /// Why there is no spool.

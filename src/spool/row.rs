@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rust_decimal::Decimal;
 
+use super::gap::Gap;
 use crate::message::Class;
 use crate::message::Message;
 use crate::message::OwnValue;
@@ -32,6 +33,20 @@ pub(super) struct Taken {
     pub(super) run: u64,
     /// Both clocks.
     pub(super) stamp: Stamp,
+}
+
+impl Taken {
+    /// A gap says itself from when to when.
+    pub(super) const NEVER: Self = Self { run: u64::MAX, stamp: Stamp { mono_us: u64::MAX, wall_us: 0 } };
+}
+
+/// What an entry holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Content {
+    /// A message to send.
+    Message(Message),
+    /// A hole to tell of.
+    Gap(Gap),
 }
 
 /// The bytes of an own value; its series is stored beside them.

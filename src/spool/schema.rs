@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::SpoolError;
 
 /// Layout this program writes; grows with every change of the tables.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 /// Files up to this size are checked through when opened (0.2 s); larger ones are healed when damage shows.
 const CHECK_UP_TO: u64 = 64 << 20;
@@ -26,6 +26,11 @@ const TABLES: &str = "
         WITHOUT ROWID;
     CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL);
     CREATE TABLE account (key TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// Since layout 2: the account of each upstream.
+const TABLES_2: &str = "
+    CREATE TABLE ledger (upstream TEXT PRIMARY KEY, account TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// An open database, and what had to be set aside for it.
@@ -123,7 +128,9 @@ fn prepare(db: &Connection, version: i32, max_size: u64) -> rusqlite::Result<()>
     db.pragma_update(None, "journal_size_limit", wal_pages(max_size) * 4096)?;
     db.pragma_update(None, "cache_size", -2048)?;
     if version == 0 {
-        db.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+        db.execute_batch(&format!("BEGIN; {TABLES} {TABLES_2} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+    } else if version < 2 {
+        db.execute_batch(&format!("BEGIN; {TABLES_2} PRAGMA user_version = {VERSION}; COMMIT;"))?;
     }
     Ok(())
 }

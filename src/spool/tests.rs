@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
+use super::Lane;
 use super::Link;
 use super::Seq;
 use super::SpoolError;
 use super::Subscriber;
 use super::log::Log;
+use super::log::Question;
 use crate::config::plant::Keep;
 use crate::config::plant::Replay;
 use crate::config::plant::Spool as Settings;
@@ -26,6 +29,7 @@ use crate::payload::Series;
 use crate::point::PointId;
 use crate::sample::Sample;
 use crate::sample::Value;
+use crate::status::Ledger;
 use crate::time::Stamp;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
@@ -192,12 +196,15 @@ proptest! {
             for (u, model) in models.iter().enumerate() {
                 let name = &*upstreams()[u].name.clone();
                 prop_assert_eq!(log.status().backlog[name], model.waiting.len() as u64);
+                prop_assert!(adds_up(&log.status().ledger[name]), "{:?}", log.status().ledger);
             }
         }
+        prop_assert_eq!(log.status().ledger["all"].appended, count);
         prop_assert_eq!(drain(&mut log, 0), std::mem::take(&mut models[0].waiting));
         prop_assert_eq!(drain(&mut log, 1), std::mem::take(&mut models[1].waiting));
         log.tick(at(now + 10_000));
         prop_assert_eq!(log.status().on_disk, 0);
+        prop_assert_eq!(log.status().ledger["all"].acknowledged, count);
     }
 }
 
@@ -205,6 +212,17 @@ fn rewind(model: &mut Model) {
     model.after = None;
     model.cursor = 0;
     model.read.clear();
+}
+
+fn adds_up(l: &Ledger) -> bool {
+    l.appended == l.acknowledged + l.in_flight + l.stored + l.evicted + l.expired + l.damaged
+}
+
+/// How many entries the gaps among these tell of; the rest are values.
+fn gaps(got: Vec<String>) -> (u64, Vec<String>) {
+    let (gaps, values): (Vec<_>, Vec<_>) = got.into_iter().partition(|text| text.starts_with('{'));
+    let count = |text: &String| serde_json::from_str::<serde_json::Value>(text).unwrap()["count"].as_u64().unwrap();
+    (gaps.iter().map(count).sum(), values)
 }
 
 fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
@@ -315,7 +333,10 @@ fn max_size_drops_the_oldest_and_alarms_last() {
         let status = log.status();
         assert!(status.evicted > 0);
         assert_eq!(status.appended, status.evicted + status.backlog["all"], "{when_full:?}");
-        let got = drain(&mut log, 0);
+        assert!(adds_up(&status.ledger["all"]) && adds_up(&status.ledger["some"]), "{:?}", status.ledger);
+        let (missing, got) = gaps(drain(&mut log, 0));
+        assert_eq!((missing, missing + got.len() as u64), (status.evicted, 80_001));
+        assert_eq!(log.status().ledger["all"].acknowledged, got.len() as u64);
         assert_eq!(got[0], "alarm");
         assert_eq!(got.contains(&"79999".to_owned()), when_full == WhenFull::DropOldest);
         drain(&mut log, 1);
@@ -335,6 +356,9 @@ fn old_entries_expire_by_the_monotonic_clock_whatever_the_wall_clock_does() {
     assert_eq!(log.status().expired, 0);
     log.tick(Stamp { mono_us: 2 * 86_400_000_000, wall_us: 0 });
     assert_eq!((log.status().expired, log.status().backlog["all"]), (5, 0));
+    assert_eq!((log.status().ledger["all"].expired, adds_up(&log.status().ledger["all"])), (5, true));
+    let told = r#"{"filter":"a/own","count":5,"first":"2026-11-21T01:02:03.000Z","last":"2026-11-21T01:02:03.004Z"}"#;
+    assert_eq!(drain(&mut log, 0), [told]);
     assert_eq!(drain(&mut log, 0), numbers(0..0));
 }
 
@@ -348,6 +372,68 @@ fn a_value_takes_at_most_48_bytes_on_disk() {
     drop(log);
     let bytes = fs::metadata(folder.path().join("spool.db")).unwrap().len();
     assert!((bytes - empty.min(bytes)) / 100_000 <= 48, "{bytes}");
+}
+
+#[test]
+fn a_gap_lies_in_its_place_and_grows_instead_of_having_neighbours() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_size: 1 << 20, ..settings(folder.path()) };
+    let mut log = Log::open(settings, upstreams(), 1).unwrap();
+    let mut alarm = foreign("a/alarm", "alarm");
+    alarm.class = Class::Alarm;
+    append(&mut log, 0..10);
+    log.append(vec![alarm], at(0));
+    for n in 0..40 {
+        append(&mut log, n * 2_000..(n + 1) * 2_000);
+        log.tick(at(n));
+    }
+    log.close();
+    drop(log);
+    let mut log = open(folder.path());
+    let got = drain(&mut log, 0);
+    assert_eq!(got[0], "alarm");
+    assert!(got[1].starts_with(r#"{"filter":"a/own","count":"#), "{}", got[1]);
+    let (missing, values) = gaps(got[1..].to_vec());
+    assert_eq!(values, numbers(missing - 10..80_000));
+}
+
+#[test]
+fn newest_values_go_first_and_the_backlog_beside_them_across_cuts_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { replay: Replay::LiveFirst, ..settings(folder.path()) };
+    let only = || vec![upstreams().remove(0)];
+    let mut log = Log::open(settings.clone(), only(), 1).unwrap();
+    let (mut from, mut old, mut new) = (0, Vec::new(), Vec::new());
+    for outage in 0..3u64 {
+        append(&mut log, from..from + 100);
+        log.tick(at(outage));
+        let standing = log.connected(0);
+        assert!(standing.live);
+        append(&mut log, from + 100..from + 110);
+        let question = |lane, after| Question { upstream: 0, lane, after, max: 20 };
+        let live = log.read(question(Lane::Live, Some(standing.newest)), at(0));
+        new.extend(live.entries.iter().map(|e| says(&e.message)));
+        log.acknowledge_live(0, live.upto);
+        let backlog = log.read(question(Lane::Backlog, None), at(0));
+        old.extend(backlog.entries.iter().map(|e| says(&e.message)));
+        log.acknowledge(0, backlog.upto);
+        let ledger = log.status().ledger["all"];
+        assert!(adds_up(&ledger) && log.status().in_memory == 0, "{ledger:?}");
+        log.link(0, Link::Down);
+        from += 110;
+        if outage == 1 {
+            log.close();
+            drop(log);
+            log = Log::open(settings.clone(), only(), 1).unwrap();
+        }
+    }
+    assert_eq!(new, [numbers(100..110), numbers(210..220), numbers(320..330)].concat());
+    old.extend(drain(&mut log, 0));
+    assert_eq!(old, [numbers(0..100), numbers(110..210), numbers(220..320)].concat());
+    append(&mut log, 330..333);
+    assert_eq!(drain(&mut log, 0), numbers(330..333));
+    assert_eq!((log.status().backlog["all"], log.status().ledger["all"].acknowledged), (0, 333));
+    assert!(!log.connected(0).live, "without a backlog there is one lane");
 }
 
 #[test]
@@ -375,4 +461,32 @@ async fn a_reader_waits_for_entries_and_a_closed_spool_keeps_the_rest() {
     let mut log = open(folder.path());
     assert_eq!(drain(&mut log, 0), ["2", "3"]);
     assert_eq!(drain(&mut log, 1), ["2"]);
+}
+
+#[tokio::test]
+async fn a_disk_that_stalls_ten_seconds_delays_no_append_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    let (begun, in_commit) = std::sync::mpsc::sync_channel(1);
+    let (let_go, go_on) = std::sync::mpsc::channel();
+    log.disk().unwrap().stall(super::disk::Stall { begun, go_on });
+    let (spool, thread) = super::thread::start(log).unwrap();
+    spool.append(vec![own(0, at(0))]).await;
+    in_commit.recv().unwrap();
+    // Ten seconds of the largest site: 5,000 values a second, while nothing can be written or read.
+    for batch in 0..1_000 {
+        let values = (1 + batch * 50..=50 + batch * 50).map(|n| own(n, at(n))).collect();
+        assert!(spool.append(values).now_or_never().is_some(), "append had to wait");
+    }
+    let_go.send(()).unwrap();
+    let mut got = Vec::new();
+    while got.len() < 50_001 {
+        let batch = spool.next_batch("all", None, 1_000).await;
+        got.extend(batch.entries.iter().map(|e| says(&e.message)));
+        spool.acknowledge("all", batch.upto).await;
+    }
+    assert_eq!(got, numbers(0..50_001));
+    spool.clone().close().await;
+    thread.join().unwrap();
+    assert_eq!((spool.status().borrow().overrun, spool.status().borrow().appended), (0, 50_001));
 }

@@ -16,11 +16,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Batch;
+use super::Lane;
 use super::Link;
 use super::Seq;
 use super::SpoolError;
+use super::Standing;
 use super::Subscriber;
 use super::log::Log;
+use super::log::Question;
 use crate::config::plant;
 use crate::message::Message;
 use crate::status::SpoolStatus;
@@ -68,8 +71,9 @@ impl SpoolThread {
 #[derive(Debug)]
 enum Command {
     Append(Vec<Message>),
-    Batch { upstream: Arc<str>, after: Option<Seq>, max: usize, reply: oneshot::Sender<Batch> },
-    Acknowledge { upstream: Arc<str>, upto: Seq },
+    Batch { upstream: Arc<str>, lane: Lane, after: Option<Seq>, max: usize, reply: oneshot::Sender<Batch> },
+    Acknowledge { upstream: Arc<str>, lane: Lane, upto: Seq },
+    Connected { upstream: Arc<str>, reply: oneshot::Sender<Standing> },
     Link { upstream: Arc<str>, link: Link },
     Close(oneshot::Sender<()>),
 }
@@ -78,16 +82,19 @@ enum Command {
 pub fn open(settings: plant::Spool, upstreams: Vec<Subscriber>) -> Result<(Spool, SpoolThread), SpoolError> {
     let path = settings.path.clone();
     let log = Log::open(settings, upstreams, time::boot_id())?;
+    start(log).map_err(|e| SpoolError::Unusable { path, why: e.to_string() })
+}
+
+/// Starts the thread that owns the log.
+pub(super) fn start(log: Log) -> std::io::Result<(Spool, SpoolThread)> {
     let (commands, inbox) = mpsc::channel(INTAKE_MOST);
     let (publish, status) = watch::channel(log.status());
     let intake = Arc::new(Intake::default());
     let owner = Owner { log, waiters: Vec::new(), publish, intake: Arc::clone(&intake) };
-    let unusable = |e: std::io::Error| SpoolError::Unusable { path, why: e.to_string() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let thread = runtime.and_then(|runtime| {
-        std::thread::Builder::new().name("spool".to_owned()).spawn(move || runtime.block_on(owner.run(inbox)))
-    });
-    Ok((Spool { commands, status, intake }, SpoolThread(thread.map_err(unusable)?)))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let thread =
+        std::thread::Builder::new().name("spool".to_owned()).spawn(move || runtime.block_on(owner.run(inbox)))?;
+    Ok((Spool { commands, status, intake }, SpoolThread(thread)))
 }
 
 impl Spool {
@@ -111,14 +118,31 @@ impl Spool {
     /// What this upstream wants after `after`; `None`: after its last acknowledgement, where every new link begins.
     /// Waits until there is something. Asking anew replaces a question that was given up.
     pub async fn next_batch(&self, upstream: &str, after: Option<Seq>, max: usize) -> Batch {
+        self.next_on(Lane::Backlog, upstream, after, max).await
+    }
+
+    /// The same on a lane; the live lane begins at [`Standing::newest`].
+    pub async fn next_on(&self, lane: Lane, upstream: &str, after: Option<Seq>, max: usize) -> Batch {
         let (reply, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Batch { upstream: upstream.into(), after, max, reply }).await;
+        let _ = self.commands.send(Command::Batch { upstream: upstream.into(), lane, after, max, reply }).await;
         answer.await.unwrap_or_default()
     }
 
     /// All entries up to here are done for this upstream.
     pub async fn acknowledge(&self, upstream: &str, upto: Seq) {
-        let _ = self.commands.send(Command::Acknowledge { upstream: upstream.into(), upto }).await;
+        self.acknowledge_on(Lane::Backlog, upstream, upto).await;
+    }
+
+    /// The same on a lane.
+    pub async fn acknowledge_on(&self, lane: Lane, upstream: &str, upto: Seq) {
+        let _ = self.commands.send(Command::Acknowledge { upstream: upstream.into(), lane, upto }).await;
+    }
+
+    /// The upstream's link is up: like [`Spool::link`], and says how the log stands.
+    pub async fn connected(&self, upstream: &str) -> Standing {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Connected { upstream: upstream.into(), reply }).await;
+        answer.await.unwrap_or_default()
     }
 
     /// How the upstream's link is; decides whether entries stay in memory.
@@ -141,9 +165,7 @@ impl Spool {
 
 /// A question that waits for entries.
 struct Waiter {
-    upstream: usize,
-    after: Option<Seq>,
-    max: usize,
+    question: Question,
     reply: oneshot::Sender<Batch>,
 }
 
@@ -209,16 +231,24 @@ impl Owner {
                 self.intake.waiting.fetch_sub(messages.len(), Ordering::Relaxed);
                 self.log.append(messages, time::now());
             }
-            Command::Batch { upstream, after, max, reply } => {
+            Command::Batch { upstream, lane, after, max, reply } => {
                 // Dropping the reply of a name that is not ours ends the question.
                 if let Some(upstream) = self.log.index(&upstream) {
-                    self.waiters.retain(|w| w.upstream != upstream);
-                    self.waiters.push(Waiter { upstream, after, max, reply });
+                    self.waiters.retain(|w| (w.question.upstream, w.question.lane) != (upstream, lane));
+                    self.waiters.push(Waiter { question: Question { upstream, lane, after, max }, reply });
                 }
             }
-            Command::Acknowledge { upstream, upto } => {
+            Command::Acknowledge { upstream, lane, upto } => {
+                let upstream = self.log.index(&upstream);
+                match (upstream, lane) {
+                    (Some(n), Lane::Backlog) => self.log.acknowledge(n, upto),
+                    (Some(n), Lane::Live) => self.log.acknowledge_live(n, upto),
+                    (None, _) => {}
+                }
+            }
+            Command::Connected { upstream, reply } => {
                 if let Some(n) = self.log.index(&upstream) {
-                    self.log.acknowledge(n, upto);
+                    let _ = reply.send(self.log.connected(n));
                 }
             }
             Command::Link { upstream, link } => {
@@ -237,10 +267,10 @@ impl Owner {
             if waiter.reply.is_closed() {
                 continue;
             }
-            let batch = self.log.batch(waiter.upstream, waiter.after, waiter.max, now);
+            let batch = self.log.read(waiter.question, now);
             if batch.entries.is_empty() {
-                let after = waiter.after.map(|a| a.max(batch.upto));
-                self.waiters.push(Waiter { after, ..waiter });
+                let after = waiter.question.after.map(|a| a.max(batch.upto));
+                self.waiters.push(Waiter { question: Question { after, ..waiter.question }, ..waiter });
             } else {
                 let _ = waiter.reply.send(batch);
             }

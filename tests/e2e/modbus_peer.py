@@ -6,6 +6,7 @@ import select
 import threading
 import tty
 
+from pymodbus.exceptions import NoSuchIdException
 from pymodbus.framer import FramerType
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -74,6 +75,7 @@ class Peer:
 
     async def _listen(self):
         self.server = self.make()
+        silence_for_strangers(self.server.context)
         await self.server.serve_forever(background=True)
 
     def put(self, unit_id, address, values, function=16):
@@ -86,6 +88,18 @@ class Peer:
             asyncio.run_coroutine_threadsafe(self.server.shutdown(), self.loop).result(5)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(5)
+
+
+def silence_for_strangers(context):
+    """pymodbus answers for a unit id it does not have with an exception; on a real trunk nobody answers."""
+    read = context.async_getValues
+
+    async def only_own(device_id, *what, **more):
+        if device_id not in context.device_ids():
+            raise NoSuchIdException()
+        return await read(device_id, *what, **more)
+
+    context.async_getValues = only_own
 
 
 class TcpPeer(Peer):
@@ -108,16 +122,17 @@ class TcpPeer(Peer):
 class SerialPeer(Peer):
     """Modbus RTU on one end of a cable made of two pseudo terminals."""
 
-    def __init__(self, devices, dead=()):
+    def __init__(self, devices, timeout="1s"):
         super().__init__(devices)
-        self.cable = PtyCable(dead)
+        self.cable = PtyCable()
+        self.timeout = timeout
 
     def make(self):
         return ModbusSerialServer(
             self.devices, framer=FramerType.RTU, port=self.cable.far, baudrate=115200, ignore_missing_devices=True)
 
     def line(self, extra=""):
-        return f"{{serial: {self.cable.near}, baud: 115200, format: 8N1, timeout: 200ms{extra}}}"
+        return f"{{serial: {self.cable.near}, baud: 115200, format: 8N1, timeout: {self.timeout}{extra}}}"
 
     def stop(self):
         super().stop()

@@ -41,7 +41,7 @@ def at(payload):
 
 def test_a_device_that_never_answers_does_not_stretch_the_others_period(make_gateway, begin, witness, port):
     live = [1, 2, 3, 4]
-    peer = begin(SerialPeer([device(i, [i]) for i in live], dead=[9]).start())
+    peer = begin(SerialPeer([device(i, [i]) for i in live], timeout="300ms").start())
     gateway = make_gateway(YAML.format(line=peer.line(), devices=units(*live, 9), port=port)).start()
     near = witness(port, "plant/#")
     eventually(lambda: gateway.device("unit-9")["state"] == "offline", within=60, hoped="the dead device is known to be dead")

@@ -19,7 +19,7 @@ def eventually(look, within=20.0, hoped="it", every=0.02):
             if found:
                 return found
             last = f"last look: {found!r}"
-        except (OSError, ValueError, KeyError, IndexError, LookupError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             last = f"last error: {error!r}"
         if time.monotonic() >= deadline:
             raise NeverHappened(f"{hoped}: not within {within:g} s ({last[:2000]})")

@@ -73,6 +73,7 @@ impl Code {
     pub const TOO_LARGE: Self = Self(0x95);
     pub const QUOTA_EXCEEDED: Self = Self(0x97);
     pub const ADMINISTRATIVE: Self = Self(0x98);
+    pub const RATE_EXCEEDED: Self = Self(0x9F);
 }
 
 impl Code {
@@ -87,7 +88,7 @@ impl Code {
             Self::SUCCESS => Some(0),
             Self::UNSUPPORTED_VERSION => Some(1),
             Self::CLIENT_ID_INVALID => Some(2),
-            Self::SERVER_BUSY | Self::QUOTA_EXCEEDED | Self::SHUTTING_DOWN => Some(3),
+            Self::SERVER_BUSY | Self::QUOTA_EXCEEDED | Self::SHUTTING_DOWN | Self::RATE_EXCEEDED => Some(3),
             Self::BAD_CREDENTIALS => Some(4),
             Self::NOT_AUTHORIZED => Some(5),
             _ => None,

@@ -82,8 +82,11 @@ impl Checker {
         let publish = self.once(roots, "publish");
         let (devices, points) = self.devices(roots, &lines, publish);
         if devices.is_empty() && self.reader.errors.is_empty() {
-            let help = "only the broker runs; devices are described in config/gateway.yaml";
-            self.reader.warn(roots[0].at, "nothing is polled: there are no `devices`", help);
+            self.reader.warn(
+                roots[0].at,
+                "there are no `devices`: only the broker would run",
+                "see config/gateway.yaml",
+            );
         }
         let section = self.once(roots, "broker");
         let broker = self.broker(section);

@@ -282,17 +282,12 @@ impl Checker {
     }
 
     fn data_type(&mut self, layers: Layers<'_>, table: Table) -> Option<DataType> {
-        let usual = if table.is_bits() { DataType::Bool } else { DataType::U16 };
-        // One bit of a register is a flag, unless `type` is written beside it.
-        if layers.with(&["bit"]).is_some_and(|layer| layer.get("type").is_none()) {
-            return Some(DataType::Bool);
-        }
-        // A profile's default type is meant for its registers; coils are bits all the same.
-        let Some(node) =
-            layers.get("type").filter(|_| !table.is_bits() || layers.0[2].and_then(|d| d.get("type")).is_none())
-        else {
-            return Some(usual);
-        };
+        let bit = layers.get("bit").is_some();
+        let usual = if table.is_bits() || bit { DataType::Bool } else { DataType::U16 };
+        // A profile's default type is meant for whole registers; coils and single bits are flags all the same.
+        let part = table.is_bits() || bit || layers.get("bits").is_some();
+        let layers = if part { Layers(&layers.0[..2]) } else { layers };
+        let Some(node) = layers.get("type") else { return Some(usual) };
         let text = self.reader.text(node)?;
         let data_type = match text.strip_prefix("string(").and_then(|t| t.strip_suffix(')')) {
             Some(bytes) => match bytes.trim().parse::<u16>() {

@@ -2,8 +2,10 @@
 //! with a clean session, so that nothing the library keeps can ever be sent behind the spool's back. A pump task
 //! drives the library's event loop, which must not be cancelled midway.
 
-use std::fs;
-use std::path::Path;
+mod dial;
+mod fault;
+mod options;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +15,15 @@ use rumqttc_v4 as v4;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub(super) use self::fault::Fault;
+use self::fault::fault_v4;
+use self::fault::fault_v5;
+use self::options::options_v4;
+use self::options::options_v5;
+use self::options::tls;
 use super::mapping::Mapped;
 use crate::config::plant::Endpoint;
 use crate::config::plant::MqttVersion;
-use crate::config::plant::Scheme;
-use crate::config::plant::Tls;
 use crate::config::plant::Upstream;
 use crate::message::Class;
 use crate::message::Message;
@@ -26,10 +32,6 @@ use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
-/// From the first packet of TCP to the CONNACK.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest packet taken from upstream.
-const INCOMING_MOST: u32 = 1 << 20;
 /// Events that wait for the task; the pump waits when it is full, and with it the peer.
 const EVENTS: usize = 256;
 /// Room in the library's queue beyond the window, for state and subscriptions.
@@ -59,28 +61,6 @@ pub(super) enum Event {
     Received(Message),
     /// The end; nothing follows.
     Down(Fault),
-}
-
-/// Why a link ended, named by what is done next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The peer does not speak this version: try the other.
-    Version(String),
-    /// The peer hung up on CONNECT: it may be away behind a proxy, or be old and know no better.
-    HungUp(String),
-    /// The peer said no: try again, but not soon.
-    Refused(String),
-    /// Anything on the way: try again soon.
-    Broken(String),
-}
-
-impl Fault {
-    /// The words for people.
-    pub(super) fn words(&self) -> &str {
-        match self {
-            Self::Version(w) | Self::HungUp(w) | Self::Refused(w) | Self::Broken(w) => w,
-        }
-    }
 }
 
 /// What became of a publish.
@@ -210,6 +190,17 @@ impl Link {
     }
 }
 
+/// Resolves when the endpoint takes TCP connections: asked now and then, from `after` on.
+pub(super) async fn reachable(endpoint: Endpoint, after: Duration) {
+    let address = format!("{}:{}", endpoint.host, endpoint.port);
+    loop {
+        tokio::time::sleep(after).await;
+        if tokio::time::timeout(Duration::from_secs(2), dial::dial(address.clone())).await.is_ok_and(|r| r.is_ok()) {
+            return;
+        }
+    }
+}
+
 impl Notice {
     /// Waits for the answer.
     pub(super) async fn outcome(self) -> Outcome {
@@ -268,122 +259,6 @@ pub(super) fn packet_size(topic: &TopicName, payload: &Bytes, properties: Option
     });
     // Fixed header 5, topic length 2, packet id 2, length of the properties 4.
     topic.as_str().len() + payload.len() + properties + 13
-}
-
-fn options_v5(t: &Target<'_>, tls: Option<v5::TlsConfiguration>) -> Result<v5::MqttOptions, Fault> {
-    let id = t.settings.client_id.to_string();
-    let Endpoint { scheme, host, port, path } = t.endpoint;
-    let bad = |e: &dyn std::fmt::Display| Fault::Refused(format!("{}: {e}", t.endpoint));
-    let mut o = match (scheme, tls) {
-        (Scheme::Wss, Some(tls)) => {
-            v5::MqttOptions::websocket_with_tls_config(id, format!("wss://{host}:{port}{path}"), tls)
-                .map_err(|e| bad(&e))?
-        }
-        (Scheme::Ws, _) => {
-            let broker = v5::Broker::websocket(format!("ws://{host}:{port}{path}")).map_err(|e| bad(&e))?;
-            v5::MqttOptions::new(id, broker)
-        }
-        (_, tls) => {
-            let mut o = v5::MqttOptions::new(id, v5::Broker::tcp(host.clone(), *port));
-            if let Some(tls) = tls {
-                o.set_transport(v5::Transport::tls_with_config(tls));
-            }
-            o
-        }
-    };
-    o.set_keep_alive(seconds(t.settings.keep_alive));
-    o.set_connect_timeout(CONNECT_TIMEOUT);
-    // Small packets must not wait for each other's TCP acknowledgements.
-    let mut network = v5::NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    o.set_network_options(network);
-    o.set_clean_start(true);
-    o.set_incoming_packet_size_limit(v5::IncomingPacketSizeLimit::Bytes(INCOMING_MOST));
-    o.set_outgoing_inflight_upper_limit(t.settings.in_flight);
-    if let Some(will) = t.will {
-        let topic = will.topic.as_str();
-        o.set_last_will(v5::LastWill::new(topic, "offline", qos_v5(will.qos), will.retain, None));
-    }
-    if let Some(name) = &t.settings.username {
-        match &t.settings.password {
-            Some(p) => o.set_credentials(name, p.reveal().to_owned()),
-            None => o.set_username(name),
-        };
-    }
-    Ok(o)
-}
-
-fn options_v4(t: &Target<'_>, tls: Option<v4::TlsConfiguration>) -> Result<v4::MqttOptions, Fault> {
-    let id = t.settings.client_id.to_string();
-    let Endpoint { scheme, host, port, path } = t.endpoint;
-    let bad = |e: &dyn std::fmt::Display| Fault::Refused(format!("{}: {e}", t.endpoint));
-    let mut o = match (scheme, tls) {
-        (Scheme::Wss, Some(tls)) => {
-            v4::MqttOptions::websocket_with_tls_config(id, format!("wss://{host}:{port}{path}"), tls)
-                .map_err(|e| bad(&e))?
-        }
-        (Scheme::Ws, _) => {
-            let broker = v4::Broker::websocket(format!("ws://{host}:{port}{path}")).map_err(|e| bad(&e))?;
-            v4::MqttOptions::new(id, broker)
-        }
-        (_, tls) => {
-            let mut o = v4::MqttOptions::new(id, v4::Broker::tcp(host.clone(), *port));
-            if let Some(tls) = tls {
-                o.set_transport(v4::Transport::tls_with_config(tls));
-            }
-            o
-        }
-    };
-    o.set_keep_alive(seconds(t.settings.keep_alive));
-    o.try_set_clean_session(true).map_err(|e| bad(&e))?;
-    o.set_max_packet_size(INCOMING_MOST as usize, usize::try_from(u32::MAX).unwrap_or(usize::MAX));
-    o.try_set_inflight(t.settings.in_flight.max(1)).map_err(|e| bad(&e))?;
-    if let Some(will) = t.will {
-        o.set_last_will(v4::LastWill::new(will.topic.as_str(), "offline", qos_v4(will.qos), will.retain));
-    }
-    if let Some(name) = &t.settings.username {
-        match &t.settings.password {
-            Some(p) => o.set_credentials(name, p.reveal().to_owned()),
-            None => o.set_username(name),
-        };
-    }
-    Ok(o)
-}
-
-fn seconds(keep_alive: Duration) -> u16 {
-    u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX)
-}
-
-/// `None` for plain endpoints. Read anew for every connection, so that renewed certificates are used.
-fn tls(endpoint: &Endpoint, tls: &Tls) -> Result<Option<v5::TlsConfiguration>, Fault> {
-    if matches!(endpoint.scheme, Scheme::Mqtt | Scheme::Ws) {
-        return Ok(None);
-    }
-    let read = |path: &Path| fs::read(path).map_err(|e| Fault::Refused(format!("{}: {e}", path.display())));
-    let client = tls.client.as_ref().map(|(cert, key)| Ok((read(cert)?, read(key)?))).transpose()?;
-    let alpn: Vec<Vec<u8>> = tls.alpn.iter().map(|p| p.clone().into_bytes()).collect();
-    let ca = match (&tls.ca, &client) {
-        (Some(path), _) => Some(read(path)?),
-        // The library joins a client certificate with roots only as one text.
-        (None, Some(_)) => Some(system_bundle()?),
-        (None, None) => None,
-    };
-    if let Some(ca) = ca {
-        return Ok(Some(v5::TlsConfiguration::Simple { ca, alpn: Some(alpn), client_auth: client }));
-    }
-    let mut roots = v5::TlsConfiguration::try_default_rustls()
-        .map_err(|e| Fault::Refused(format!("the system's certificates: {e}; name a `ca`")))?;
-    if let v5::TlsConfiguration::Rustls(config) = &mut roots {
-        Arc::make_mut(config).alpn_protocols = alpn;
-    }
-    Ok(Some(roots))
-}
-
-/// Where distributions keep all roots in one file.
-fn system_bundle() -> Result<Vec<u8>, Fault> {
-    let places = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-    let found = places.iter().find_map(|p| fs::read(p).ok());
-    found.ok_or_else(|| Fault::Refused("no system certificates found: name a `ca`".to_owned()))
 }
 
 async fn pump_v5(mut eventloop: v5::EventLoop, events: mpsc::Sender<Event>) {
@@ -449,70 +324,6 @@ fn peer_v5(ack: &v5::ConnAck) -> Peer {
         maximum_qos,
         retain: p.and_then(|p| p.retain_available) != Some(0),
     }
-}
-
-fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
-    use v5::ConnectReturnCode as C;
-    use v5::ConnectionError as E;
-    use v5::DisconnectReasonCode as D;
-    use v5::StateError as S;
-    match error {
-        E::ConnectionRefused(code) | E::MqttState(S::ConnFail { reason: code }) => match code {
-            C::RefusedProtocolVersion | C::UnsupportedProtocolVersion => {
-                Fault::Version("the peer does not speak MQTT 5".to_owned())
-            }
-            C::ServerBusy | C::ServerUnavailable | C::ServiceUnavailable => {
-                Fault::Broken(format!("the peer refused the connection: {code:?}"))
-            }
-            code => Fault::Refused(format!("the peer refused the connection: {code:?}")),
-        },
-        E::MqttState(S::ServerDisconnect { reason_code: v5::DisconnectReasonCode::SessionTakenOver, .. }) => {
-            Fault::Refused(TAKEN_OVER.to_owned())
-        }
-        E::MqttState(S::ServerDisconnect { reason_code, reason_string }) => {
-            let more = reason_string.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-            let words = format!("the peer ended the connection: {reason_code:?}{more}");
-            match reason_code {
-                D::ServerShuttingDown | D::ServerBusy | D::KeepAliveTimeout | D::AdministrativeAction => {
-                    Fault::Broken(words)
-                }
-                _ => Fault::Refused(words),
-            }
-        }
-        // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout.
-        E::MqttState(S::Deserialization(_)) | E::NotConnAck(_) if !up => {
-            Fault::Version(format!("no answer to MQTT 5: {error}"))
-        }
-        E::MqttState(S::ConnectionAborted) if !up => Fault::HungUp("the peer hung up on CONNECT".to_owned()),
-        E::Io(e) | E::MqttState(S::Io(e)) if !up && hung_up(e) => {
-            Fault::HungUp(format!("the peer hung up on CONNECT: {e}"))
-        }
-        E::Tls(v5::TlsError::Io(e)) if hung_up(e) => Fault::Broken(format!("TLS: {e}")),
-        E::Tls(e) => Fault::Refused(format!("TLS: {e}")),
-        other => Fault::Broken(other.to_string()),
-    }
-}
-
-fn fault_v4(error: &v4::ConnectionError, up: bool) -> Fault {
-    use v4::ConnectionError as E;
-    match error {
-        E::ConnectionRefused(v4::ConnectReturnCode::RefusedProtocolVersion) => {
-            Fault::Version("the peer does not speak MQTT 3.1.1".to_owned())
-        }
-        E::ConnectionRefused(code) => Fault::Refused(format!("the peer refused the connection: {code:?}")),
-        E::Tls(e) => Fault::Refused(format!("TLS: {e}")),
-        other if up => Fault::Broken(other.to_string()),
-        other => Fault::Version(other.to_string()),
-    }
-}
-
-/// For the fault that nobody finds alone.
-const TAKEN_OVER: &str = "another client connected with the same client id and took the session over: \
-                          give each gateway its own client_id";
-
-fn hung_up(e: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn message_v5(p: v5::Publish) -> Option<Message> {

@@ -1,0 +1,7 @@
+//! Measuring the house against what is physically possible, with simulated peers: for `trunkline bench` and `cargo bench`.
+//! Ratios are printed, never asserted: machines are busy.
+
+pub mod line;
+pub mod soak;
+pub mod unpaced;
+pub mod work;

@@ -1,0 +1,38 @@
+//! Makes the TCP connection. The kernel repeats a lost SYN after 1, 3, 7 … seconds, so that a link that has come back
+//! may not be noticed for long; here a new try begins every second beside the older ones, and the first to get
+//! through wins. Each try takes the next of the host's addresses.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use tokio::net::lookup_host;
+use tokio::time::Instant;
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Connects to `host:port`; whoever calls decides how long that may take.
+pub(super) async fn dial(address: String) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = lookup_host(&address).await?.collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address")));
+    }
+    let mut tries = FuturesUnordered::new();
+    for started in 1.. {
+        tries.push(TcpStream::connect(addresses[(started - 1) % addresses.len()]));
+        let next = Instant::now() + AGAIN;
+        while let Ok(Some(tried)) = tokio::time::timeout_at(next, tries.next()).await {
+            match tried {
+                // Small packets must not wait for each other's TCP acknowledgements.
+                Ok(stream) => return stream.set_nodelay(true).map(|()| stream),
+                Err(_) if started < addresses.len() => break,
+                Err(e) if tries.is_empty() => return Err(e),
+                Err(_) => {}
+            }
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}

@@ -1,0 +1,291 @@
+//! One connection's work: what was read from the log and not yet handed over, what was handed over and not yet
+//! answered, on one lane or two; and what keeps a backlog from doing harm: its pace, its
+//! mark, and that an older value never replaces a newer one that the peer keeps.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::link::Outcome;
+use super::link::Peer;
+use super::patience::Patience;
+use crate::message::Message;
+use crate::message::Properties;
+use crate::payload;
+use crate::payload::Format;
+use crate::spool;
+use crate::spool::Batch;
+use crate::spool::Entry;
+use crate::spool::Seq;
+use crate::spool::Standing;
+use crate::topic::TopicName;
+
+/// A question to the spool under way.
+pub(super) type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
+/// Answers of the peer that are still to come.
+pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
+
+/// Resolves when the first endpoint is reachable again.
+pub(super) type FirstIsBack = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Topics whose newest value is remembered; beyond it late values lose their retain flag untested.
+const TOPICS_MOST: usize = 100_000;
+/// What a pace may make up for after it was held up.
+const BURST: Duration = Duration::from_millis(100);
+
+/// One reader of the log.
+pub(super) struct Lane {
+    pub(super) lane: spool::Lane,
+    /// Read, not handed over.
+    pub(super) ready: VecDeque<Entry>,
+    /// How far the log was read.
+    pub(super) read_to: Option<Seq>,
+    pub(super) reading: Option<Reading>,
+    acknowledged: Seq,
+}
+
+impl Lane {
+    fn new(lane: spool::Lane, read_to: Option<Seq>) -> Self {
+        Self { lane, ready: VecDeque::new(), read_to, reading: None, acknowledged: 0 }
+    }
+}
+
+/// One connection's work.
+pub(super) struct Session {
+    pub(super) link: Link,
+    pub(super) peer: Peer,
+    pub(super) window: usize,
+    /// How the log stood when the link came up.
+    pub(super) standing: Standing,
+    pub(super) backlog: Lane,
+    /// With `live-first`, while there was a backlog when the link came up.
+    pub(super) live: Option<Lane>,
+    pub(super) pace: Pace,
+    /// Handed over, not answered.
+    pub(super) waiting: BTreeMap<Seq, Instant>,
+    /// The same in order of time; entries that were answered are skipped when it is looked at.
+    by_age: VecDeque<(Instant, Seq)>,
+    /// When the last answer came, or the first publish that has none was handed over.
+    pub(super) last_answer: Instant,
+    pub(super) answers: Answers,
+    /// On another endpoint than the first.
+    pub(super) first: Option<FirstIsBack>,
+    /// The first endpoint is there again: nothing new is begun here.
+    pub(super) returning: bool,
+}
+
+impl Session {
+    pub(super) fn new(link: Link, peer: Peer, window: usize, standing: Standing) -> Self {
+        let live = standing.live.then(|| Lane::new(spool::Lane::Live, Some(standing.newest)));
+        Self {
+            link,
+            peer,
+            window,
+            standing,
+            backlog: Lane::new(spool::Lane::Backlog, None),
+            live,
+            pace: Pace::new(standing.replay_rate),
+            waiting: BTreeMap::new(),
+            by_age: VecDeque::new(),
+            last_answer: Instant::now(),
+            answers: FuturesUnordered::new(),
+            first: None,
+            returning: false,
+        }
+    }
+
+    /// A publish was handed over.
+    pub(super) fn handed(&mut self, seq: Seq, now: Instant) {
+        if self.waiting.is_empty() {
+            self.last_answer = now;
+        }
+        self.waiting.insert(seq, now);
+        self.by_age.push_back((now, seq));
+    }
+
+    /// When the longest wait has to end; `None` while nothing waits.
+    pub(super) fn overdue(&mut self, silence: Duration) -> Option<Instant> {
+        while self.by_age.front().is_some_and(|(at, seq)| self.waiting.get(seq) != Some(at)) {
+            self.by_age.pop_front();
+        }
+        let (oldest, _) = self.by_age.front()?;
+        Some((*oldest + Patience::answer()).min(self.last_answer + silence))
+    }
+
+    /// Whether the entry waited for the link.
+    pub(super) const fn waited(&self, seq: Seq) -> bool {
+        seq <= self.standing.newest
+    }
+
+    /// The entry to hand over next, if its pace lets it: newest first where there are two lanes.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Entry> {
+        if let Some(entry) = self.live.as_mut().and_then(|live| live.ready.pop_front()) {
+            return Some(entry);
+        }
+        let waited = self.backlog.ready.front().is_some_and(|e| e.seq <= self.standing.newest);
+        if waited && !self.pace.take(now) {
+            return None;
+        }
+        self.backlog.ready.pop_front()
+    }
+
+    /// It could not be handed over after all.
+    pub(super) fn put_back(&mut self, entry: Entry) {
+        match &mut self.live {
+            Some(live) if entry.seq > self.standing.newest => live.ready.push_front(entry),
+            _ => self.backlog.ready.push_front(entry),
+        }
+    }
+
+    /// When the pace lets the next one go; `None` when nothing waits for that.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        let held = self.waiting.len() < self.window && !self.backlog.ready.is_empty();
+        held.then(|| self.pace.next()).flatten()
+    }
+
+    /// How far each lane has come since it was asked last: all up to there is done.
+    pub(super) fn done(&mut self) -> Vec<(spool::Lane, Seq)> {
+        let split = if self.live.is_some() { self.standing.newest } else { Seq::MAX };
+        let lanes = [Some((&mut self.backlog, 0..=split)), self.live.as_mut().map(|l| (l, split + 1..=Seq::MAX))];
+        let mut done = Vec::new();
+        for (lane, range) in lanes.into_iter().flatten() {
+            let waiting = self.waiting.range(range).next().map(|(seq, _)| *seq);
+            let first = waiting.or_else(|| lane.ready.front().map(|e| e.seq));
+            let Some(upto) = first.map(|seq| seq - 1).or(lane.read_to) else { continue };
+            if upto > lane.acknowledged && (lane.lane == spool::Lane::Backlog || upto > split) {
+                lane.acknowledged = upto;
+                done.push((lane.lane, upto));
+            }
+        }
+        done
+    }
+}
+
+/// So many messages a second of what waited.
+pub(super) struct Pace {
+    each: Option<Duration>,
+    next: Instant,
+}
+
+impl Pace {
+    fn new(rate: Option<u32>) -> Self {
+        let each = rate.and_then(|rate| Duration::from_secs(1).checked_div(rate));
+        Self { each, next: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let Some(each) = self.each else { return true };
+        if self.next > now {
+            return false;
+        }
+        self.next = self.next.max(now.checked_sub(BURST).unwrap_or(now)) + each;
+        true
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.each.map(|_| self.next)
+    }
+}
+
+/// The newest value of each topic that was sent to be kept.
+#[derive(Debug, Default)]
+pub(super) struct Newest {
+    sent: HashMap<TopicName, Seq>,
+    /// Up to here newer values may have been sent before the process began.
+    unknown_upto: Seq,
+}
+
+impl Newest {
+    /// Newer values than those up to here may have been sent in an earlier life.
+    pub(super) fn distrust(&mut self, upto: Seq) {
+        if self.sent.is_empty() {
+            self.unknown_upto = self.unknown_upto.max(upto);
+        }
+    }
+
+    /// Whether a value may be kept by the peer: not when a newer one was sent.
+    pub(super) fn may_keep(&mut self, topic: &TopicName, seq: Seq) -> bool {
+        let full = self.sent.len() >= TOPICS_MOST;
+        match self.sent.get_mut(topic) {
+            Some(newest) if *newest > seq => false,
+            Some(newest) => {
+                *newest = seq;
+                true
+            }
+            None if seq <= self.unknown_upto || full => false,
+            None => {
+                self.sent.insert(topic.clone(), seq);
+                true
+            }
+        }
+    }
+
+    /// Nothing older is left to send.
+    pub(super) fn forget(&mut self) {
+        self.sent.clear();
+        self.unknown_upto = 0;
+    }
+}
+
+/// What is sent: own values are rendered now. What waited while newer values went ahead says so, in a property and,
+/// where the gateway writes JSON itself, in the payload.
+pub(super) fn rendered(m: &Message, late: bool) -> (Bytes, Option<Arc<Properties>>) {
+    let mut payload = match &m.own {
+        Some(own) => payload::render(&own.series, &own.sample),
+        None => m.payload.clone(),
+    };
+    if !late {
+        return (payload, m.properties.clone());
+    }
+    let json = m.own.as_ref().is_some_and(|own| own.series.format == Format::Json);
+    if let Some(body) = payload.strip_suffix(b"}").filter(|_| json) {
+        payload = [body, br#","late":true}"#].concat().into();
+    }
+    let mut properties = m.properties.as_deref().cloned().unwrap_or_default();
+    properties.user.push(("late".into(), "true".into()));
+    (payload, Some(Arc::new(properties)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_value_never_replaces_a_newer_one() {
+        let (a, b) = (TopicName::new("a").unwrap(), TopicName::new("b").unwrap());
+        let mut newest = Newest::default();
+        newest.distrust(3);
+        assert!(!newest.may_keep(&b, 2), "who knows what was sent before the restart");
+        assert!(newest.may_keep(&a, 10));
+        assert!(!newest.may_keep(&a, 5));
+        assert!(newest.may_keep(&a, 10), "the same once more is no older value");
+        assert!(newest.may_keep(&b, 5));
+        newest.forget();
+        assert!(newest.may_keep(&a, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pace_is_kept_without_bursts() {
+        let mut pace = Pace::new(Some(100));
+        let end = Instant::now() + Duration::from_secs(1);
+        let mut count = 0;
+        while Instant::now() < end {
+            match pace.take(Instant::now()) {
+                true => count += 1,
+                false => tokio::time::sleep_until(pace.next().unwrap()).await,
+            }
+        }
+        assert_eq!(count, 100);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let burst = (0..1_000).filter(|_| pace.take(Instant::now())).count();
+        assert!(burst <= 12, "{burst}");
+    }
+}

@@ -1,0 +1,340 @@
+//! What a command asks for, and whether it may be done. Pure: bytes and a point in, a write or a refusal out.
+
+use std::time::Duration;
+
+use rust_decimal::Decimal;
+use serde_json::Value as Json;
+
+use crate::bus::WriteKind;
+use crate::config::plant::Point;
+use crate::config::plant::Source;
+use crate::config::plant::Wire;
+use crate::config::plant::Write;
+use crate::decode::EncodeError;
+use crate::decode::encode_scaled;
+use crate::point::Table;
+use crate::sample::Value;
+
+/// A command as it came, understood but not yet judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What to write, in engineering units or by name.
+    pub value: Value,
+    /// The asker's own mark, handed back.
+    pub id: Option<String>,
+    /// Wall time in microseconds since 1970 after which it must not be done.
+    pub expires_us: Option<i64>,
+}
+
+/// Why a command is not done. The text says the value and the limit; it goes to the asker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Neither a bare value nor the object form.
+    #[error("the payload is no value: {0}; send a bare value or {{\"value\": …}}")]
+    Malformed(String),
+    /// A retained command would be done again at every start.
+    #[error("retained commands are refused: publish without the retain flag")]
+    Retained,
+    /// No such point.
+    #[error("no point `{0}`")]
+    UnknownPoint(String),
+    /// The point has no `write`.
+    #[error("`{0}` is not writable: its point has no `write`")]
+    ReadOnly(String),
+    /// Its time has passed.
+    #[error("expired {0} ms ago")]
+    Expired(i64),
+    /// Under `min` or over `max`.
+    #[error("{value} is outside {min} to {max}")]
+    OutOfRange {
+        /// What was asked.
+        value: String,
+        /// `min`, or `…`.
+        min: String,
+        /// `max`, or `…`.
+        max: String,
+    },
+    /// Not on the grid.
+    #[error("{value} is not a whole number of steps of {step} from {from}")]
+    OffStep {
+        /// What was asked.
+        value: String,
+        /// `step`.
+        step: String,
+        /// `min`, or 0.
+        from: String,
+    },
+    /// It does not fit the registers.
+    #[error("{0}")]
+    Encode(#[from] EncodeError),
+}
+
+/// Understands a payload: a bare JSON scalar, a bare text, or `{"value": …, "id": …, "expires": RFC 3339}`.
+pub fn parse(payload: &[u8]) -> Result<Request, Refusal> {
+    let text = std::str::from_utf8(payload).map_err(|_| Refusal::Malformed("it is not UTF-8".to_owned()))?.trim();
+    if text.is_empty() {
+        return Err(Refusal::Malformed("it is empty".to_owned()));
+    }
+    match serde_json::from_str::<Json>(text) {
+        Ok(Json::Object(fields)) => object(&fields),
+        Ok(Json::Array(_) | Json::Null) => Err(Refusal::Malformed(format!("`{text}`"))),
+        Ok(Json::String(name)) => Ok(bare(Value::Text(name.into()))),
+        Ok(Json::Bool(on)) => Ok(bare(Value::Bool(on))),
+        Ok(Json::Number(_)) | Err(_) => Ok(bare(plain(text))),
+    }
+}
+
+fn bare(value: Value) -> Request {
+    Request { value, id: None, expires_us: None }
+}
+
+fn object(fields: &serde_json::Map<String, Json>) -> Result<Request, Refusal> {
+    for key in fields.keys() {
+        if !matches!(key.as_str(), "value" | "id" | "expires") {
+            return Err(Refusal::Malformed(format!("unknown key `{key}`, there are value, id and expires")));
+        }
+    }
+    let value = match fields.get("value") {
+        Some(Json::String(name)) => Value::Text(name.as_str().into()),
+        Some(Json::Bool(on)) => Value::Bool(*on),
+        Some(Json::Number(n)) => plain(&n.to_string()),
+        Some(other) => return Err(Refusal::Malformed(format!("`value` is {other}"))),
+        None => return Err(Refusal::Malformed("`value` is missing".to_owned())),
+    };
+    let id = match fields.get("id") {
+        None | Some(Json::Null) => None,
+        Some(Json::String(id)) => Some(id.clone()),
+        Some(other) => Some(other.to_string()),
+    };
+    let expires_us = match fields.get("expires") {
+        None | Some(Json::Null) => None,
+        Some(Json::String(text)) => Some(moment(text)?),
+        Some(other) => return Err(bad_time(&other.to_string())),
+    };
+    Ok(Request { value, id, expires_us })
+}
+
+fn moment(text: &str) -> Result<i64, Refusal> {
+    text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_microsecond).map_err(|_| bad_time(text))
+}
+
+fn bad_time(text: &str) -> Refusal {
+    Refusal::Malformed(format!("`expires` is {text}, it wants a time such as 2026-11-21T01:02:03Z"))
+}
+
+/// A number keeps all its digits; everything else is a text (a value name).
+fn plain(text: &str) -> Value {
+    if let Ok(i) = text.parse::<i64>() {
+        return Value::Int(i);
+    }
+    if let Ok(u) = text.parse::<u64>() {
+        return Value::Uint(u);
+    }
+    let decimal = text.parse::<Decimal>().or_else(|_| Decimal::from_scientific(text));
+    match decimal {
+        Ok(d) => Value::Decimal(d),
+        Err(_) => Value::Text(text.into()),
+    }
+}
+
+/// Whether the time of a command has passed, by the wall clock and by how long it has waited.
+///
+/// # Errors
+/// [`Refusal::Expired`] with by how much.
+pub fn in_time(request: &Request, write: &Write, now_us: i64, waited: Duration) -> Result<(), Refusal> {
+    let late_us = request.expires_us.map_or(i64::MIN, |at| now_us - at);
+    if late_us > 0 {
+        return Err(Refusal::Expired(late_us / 1000));
+    }
+    match waited.checked_sub(write.expires) {
+        Some(late) if !late.is_zero() => Err(Refusal::Expired(i64::try_from(late.as_millis()).unwrap_or(i64::MAX))),
+        _ => Ok(()),
+    }
+}
+
+/// Judges value against the point and says what to put on the wire. `exponent` as in [`crate::decode::decode`].
+///
+/// # Errors
+/// Every [`Refusal`] that needs no clock.
+pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Planned, Refusal> {
+    let (Some(write), Source::Wire(wire)) = (&point.write, &point.source) else {
+        return Err(Refusal::ReadOnly(point.name.to_string()));
+    };
+    if let Some(number) = number(value) {
+        within(write, number)?;
+        on_step(write, number)?;
+    }
+    let words = encode_scaled(wire, value, exponent)?;
+    Ok(Planned { kind: kind(wire, &words), words })
+}
+
+/// A judged write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// The request for the bus.
+    pub kind: WriteKind,
+    /// The words a read-back must show (of a bit field: those bits).
+    pub words: Vec<u16>,
+}
+
+fn number(value: &Value) -> Option<Decimal> {
+    match value {
+        Value::Int(i) => Some(Decimal::from(*i)),
+        Value::Uint(u) => Some(Decimal::from(*u)),
+        Value::Decimal(d) => Some(*d),
+        Value::Float(x) => Decimal::try_from(*x).ok(),
+        Value::Bool(_) | Value::Text(_) => None,
+    }
+}
+
+fn within(write: &Write, number: Decimal) -> Result<(), Refusal> {
+    if write.min.is_none_or(|min| number >= min) && write.max.is_none_or(|max| number <= max) {
+        return Ok(());
+    }
+    let say = |limit: Option<Decimal>| limit.map_or_else(|| "…".to_owned(), |l| l.to_string());
+    Err(Refusal::OutOfRange { value: number.to_string(), min: say(write.min), max: say(write.max) })
+}
+
+fn on_step(write: &Write, number: Decimal) -> Result<(), Refusal> {
+    let Some(step) = write.step else { return Ok(()) };
+    let from = write.min.unwrap_or(Decimal::ZERO);
+    let rest = (number - from).checked_rem(step);
+    if rest.is_some_and(|rest| rest.is_zero()) {
+        return Ok(());
+    }
+    Err(Refusal::OffStep { value: number.to_string(), step: step.to_string(), from: from.to_string() })
+}
+
+/// A part of a register goes by mask write (FC22), so that its neighbours cannot be touched (pitfall 14).
+fn kind(wire: &Wire, words: &[u16]) -> WriteKind {
+    let address = wire.range.start();
+    match (wire.table, wire.bits) {
+        (Table::Coil | Table::Discrete, _) => WriteKind::Coil { address, on: words[0] != 0 },
+        (_, Some(span)) => {
+            let mask = u16::MAX >> (15 - (span.high - span.low)) << span.low;
+            WriteKind::Mask { address, and: !mask, or: words[0] & mask }
+        }
+        _ if words.len() == 1 => WriteKind::Register { address, value: words[0] },
+        _ => WriteKind::Registers { address, values: words.to_vec() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::plant::Report;
+    use crate::config::plant::Schedule;
+    use crate::config::plant::When;
+    use crate::message::Class;
+    use crate::payload::Format;
+    use crate::point::AddressRange;
+    use crate::point::BitSpan;
+    use crate::point::DataType;
+    use crate::point::DeviceId;
+    use crate::point::PointId;
+    use crate::point::Scale;
+    use crate::point::WordOrder;
+    use crate::topic::Qos;
+    use crate::topic::TopicName;
+
+    fn setpoint() -> Point {
+        let limits = |n: i64| Some(Decimal::from(n));
+        Point {
+            id: PointId(0),
+            device: DeviceId(0),
+            name: "setpoint".into(),
+            source: Source::Wire(Wire {
+                table: Table::Holding,
+                range: AddressRange::new(101, 1).unwrap(),
+                data_type: DataType::I16,
+                order: WordOrder::Abcd,
+                bits: None,
+                scale: Scale { factor: "0.1".parse().unwrap(), ..Scale::default() },
+                scale_from: None,
+                names: std::collections::BTreeMap::new(),
+                invalid: Vec::new(),
+            }),
+            unit: "°C".into(),
+            range: None,
+            schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
+            report: Report { when: When::Change, deadband: None, at_least: None, at_most: None },
+            write: Some(Write {
+                min: limits(4),
+                max: limits(18),
+                step: Some("0.5".parse().unwrap()),
+                verify: true,
+                expires: Duration::from_secs(10),
+            }),
+            topic: TopicName::new("g/d/setpoint").unwrap(),
+            payload: Format::Json,
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            class: Class::Normal,
+        }
+    }
+
+    #[test]
+    fn a_value_comes_bare_or_in_an_object() {
+        for (payload, value) in [
+            ("6.5", Value::Decimal("6.5".parse().unwrap())),
+            (" 18446744073709551615 ", Value::Uint(u64::MAX)),
+            ("cooling", Value::Text("cooling".into())),
+            ("\"cooling\"", Value::Text("cooling".into())),
+            ("true", Value::Bool(true)),
+            ("{\"value\": -3}", Value::Int(-3)),
+        ] {
+            assert_eq!(parse(payload.as_bytes()).unwrap().value, value, "{payload}");
+        }
+        let full = parse(br#"{"value": 1, "id": "a7", "expires": "1970-01-01T00:00:01Z"}"#).unwrap();
+        assert_eq!(full, Request { value: Value::Int(1), id: Some("a7".into()), expires_us: Some(1_000_000) });
+    }
+
+    #[test]
+    fn a_payload_that_says_nothing_is_refused() {
+        for payload in ["", "[1]", "null", "{}", "{\"value\": null}", "{\"value\": 1, \"valve\": 2}"] {
+            assert!(matches!(parse(payload.as_bytes()), Err(Refusal::Malformed(_))), "{payload}");
+        }
+        assert!(matches!(parse(b"{\"value\":1,\"expires\":5}"), Err(Refusal::Malformed(_))));
+        assert!(matches!(parse(&[0xFF]), Err(Refusal::Malformed(_))));
+    }
+
+    #[test]
+    fn limits_and_steps_are_judged_before_the_first_byte() {
+        let point = setpoint();
+        let judged = |text: &str| judge(&point, &parse(text.as_bytes()).unwrap().value, None);
+        assert_eq!(judged("6.5").unwrap().kind, WriteKind::Register { address: 101, value: 65 });
+        assert_eq!(judged("3.5").unwrap_err().to_string(), "3.5 is outside 4 to 18");
+        assert_eq!(judged("6.3").unwrap_err().to_string(), "6.3 is not a whole number of steps of 0.5 from 4");
+        assert!(matches!(judged("warm"), Err(Refusal::Encode(_))));
+    }
+
+    #[test]
+    fn nothing_is_writable_unless_its_point_says_so() {
+        let point = Point { write: None, ..setpoint() };
+        assert!(matches!(judge(&point, &Value::Int(5), None), Err(Refusal::ReadOnly(_))));
+    }
+
+    #[test]
+    fn a_bit_never_touches_its_neighbours() {
+        let mut point = setpoint();
+        point.write = Some(Write { min: None, max: None, step: None, ..point.write.clone().unwrap() });
+        if let Source::Wire(wire) = &mut point.source {
+            wire.data_type = DataType::U16;
+            wire.scale = Scale::default();
+            wire.bits = Some(BitSpan { low: 4, high: 7 });
+        }
+        let planned = judge(&point, &Value::Int(9), None).unwrap();
+        assert_eq!(planned.kind, WriteKind::Mask { address: 101, and: 0xFF0F, or: 0x0090 });
+    }
+
+    #[test]
+    fn an_old_command_is_refused() {
+        let write = setpoint().write.unwrap();
+        let dated = Request { expires_us: Some(1_000_000), ..parse(b"5").unwrap() };
+        assert_eq!(in_time(&dated, &write, 999_000, Duration::ZERO), Ok(()));
+        assert_eq!(in_time(&dated, &write, 1_500_000, Duration::ZERO), Err(Refusal::Expired(500)));
+        let bare = parse(b"5").unwrap();
+        assert_eq!(in_time(&bare, &write, 0, Duration::from_secs(10)), Ok(()));
+        assert_eq!(in_time(&bare, &write, 0, Duration::from_millis(10_250)), Err(Refusal::Expired(250)));
+    }
+}

@@ -1,0 +1,49 @@
+//! From the broker to the devices: whoever publishes to `…/set`, here or upstream, is heard, and answered through the broker.
+
+use tokio::sync::mpsc;
+
+use crate::broker::Broker;
+use crate::command;
+use crate::command::Seat;
+use crate::config::Plant;
+use crate::daemon::Group;
+use crate::supervise;
+use crate::supervise::Panics;
+use crate::topic::{Qos, TopicFilter};
+
+/// Commands between the broker and the task; more than a person sends. Full: the newest is dropped by the broker and counted.
+const WAITING: usize = 256;
+
+/// Subscribes and starts the task.
+pub(super) fn start(group: &Group, panics: &Panics, plant: &Plant, broker: &Broker, buses: Vec<Seat>) {
+    let stop = group.stop.clone();
+    let (plant, broker) = (plant.clone(), broker.clone());
+    let make = {
+        let stop = stop.clone();
+        move || hear(plant.clone(), broker.clone(), buses.clone(), stop.clone())
+    };
+    supervise::leaf(&group.tasks, panics, "commands", stop, make);
+}
+
+async fn hear(plant: Plant, broker: Broker, buses: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
+    let filter = format!("{}/+/+/set", plant.gateway);
+    let filter = TopicFilter::new(filter).expect("the gateway's name is one level");
+    let mut inbox = broker.subscribe("$commands", vec![(filter, Qos::ExactlyOnce)], WAITING).await;
+    let (heard, commands) = mpsc::channel(1);
+    let answers = broker.inlet_as("$commands").await;
+    drop(broker);
+    let task = command::new(&plant, buses, commands, answers);
+    let forward = async {
+        while let Some(batch) = inbox.recv().await {
+            if heard.send(batch).await.is_err() {
+                break;
+            }
+        }
+        // The broker has ended before it was told: its owner says so; commands wait for the stop.
+        stop.cancelled().await;
+    };
+    tokio::select! {
+        () = task.run(stop.clone()) => {}
+        () = forward => {}
+    }
+}
