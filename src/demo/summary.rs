@@ -74,7 +74,7 @@ impl fmt::Display for Summary {
         writeln!(f, "  sent upstream      {:>9}   and {resent} again after a cut", self.sent())?;
         writeln!(f, "  = acknowledged     {:>9}", self.acknowledged())?;
         if self.waiting() > 0 {
-            writeln!(f, "  waiting in the log {:>9}   kept for the next start", self.waiting())?;
+            writeln!(f, "  waiting in the log {:>9}   not sent yet when it was stopped", self.waiting())?;
         }
         writeln!(f)?;
         writeln!(f, "  seen by a subscriber at the cloud, compared with what the gateway gave out:")?;
