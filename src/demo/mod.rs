@@ -32,7 +32,7 @@ const CUT_AT: u64 = 30;
 const CUT_FOR: u64 = 10;
 /// The end waits this long for the log to empty; after Ctrl-C people want their prompt.
 const DRAIN: Duration = Duration::from_secs(15);
-const DRAIN_HASTY: Duration = Duration::from_millis(800);
+const DRAIN_HASTY: Duration = Duration::from_millis(1200);
 
 /// How the demo is to run.
 #[derive(Debug, Clone, Copy)]

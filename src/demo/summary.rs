@@ -33,7 +33,9 @@ impl Summary {
 
     /// Still in the log: not lost, only not sent yet.
     fn waiting(&self) -> u64 {
-        self.now.spool.backlog.values().sum()
+        let backlog: u64 = self.now.spool.backlog.values().sum();
+        // What the spool says is a commit interval old: it cannot be more than was not acknowledged.
+        backlog.min((self.sum.given + self.own_states).saturating_sub(self.acknowledged()))
     }
 
     fn lost(&self) -> u64 {
@@ -72,7 +74,7 @@ impl fmt::Display for Summary {
         writeln!(f, "  sent upstream      {:>9}   and {resent} again after a cut", self.sent())?;
         writeln!(f, "  = acknowledged     {:>9}", self.acknowledged())?;
         if self.waiting() > 0 {
-            writeln!(f, "  waiting in the log {:>9}   kept for the next start", self.waiting())?;
+            writeln!(f, "  waiting in the log {:>9}   not sent yet when it was stopped", self.waiting())?;
         }
         writeln!(f)?;
         writeln!(f, "  seen by a subscriber at the cloud, compared with what the gateway gave out:")?;

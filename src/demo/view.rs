@@ -83,7 +83,8 @@ fn device_row(scene: &Scene, device: &crate::status::DeviceStatus, width: usize)
     let mut row = format!("  {:<14} unit {:>3}  {state:<8}", device.name, device.unit_id);
     for (point, value) in scene.newest.get(&device.name).into_iter().flatten() {
         // Each value has its column, so that a longer number does not push the others about.
-        let cell = format!("{:<23} ", clip(&format!("{point} {value}"), 22));
+        let room = 22_usize.saturating_sub(value.chars().count() + 1);
+        let cell = format!("{:<23} ", format!("{} {value}", clip(point, room)));
         if row.chars().count() + cell.trim_end().chars().count() > width {
             break;
         }

@@ -11,6 +11,7 @@ use crate::demo::account::Account;
 use crate::demo::view::Scene;
 use crate::message::Message;
 use crate::point::PointId;
+use crate::sample::Value;
 use crate::status::Snapshot;
 
 /// Rates are taken over this long.
@@ -26,7 +27,8 @@ pub(super) struct Watcher {
     rules: Vec<Mapping>,
     /// Told by the bridge itself on every connect, not through the log.
     state_topic: String,
-    points: Vec<(String, String)>,
+    /// Device and point in the order they are shown: those with a unit first, because they move.
+    points: Vec<(PointId, String, String)>,
     newest: HashMap<PointId, String>,
     given: Rate,
     arrived: Rate,
@@ -37,14 +39,15 @@ impl Watcher {
     pub(super) fn new(plant: &Plant) -> Self {
         let name = |p: &crate::config::plant::Point| {
             let device = usize::try_from(p.device.0).ok().and_then(|n| plant.devices.get(n));
-            (device.map(|d| d.name.to_string()).unwrap_or_default(), p.name.to_string())
+            (p.id, device.map(|d| d.name.to_string()).unwrap_or_default(), p.name.to_string())
         };
+        let (moving, other): (Vec<_>, Vec<_>) = plant.points.iter().partition(|p| !p.unit.is_empty());
         Self {
             account: Account::default(),
             own_states: 0,
             rules: plant.upstreams.iter().flat_map(|u| u.send.clone()).collect(),
             state_topic: format!("{}/$state", plant.gateway),
-            points: plant.points.iter().map(name).collect(),
+            points: moving.into_iter().chain(other).map(name).collect(),
             newest: HashMap::new(),
             given: Rate::default(),
             arrived: Rate::default(),
@@ -58,7 +61,7 @@ impl Watcher {
             if let Some(own) = &message.own {
                 let value = own.sample.value().map_or_else(
                     || own.sample.quality().reason().map_or_else(|| "–".to_owned(), |r| r.to_string()),
-                    |v| format!("{v} {}", own.series.unit),
+                    |v| format!("{} {}", short(v), own.series.unit),
                 );
                 self.newest.insert(own.sample.point(), value.trim_end().to_owned());
             }
@@ -91,12 +94,27 @@ impl Watcher {
     /// What the view shows now.
     pub(super) fn scene(&mut self, now: Snapshot, elapsed: Duration) -> Scene {
         let mut newest: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
-        for (n, (device, point)) in (0..).zip(&self.points) {
-            if let Some(value) = self.newest.get(&PointId(n)) {
+        for (id, device, point) in &self.points {
+            if let Some(value) = self.newest.get(id) {
                 newest.entry(device.clone()).or_default().push((point.clone(), value.clone()));
             }
         }
         Scene { now, elapsed, newest, rates: (self.given.per_second(), self.arrived.per_second()), ..Scene::default() }
+    }
+}
+
+/// A float's seven digits are right for machines; in a column of the view four are enough.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.len() <= 6 {
+        return text;
+    }
+    match (value, value.as_f64()) {
+        (Value::Decimal(_) | Value::Float(_), Some(x)) if x.fract() != 0.0 => {
+            let digits = if x.abs() >= 100.0 { 1 } else { 2 };
+            format!("{x:.digits$}")
+        }
+        _ => text,
     }
 }
 
