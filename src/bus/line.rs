@@ -130,22 +130,38 @@ fn check(path: &Path) -> Result<(), String> {
         return Err(format!("{shown} is not a serial port"));
     }
     match rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK) {
-        Err(rustix::io::Errno::ACCESS) => Err(no_permission(path, &group_name(meta.gid()))),
+        Err(rustix::io::Errno::ACCESS) => {
+            let uid = rustix::process::geteuid().as_raw();
+            let user = find_name("/etc/passwd", uid).unwrap_or_else(|| uid.to_string());
+            Err(no_permission(path, &group_name(meta.gid()), meta.mode(), &user))
+        }
         _ => Ok(()),
     }
 }
 
-fn no_permission(path: &Path, group: &str) -> String {
+/// Joining the port's group helps only where the group may read and write, and nobody should join root's.
+fn no_permission(path: &Path, group: &str, mode: u32, user: &str) -> String {
+    let path = path.display();
+    if mode & 0o060 == 0o060 && group != "root" {
+        return format!(
+            "no permission to open {path}: it belongs to group {group}; sudo usermod -aG {group} {user}, then restart"
+        );
+    }
     format!(
-        "no permission to open {}: it belongs to group {group}; sudo usermod -aG {group} trunkline, then restart",
-        path.display()
+        "no permission to open {path}: it belongs to group {group} with mode {:03o}; let a group have it (sudo chgrp dialout \
+         {path}; sudo chmod 660 {path}), then sudo usermod -aG dialout {user} and restart",
+        mode & 0o777
     )
 }
 
 /// The group's name as /etc/group has it, else its number.
 fn group_name(gid: u32) -> String {
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    find_group(&groups, gid).unwrap_or_else(|| gid.to_string())
+    find_name("/etc/group", gid).unwrap_or_else(|| gid.to_string())
+}
+
+/// The name of a user or group; both files have the number in the third field.
+fn find_name(file: &str, id: u32) -> Option<String> {
+    find_group(&std::fs::read_to_string(file).unwrap_or_default(), id)
 }
 
 fn find_group(groups: &str, gid: u32) -> Option<String> {
@@ -230,7 +246,9 @@ mod tests {
     #[test]
     fn a_refused_port_names_its_group_and_the_command() {
         let group = find_group("root:x:0:\ndialout:x:20:pi\n", 20).unwrap();
-        let text = no_permission(Path::new("/dev/ttyUSB0"), &group);
+        let text = no_permission(Path::new("/dev/ttyUSB0"), &group, 0o660, "trunkline");
         assert!(text.contains("sudo usermod -aG dialout trunkline"), "{text}");
+        let text = no_permission(Path::new("/dev/ttyS0"), "root", 0o600, "pi");
+        assert!(!text.contains("-aG root") && text.contains("mode 600"), "{text}");
     }
 }

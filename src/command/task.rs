@@ -124,8 +124,19 @@ impl CommandTask {
             Err((id, refusal)) => (id, refusal.to_string()),
         };
         tracing::info!(topic = %message.topic, reason = refused.1, "command refused");
+        if message.retain {
+            self.forget(&message).await;
+        }
         let (id, reason) = refused;
         answer(&self.answers, &message, id.as_deref(), &Outcome::Refused(reason), came).await;
+    }
+
+    /// Takes a refused command out of the retained messages, so that it does not come again at every start, here or upstream.
+    async fn forget(&self, message: &Message) {
+        let nothing = Message::plain(message.topic.clone(), Bytes::new(), Qos::AtLeastOnce, Retain::Yes);
+        if self.answers.send(vec![nothing]).await.is_err() {
+            tracing::debug!("broker gone, the retained command stays");
+        }
     }
 
     fn understand(&self, message: &Message, came: Instant) -> Result<Job, (Option<String>, Refusal)> {

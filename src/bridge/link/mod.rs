@@ -160,13 +160,14 @@ impl Link {
         }
     }
 
-    /// Asks for topics. What we published ourselves does not come back where the version can say so.
+    /// Asks for topics. Where the version can say so (5), what we published ourselves does not
+    /// come back, and a retained message is known as one also when it comes live: retained commands are refused.
     pub(super) fn subscribe(&self, filters: &[(TopicFilter, Qos)]) {
         let asked = match &self.client {
             Client::V5(client) => client
-                .try_subscribe_many(
-                    filters.iter().map(|(f, q)| v5::SubscribeFilterInput::new(f.as_str(), qos_v5(*q)).no_local(true)),
-                )
+                .try_subscribe_many(filters.iter().map(|(f, q)| {
+                    v5::SubscribeFilterInput::new(f.as_str(), qos_v5(*q)).no_local(true).preserve_retain(true)
+                }))
                 .is_ok(),
             Client::V4(client) => client
                 .try_subscribe_many(filters.iter().map(|(f, q)| v4::SubscribeFilter::new(f.to_string(), qos_v4(*q))))

@@ -32,7 +32,7 @@ impl Checker {
         let listen = node.get("listen").map_or_else(|| vec![usual], |n| self.listeners(n));
         let words = [("loopback", Anonymous::Loopback), ("never", Anonymous::Never), ("always", Anonymous::Always)];
         let anonymous = node.get("anonymous").and_then(|n| self.reader.word(n, &words)).unwrap_or(Anonymous::Loopback);
-        let users = node.get("users").and_then(|n| self.file(n));
+        let users = node.get("users").and_then(|n| self.users(n));
         let access = node.get("access").map(|n| self.access(n)).unwrap_or_default();
         let limits = node.get("limits").map_or(LIMITS, |n| self.broker_limits(n));
         if let (Anonymous::Never, None) = (anonymous, &users) {
@@ -71,7 +71,7 @@ impl Checker {
             if kind != "tls" {
                 self.reader.error(found.at, format!("`{key}` means nothing on a `{kind}` listener"), "take it out");
             }
-            self.file(found)
+            self.readable(found)
         };
         let (cert, key, client_ca) = (file("cert"), file("key"), file("client_ca"));
         let kind = match (kind, cert, key) {
@@ -103,6 +103,15 @@ impl Checker {
                 None
             }
         }
+    }
+
+    /// The users are read anew at the start; here is only whether they can be.
+    fn users(&mut self, node: &Node) -> Option<std::path::PathBuf> {
+        let path = self.readable(node)?;
+        if let (true, Err(why)) = (path.exists(), crate::config::users::load(&path)) {
+            self.reader.error(node.at, why, "`trunkline passwd` writes this file");
+        }
+        Some(path)
     }
 
     fn access(&mut self, node: &Node) -> Vec<AccessRule> {

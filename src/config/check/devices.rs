@@ -261,7 +261,9 @@ impl Checker {
                 |other: &str| names.iter().position(|n| n == other).map(|n| first + u32::try_from(n).unwrap_or(0));
             own.extend(self.point(&context, (name, id), &ids));
         }
-        if names.is_empty() {
+        // A profile that was not found is reported already.
+        let lost = profile.is_none() && entry.node.get("profile").is_some();
+        if names.is_empty() && !lost {
             self.reader.error(
                 entry.node.at,
                 format!("device `{name}` has no points"),

@@ -74,6 +74,17 @@ impl Checker {
         Some(self.beside(node.at, &path))
     }
 
+    /// A path to a file that must be there to be read when the gateway starts.
+    fn readable(&mut self, node: &Node) -> Option<PathBuf> {
+        let path = self.file(node)?;
+        if let Err(e) = std::fs::File::open(&path) {
+            let help =
+                "paths count from the file they are written in; the user that runs the gateway must be able to read it";
+            self.reader.error(node.at, format!("{} cannot be read: {e}", path.display()), help);
+        }
+        Some(path)
+    }
+
     /// The whole plant; `None` only where there is nothing to build on. Worth something only without errors.
     pub(super) fn plant(&mut self, roots: &[Node]) -> Option<Plant> {
         self.gateway = self.gateway_name(roots);
@@ -146,6 +157,10 @@ impl Checker {
 
     /// A name that becomes a level of a topic.
     fn name(&mut self, at: At, name: &str) -> bool {
+        if name.is_empty() {
+            self.reader.error(at, "a name has at least one character", "");
+            return false;
+        }
         let wrong = name.chars().find(|c| matches!(c, '/' | '+' | '#' | '\0'));
         if let Some(c) = wrong {
             self.reader.error(

@@ -301,12 +301,18 @@ impl Checker {
                     return None;
                 }
             },
-            None => self.reader.word(node, TYPES)?,
+            None => self.word_or_string(node)?,
         };
         if table.is_bits() && data_type != DataType::Bool {
             self.reader.error(node.at, format!("a {table} is one bit, not {data_type}"), "take `type` out");
         }
         Some(data_type)
+    }
+
+    /// Like any word, but the list of known ones must not leave out the one that takes a number.
+    fn word_or_string(&mut self, node: &Node) -> Option<DataType> {
+        let with_string: Vec<_> = TYPES.iter().copied().chain([("string(N)", DataType::String(0))]).collect();
+        self.reader.word(node, &with_string).filter(|t| *t != DataType::String(0))
     }
 
     fn bits(&mut self, layers: Layers<'_>, table: Table, data_type: DataType) -> Option<BitSpan> {

@@ -158,7 +158,7 @@ impl Checker {
 
     fn tls(&mut self, node: &Node) -> Tls {
         self.reader.keys(node, &["ca", "cert", "key", "alpn"]);
-        let mut file = |key: &str| node.get(key).and_then(|n| self.file(n));
+        let mut file = |key: &str| node.get(key).and_then(|n| self.readable(n));
         let (ca, cert, key) = (file("ca"), file("cert"), file("key"));
         if cert.is_some() != key.is_some() {
             self.reader.error(node.at, "`cert` and `key` come together", "both are PEM files");
