@@ -13,6 +13,7 @@ mod check;
 mod demo;
 mod logging;
 mod passwd;
+mod plan;
 mod run;
 mod schema;
 mod status;
@@ -61,6 +62,8 @@ enum Command {
     Run(run::Arguments),
     /// Check a configuration and say what would run
     Check(check::Arguments),
+    /// Say what each line will carry: requests, load, and how old values get
+    Plan(plan::Arguments),
     /// Show the whole thing at work with simulated devices and a stand-in cloud
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
@@ -91,6 +94,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match parsed.command {
         Command::Run(args) => run::run(&args, &log),
         Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
         Command::Passwd(args) => passwd::run(&args),
