@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod check;
 mod demo;
 mod logging;
@@ -68,6 +69,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Measure this machine against what is physically possible
+    Bench(bench::Arguments),
     /// Set the password of a user of the embedded broker
     Passwd(passwd::Arguments),
     /// Print the JSON Schema of the configuration, for editors
@@ -97,6 +100,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Passwd(args) => passwd::run(&args),
         Command::Schema => schema::run(),
         Command::Version => version::run(),
