@@ -20,6 +20,7 @@ mod schema;
 mod status;
 mod summary;
 mod table;
+mod trace;
 mod version;
 
 /// How a command ended; the codes of `sysexits.h` where there is one.
@@ -69,6 +70,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Show what passes on a line of the running gateway
+    Trace(trace::Arguments),
     /// Measure this machine against what is physically possible
     Bench(bench::Arguments),
     /// Set the password of a user of the embedded broker
@@ -100,6 +103,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Passwd(args) => passwd::run(&args),
         Command::Schema => schema::run(),
