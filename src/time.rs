@@ -5,11 +5,11 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// When something happened, on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Stamp {
     /// Microseconds since this process began, monotonic. Comparable within one [`boot_id`] only.
     pub mono_us: u64,
@@ -48,6 +48,14 @@ pub fn rfc3339_millis(wall_us: i64) -> String {
     match jiff::Timestamp::from_microsecond(wall_us) {
         Ok(t) => format!("{t:.3}"),
         Err(_) => "1970-01-01T00:00:00.000Z".to_owned(),
+    }
+}
+
+/// The time of day in the system's zone with microseconds: `01:02:03.456789`.
+pub fn clock_micros(wall_us: i64) -> String {
+    match jiff::Timestamp::from_microsecond(wall_us) {
+        Ok(t) => t.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S.%6f").to_string(),
+        Err(_) => "00:00:00.000000".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::bus::frame;
@@ -26,7 +27,8 @@ pub enum Depth {
 }
 
 /// Which way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Way {
     /// To the devices.
     Out,
@@ -37,7 +39,7 @@ pub enum Way {
 }
 
 /// Something passed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traced {
     /// When, to the microsecond.
     pub at: Stamp,
@@ -48,7 +50,8 @@ pub struct Traced {
 }
 
 /// What passed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Passed {
     /// A piece of bytes, sound or not.
     Piece(Vec<u8>),

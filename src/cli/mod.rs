@@ -9,15 +9,18 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod check;
 mod demo;
 mod logging;
 mod passwd;
+mod plan;
 mod run;
 mod schema;
 mod status;
 mod summary;
 mod table;
+mod trace;
 mod version;
 
 /// How a command ended; the codes of `sysexits.h` where there is one.
@@ -61,10 +64,16 @@ enum Command {
     Run(run::Arguments),
     /// Check a configuration and say what would run
     Check(check::Arguments),
+    /// Say what each line will carry: requests, load, and how old values get
+    Plan(plan::Arguments),
     /// Show the whole thing at work with simulated devices and a stand-in cloud
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Show what passes on a line of the running gateway
+    Trace(trace::Arguments),
+    /// Measure this machine against what is physically possible
+    Bench(bench::Arguments),
     /// Set the password of a user of the embedded broker
     Passwd(passwd::Arguments),
     /// Print the JSON Schema of the configuration, for editors
@@ -91,8 +100,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match parsed.command {
         Command::Run(args) => run::run(&args, &log),
         Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Passwd(args) => passwd::run(&args),
         Command::Schema => schema::run(),
         Command::Version => version::run(),

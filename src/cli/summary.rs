@@ -40,7 +40,8 @@ pub(super) fn of(plant: &Plant) -> String {
     out
 }
 
-fn describe_line(plant: &Plant, line: &Line) -> String {
+/// A line's name, port and devices.
+pub(super) fn describe_line(plant: &Plant, line: &Line) -> String {
     let port = match &line.port {
         Port::Serial(s) => format!("{} at {} {}", s.path.display(), s.baud, s.format),
         Port::Tcp(to) => format!("Modbus TCP to {to}"),

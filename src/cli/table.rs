@@ -1,5 +1,7 @@
 //! Text in aligned columns. Widths are counted in characters, which is right for everything this program prints.
 
+use std::time::Duration;
+
 /// How a column is aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
@@ -68,6 +70,32 @@ pub(super) fn seconds(s: u64) -> String {
     }
 }
 
+/// A short time for people: `250 ms`, `12.5 s`, then as [`seconds`].
+pub(super) fn span(d: Duration) -> String {
+    match d.as_millis() {
+        0..10_000 => format!("{:.0} ms", d.as_secs_f64() * 1e3),
+        10_000..60_000 => format!("{:.1} s", d.as_secs_f64()),
+        _ => seconds(d.as_secs()),
+    }
+}
+
+/// Names with commas between them, in rows of so many characters where a name is not longer than that.
+pub(super) fn wrap(names: &[&str], width: usize) -> Vec<String> {
+    let mut rows: Vec<String> = Vec::new();
+    for name in names {
+        match rows.last_mut().filter(|row| row.chars().count() + name.chars().count() + 2 <= width) {
+            Some(row) => row.push_str(&format!(", {name}")),
+            None => {
+                if let Some(row) = rows.last_mut() {
+                    row.push(',');
+                }
+                rows.push((*name).to_owned());
+            }
+        }
+    }
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +111,9 @@ mod tests {
     fn numbers_are_for_people() {
         assert_eq!((thousands(7), thousands(1_234_567)), ("7".to_owned(), "1,234,567".to_owned()));
         assert_eq!((bytes(1023), bytes(512 * 1024 * 1024)), ("1023 B".to_owned(), "512.0 MiB".to_owned()));
+        let spans = [250, 9_999, 12_500, 90_000].map(|ms| span(Duration::from_millis(ms)));
+        assert_eq!(spans, ["250 ms", "9999 ms", "12.5 s", "1 min 30 s"]);
+        assert_eq!(wrap(&["a", "b", "long"], 6), ["a, b,", "long"]);
         assert_eq!((seconds(66), seconds(90_000)), ("1 min 6 s".to_owned(), "1 d 1 h".to_owned()));
     }
 }

@@ -63,6 +63,11 @@ impl Client {
         Ok(Self { lines: BufReader::new(stream), next_id: 1 })
     }
 
+    /// For streams that may be silent for long: a stuck daemon is then told from a quiet one by nobody.
+    pub fn wait_for_ever(&mut self) -> Result<(), ClientError> {
+        Ok(self.lines.get_ref().set_read_timeout(None)?)
+    }
+
     /// One question, one answer.
     pub fn call(&mut self, method: &str, params: Value) -> Result<Value, ClientError> {
         self.ask(method, params)?;

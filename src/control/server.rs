@@ -1,5 +1,5 @@
 //! The daemon's side of the control socket: binds it with mode 0660, answers each connection in order, streams until the
-//! asker closes. It reads the [`Board`] and nothing else, so a slow asker costs its own connection only.
+//! asker closes. It reads the [`Board`] and the [`Window`]s only, so a slow asker costs its own connection only.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
+use crate::control::window::{Items, Window, look};
 use crate::status::Board;
 
 /// Askers at once; one more waits in the kernel's backlog until another leaves.
@@ -76,14 +77,15 @@ impl Server {
     }
 
     /// Answers until `stop`; open streams end with `end`.
-    pub async fn run(self, board: Board, stop: CancellationToken) {
+    pub async fn run(self, board: Board, windows: Vec<Window>, stop: CancellationToken) {
+        let windows: Arc<[Window]> = windows.into();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
         while let Some(place) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
             let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else { break };
             match accepted {
                 Ok((stream, _)) => {
-                    let asked = Connection::new(stream, board.clone(), stop.clone());
+                    let asked = Connection::new(stream, board.clone(), Arc::clone(&windows), stop.clone());
                     tasks.spawn(async move {
                         asked.run().await;
                         drop(place);
@@ -127,6 +129,7 @@ struct Connection {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
     out: FramedWrite<OwnedWriteHalf, LinesCodec>,
     board: Board,
+    windows: Arc<[Window]>,
     stop: CancellationToken,
 }
 
@@ -134,10 +137,10 @@ struct Connection {
 struct Gone;
 
 impl Connection {
-    fn new(stream: UnixStream, board: Board, stop: CancellationToken) -> Self {
+    fn new(stream: UnixStream, board: Board, windows: Arc<[Window]>, stop: CancellationToken) -> Self {
         let (read, write) = stream.into_split();
         let lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
-        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, stop }
+        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, windows, stop }
     }
 
     async fn run(mut self) {
@@ -166,6 +169,12 @@ impl Connection {
         if request.method == "status.watch" {
             return self.watch(request.id).await;
         }
+        if request.method == "trace" {
+            return match look(&self.windows, &request.params) {
+                Ok(items) => self.pass_on(request.id, items).await,
+                Err(error) => self.send(&Reply::Error { id: request.id, error }).await,
+            };
+        }
         let reply = match self.result(&request) {
             Ok(result) => Reply::Result { id: request.id, result },
             Err(error) => Reply::Error { id: request.id, error },
@@ -183,7 +192,7 @@ impl Connection {
                 "pid": std::process::id(),
             })),
             other => {
-                let known = "status, status.watch, version";
+                let known = "status, status.watch, trace, version";
                 Err(Fault::new(Code::UnknownMethod, format!("no method `{other}`; this daemon knows {known}")))
             }
         }
@@ -205,6 +214,23 @@ impl Connection {
             if closed {
                 return Err(Gone);
             }
+        }
+        self.send(&Reply::End { id, end: true }).await
+    }
+
+    /// Until the items end, or the daemon, or the asker has gone.
+    async fn pass_on(&mut self, id: u64, mut items: Items) -> Result<(), Gone> {
+        loop {
+            let item = tokio::select! {
+                () = self.stop.cancelled() => None,
+                line = self.lines.next() => match line {
+                    Some(Ok(_)) => continue,
+                    _ => return Err(Gone),
+                },
+                item = items.next() => item,
+            };
+            let Some(item) = item else { break };
+            self.send(&Reply::Item { id, item }).await?;
         }
         self.send(&Reply::End { id, end: true }).await
     }
@@ -243,6 +269,11 @@ mod tests {
         Board::new(parts)
     }
 
+    fn window() -> Window {
+        let items = || futures_util::stream::iter([json!("a"), json!("b")]);
+        Window::new("hall".into(), move || Box::pin(items().chain(futures_util::stream::pending())))
+    }
+
     /// Runs `ask` against a served socket and gives back what it returns.
     async fn asked<T: Send + 'static>(ask: impl FnOnce(PathBuf, CancellationToken) -> T + Send + 'static) -> T {
         let dir = tempfile::tempdir().unwrap();
@@ -250,7 +281,7 @@ mod tests {
         let server = Server::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(server.run(board(), stop.clone()));
+        let serving = tokio::spawn(server.run(board(), vec![window()], stop.clone()));
         let (there, token) = (path.clone(), stop.clone());
         let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
         stop.cancel();
@@ -288,6 +319,20 @@ mod tests {
             stream.count()
         });
         assert!(rest.await <= 1, "an item may have been under way");
+    }
+
+    #[tokio::test]
+    async fn a_trace_gives_what_passes_and_an_unknown_line_names_the_known() {
+        let rest = asked(|path, stop| {
+            let mut client = Client::connect(&path).unwrap();
+            let error = client.stream("trace", json!({"line": "hill"})).unwrap().next().unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "no line `hill`; there are: hall");
+            let mut stream = client.stream("trace", json!({"line": "hall"})).unwrap();
+            assert_eq!((stream.next().unwrap().unwrap(), stream.next().unwrap().unwrap()), (json!("a"), json!("b")));
+            stop.cancel();
+            stream.count()
+        });
+        assert_eq!(rest.await, 0);
     }
 
     #[tokio::test]

@@ -36,6 +36,7 @@ mod intake;
 mod lines;
 mod upstreams;
 mod watchdog;
+mod windows;
 
 /// Batches of samples between the lines and publish, and of device events. Full: the line waits, its schedule counts the
 /// missed turns.
@@ -171,6 +172,7 @@ impl Daemon {
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
         let lines::Seen { lines, account, buses } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        let windows = windows::of(&plant.lines, &buses);
         commands::start(&groups.services, &panics, &plant, &broker, buses);
         watchdog::start(
             &groups.services,
@@ -191,7 +193,7 @@ impl Daemon {
             services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
         }
         if let Some(control) = control {
-            services.tasks.spawn(control.run(board.clone(), services.stop.clone()));
+            services.tasks.spawn(control.run(board.clone(), windows, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +12,16 @@ use std::time::Duration;
 use crate::config::plant::{Device, Line, Point, Schedule, Source};
 use crate::point::{AddressRange, DeviceId, PointId, Table};
 use crate::poll::health::{self, Silence};
-use crate::poll::member::USUAL_TURNAROUND;
+pub(crate) use crate::poll::member::USUAL_TURNAROUND;
 use crate::poll::plan::{self, Cost, Holes};
 use crate::poll::schedule::{Clocks, Timetable};
 
 /// Simulated at least and at most; rarer turns than hourly weigh nothing.
 const SHORTEST: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(3600);
-/// A bound on the work: at 20 ms this is an hour of one device.
+/// Bounds on the work: at 20 ms this is an hour of one device. Deaths share it, each with this much at least.
 const TURNS: usize = 200_000;
+const TURNS_AT_LEAST: usize = 10_000;
 /// A period counts as met when the mean stays within this part of it.
 const TOLERANCE: u32 = 100;
 const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
@@ -78,6 +80,8 @@ pub struct Without {
     pub load: f64,
     /// The worst age among the points of the others.
     pub worst: Duration,
+    /// By how much the worst of them is older than its period.
+    pub late: Duration,
     /// For how long at most one turn of the others is held up until the death is noticed.
     pub hold_up: Duration,
 }
@@ -113,9 +117,7 @@ pub fn of(line: &Line, devices: &[Device], points: &[Point]) -> Forecast {
 
 /// The same for devices that take so long to begin an answer once they know that the question has ended.
 pub fn with_turnaround(line: &Line, devices: &[Device], points: &[Point], turnaround: Duration) -> Forecast {
-    let devices: Vec<&Device> = devices.iter().filter(|d| d.line == line.id).collect();
-    let points = points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).collect();
-    let model = Model { line, devices, points, cost: Cost::new(line, turnaround + plan::silence(line)) };
+    let model = Model::new(line, devices, points, turnaround);
     let asked = model.run(None, Wire::OfNoLength);
     let real = model.run(None, Wire::AsItIs);
     let without = model.devices.iter().map(|dead| model.without(dead)).collect();
@@ -126,6 +128,11 @@ pub fn with_turnaround(line: &Line, devices: &[Device], points: &[Point], turnar
         points: model.ages(&real),
         without,
     }
+}
+
+/// Only the load, which is quick: wire time asked of the line by the time there is.
+pub fn load(line: &Line, devices: &[Device], points: &[Point]) -> f64 {
+    Model::new(line, devices, points, USUAL_TURNAROUND).run(None, Wire::OfNoLength).load()
 }
 
 /// Whether reads take time.
@@ -176,18 +183,25 @@ impl Run {
 
 type Reads = Vec<(Table, AddressRange, Vec<PointId>)>;
 
-impl Model<'_> {
+impl<'a> Model<'a> {
+    fn new(line: &'a Line, devices: &'a [Device], points: &'a [Point], turnaround: Duration) -> Self {
+        let devices: Vec<&Device> = devices.iter().filter(|d| d.line == line.id).collect();
+        let points = points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).collect();
+        Self { line, devices, points, cost: Cost::new(line, turnaround + plan::silence(line)) }
+    }
+
     fn run(&self, dead: Option<DeviceId>, wire: Wire) -> Run {
         let clocks = |now: Duration| Clocks { now, wall_us: i64::try_from(now.as_micros()).unwrap_or(i64::MAX) };
         let alive = self.points.iter().filter(|p| Some(p.device) != dead);
         let rows = alive.map(|p| (p.device, p.id, &p.schedule));
         let mut table = Timetable::new(rows, clocks(Duration::ZERO), jiff::tz::TimeZone::UTC);
-        let (settled, end) = self.window();
+        let turns = if dead.is_none() { TURNS } else { (TURNS / self.devices.len()).max(TURNS_AT_LEAST) };
+        let (settled, end) = self.window(turns);
         let mut plans: HashMap<(DeviceId, Vec<PointId>), Reads> = HashMap::new();
         let mut run =
             Run { busy: Duration::ZERO, lasted: end - settled, reads: BTreeMap::new(), arrivals: HashMap::new() };
         let mut now = Duration::ZERO;
-        for _ in 0..TURNS {
+        for _ in 0..turns {
             let Some(due) = table.take(clocks(now)) else {
                 match table.next() {
                     Some(next) if next < end => now = next.max(now),
@@ -216,12 +230,18 @@ impl Model<'_> {
         run
     }
 
-    /// When to begin to count, and when to end: whole numbers of the longest period in between.
-    fn window(&self) -> (Duration, Duration) {
-        let periods = self.points.iter().filter_map(|p| period(p));
-        let longest = periods.max().unwrap_or(SHORTEST).min(LONGEST);
-        let turns = (SHORTEST.as_micros().div_ceil(longest.as_micros().max(1))).max(2);
-        (longest, longest * (1 + u32::try_from(turns).unwrap_or(2)))
+    /// When to begin to count, and when to end: whole numbers of the longest period in between. A period so long that the
+    /// shorter ones would use up all turns first weighs nothing beside them.
+    fn window(&self, turns: usize) -> (Duration, Duration) {
+        let groups: HashSet<_> = self.points.iter().filter_map(|p| Some((p.device, period(p)?))).collect();
+        let rate: f64 = groups.iter().map(|(_, period)| period.as_secs_f64().recip()).sum();
+        let longest = groups.iter().map(|(_, period)| *period).max().unwrap_or(SHORTEST).min(LONGEST);
+        // Three times: once to settle, twice to count.
+        #[expect(clippy::cast_precision_loss, reason = "far below the limit")]
+        let affordable = turns as f64 / rate.max(1e-3) / 3.0;
+        let longest = longest.min(Duration::from_secs_f64(affordable));
+        let counted = (SHORTEST.as_micros().div_ceil(longest.as_micros().max(1))).max(2);
+        (longest, longest * (1 + u32::try_from(counted).unwrap_or(2)))
     }
 
     fn plan(&self, device: DeviceId, points: &[PointId]) -> Reads {
@@ -272,6 +292,8 @@ impl Model<'_> {
         let (asked, real) = (self.run(Some(dead.id), Wire::OfNoLength), self.run(Some(dead.id), Wire::AsItIs));
         let probe = (plan::question(self.line) + self.line.timeout).min(Silence::affordable(1));
         let others = real.arrivals.values().map(|a| a.longest).max().unwrap_or_default();
+        let periods = self.points.iter().filter_map(|p| Some((period(p)?, real.arrivals.get(&p.id)?)));
+        let late = periods.map(|(period, a)| a.longest.saturating_sub(period)).max().unwrap_or_default();
         // On a line without rest the probe comes in between.
         let delay = if asked.load() + probe.div_duration_f64(SHORTEST) < 1.0 { Duration::ZERO } else { probe };
         let tries = 1 + u32::from(self.line.retries);
@@ -279,6 +301,7 @@ impl Model<'_> {
             device: Arc::clone(&dead.name),
             load: asked.load() + probe.div_duration_f64(health::LONGEST_PAUSE),
             worst: others + delay,
+            late: late + delay,
             // Between tries of one unit the line is kept for its late answer.
             hold_up: (plan::question(self.line) + self.line.timeout) * tries + self.line.timeout * (tries - 1),
         }
@@ -365,6 +388,14 @@ mod tests {
         let age = &forecast.points[0];
         assert!((2100..2300).contains(&age.achievable.as_millis()), "{age}");
         assert!(age.to_string().contains("every 1000 ms cannot be met, 21"), "{age}");
+    }
+
+    #[test]
+    fn an_hourly_point_does_not_hide_an_overload() {
+        let (mut parts, _) = reference(9_600, Duration::from_millis(20));
+        parts.points[7].schedule = Schedule::Every { period: Duration::from_secs(3600), align: false };
+        let load = load(&parts.line, &parts.devices, &parts.points);
+        assert!((100.0..110.0).contains(&load), "{load}");
     }
 
     #[test]
