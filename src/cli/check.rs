@@ -1,7 +1,7 @@
 //! `trunkline check`: loads by the code that `run` uses and says every problem, or what would run.
 
 use crate::cli::{ConfigFile, Exit, complain, load, say, summary};
-use crate::config::plant::Plant;
+use crate::config::plant::{Plant, Port};
 use crate::poll::forecast;
 
 #[derive(Debug, clap::Args)]
@@ -27,9 +27,11 @@ pub(super) fn run(args: &Arguments) -> Exit {
     }
 }
 
-/// A sentence for each line of which more is asked than its wire can carry.
+/// A sentence for each trunk of which more is asked than its wire can carry.
 fn overloaded(plant: &Plant) -> Vec<String> {
-    let loads = plant.lines.iter().map(|l| (&l.name, forecast::load(l, &plant.devices, &plant.points)));
+    // How long a TCP device thinks is not known beforehand, and then it is all there is.
+    let trunks = plant.lines.iter().filter(|l| matches!(l.port, Port::Serial(_)));
+    let loads = trunks.map(|l| (&l.name, forecast::load(l, &plant.devices, &plant.points)));
     let over = loads.filter(|(_, load)| *load > 1.0).map(|(line, load)| {
         format!(
             "line {line}: its points ask for {:.0} % of the time there is, even if every device answers within {} ms; \

@@ -73,6 +73,9 @@ def test_what_may_not_be_written_is_refused_in_words(make_gateway, begin, witnes
         assert words in ask(near, point, payload, "refused")["reason"], (point, payload)
     assert "retain" in ask(near, "setpoint", "8", "refused", retain=True)["reason"]
     eventually(lambda: near.json("plant/chiller/setpoint")["value"] == 6, hoped="the set-point is as it was")
+    late = witness(port, "plant/chiller/setpoint/set", "plant/chiller/setpoint")
+    eventually(lambda: "plant/chiller/setpoint" in late.retained, hoped="what is retained arrives")
+    assert "plant/chiller/setpoint/set" not in late.retained, "a refused command does not wait for newcomers"
 
 
 def test_a_call_over_mqtt_5_is_answered_on_its_response_topic_with_its_correlation(make_gateway, begin, witness, port):
