@@ -1,5 +1,6 @@
 //! `trunkline status`: asks the running gateway and shows lines, devices, upstreams, spool and broker clients.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -104,18 +105,25 @@ fn lines(lines: &[LineStatus]) -> String {
         ("LOAD", Align::Right),
         ("REQUESTS", Align::Right),
         ("TIMEOUTS", Align::Right),
+        ("EXCEPTIONS", Align::Right),
         ("GARBLED", Align::Right),
         ("MISSED TURNS", Align::Right),
     ];
     let rows = lines.iter().map(|l| {
-        let state =
-            if l.up { "up".to_owned() } else { format!("down: {}", l.error.as_deref().unwrap_or("not opened yet")) };
-        let counts = [l.wire.requests, l.wire.timeouts, l.wire.garbled, l.missed_turns].map(thousands);
+        let state = if l.up { "up" } else { "down" }.to_owned();
+        let counts =
+            [l.wire.requests, l.wire.timeouts, l.wire.exceptions, l.wire.garbled, l.missed_turns].map(thousands);
         let mut row = vec![l.name.clone(), l.port.clone(), state, format!("{:.1} %", l.load * 100.0)];
         row.extend(counts);
         row
     });
-    render(&head, &rows.collect::<Vec<_>>())
+    let mut text = render(&head, &rows.collect::<Vec<_>>());
+    // Why a line is down is a sentence, too wide for a column.
+    for line in lines.iter().filter(|l| !l.up) {
+        let why = line.error.as_deref().unwrap_or("not opened yet");
+        let _ = writeln!(text, "{} is down: {why}", line.name);
+    }
+    text
 }
 
 fn devices(lines: &[LineStatus]) -> String {
@@ -253,7 +261,7 @@ mod tests {
         let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
         now.spool.backlog.insert("cloud".into(), 1200);
         let text = tables(&now);
-        for want in ["down: no such file", "unknown: timeout", "waiting: refused", "1,200", "0 polled"] {
+        for want in ["hall is down: no such file", "unknown: timeout", "waiting: refused", "1,200", "0 polled"] {
             assert!(text.contains(want), "{want} is not in\n{text}");
         }
     }
