@@ -102,20 +102,50 @@ impl fmt::Display for DeviceState {
     }
 }
 
-/// The account of what became of every reading, written by the publish task.
-/// `polled = suppressed + published`, `failed` readings (bad quality) are counted among the polled.
+/// The account of what became of every reading, in total or of one point, across restarts. Each reading is counted once:
+/// `polled = suppressed + published + failed + held`.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct PublishStatus {
     /// Samples that came from polls.
     pub polled: u64,
-    /// Not published because nothing changed enough.
+    /// Had a value that was not published, because nothing had changed enough.
     pub suppressed: u64,
-    /// Became a message.
+    /// Had a value that became a message.
     pub published: u64,
-    /// Of the polled: bad quality.
+    /// Had no value (bad quality), told or not.
     pub failed: u64,
     /// Held back by `at_most` right now: will be published or replaced.
     pub held: u64,
+    /// Of the failed: became a message, because a change of quality always passes.
+    #[serde(default)]
+    pub told: u64,
+}
+
+impl PublishStatus {
+    /// Readings whose fate is not known; negative: more fates than readings. Zero when the account adds up.
+    pub const fn unaccounted(&self) -> i64 {
+        let fates = self.suppressed + self.published + self.failed + self.held;
+        self.polled.cast_signed() - fates.cast_signed()
+    }
+}
+
+/// The account of the values in full: what `trunkline ledger` shows, and what is kept across restarts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Books {
+    /// All points together, those included that are not configured any more.
+    pub total: PublishStatus,
+    /// Each point, by name.
+    pub points: Vec<PointAccount>,
+}
+
+/// What became of one point's readings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PointAccount {
+    /// `{device}/{point}`.
+    pub point: String,
+    /// Its account.
+    #[serde(flatten)]
+    pub account: PublishStatus,
 }
 
 /// One upstream, written by its bridge task.
@@ -204,13 +234,14 @@ pub struct SpoolStatus {
     pub ledger: BTreeMap<String, Ledger>,
 }
 
-/// What became of every entry that was handed to an upstream, across restarts:
-/// `appended = acknowledged + in_flight + stored + evicted + expired + damaged`.
+/// What became of every entry that was handed to an upstream, across restarts. Each is counted once:
+/// `appended = acknowledged + in_flight + stored + evicted + expired + damaged + refused + cleared`.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 pub struct Ledger {
-    /// Entries it wants that were taken in.
+    /// Entries it wants that were taken in: handed to it.
     pub appended: u64,
-    /// Done: the peer has them, or will never take them (`refused` of the upstream).
+    /// The peer has them.
     pub acknowledged: u64,
     /// Given to the bridge, not answered yet.
     pub in_flight: u64,
@@ -222,6 +253,19 @@ pub struct Ledger {
     pub expired: u64,
     /// Lost with a damaged file.
     pub damaged: u64,
+    /// The peer will never take them: too large, or refused for good.
+    pub refused: u64,
+    /// Thrown away by `trunkline spool clear`.
+    pub cleared: u64,
+}
+
+impl Ledger {
+    /// Entries whose fate is not known; negative: more fates than entries. Zero when the account adds up.
+    pub const fn unaccounted(&self) -> i64 {
+        let waiting = self.in_flight + self.stored;
+        let lost = self.evicted + self.expired + self.damaged + self.refused + self.cleared;
+        self.appended.cast_signed() - (self.acknowledged + waiting + lost).cast_signed()
+    }
 }
 
 /// The embedded broker, written by its owner about once a second.

@@ -86,6 +86,8 @@ fn tables(now: &Snapshot) -> String {
         out.push_str(&upstreams(now));
     }
     out.push('\n');
+    out.push_str(&ledger(now));
+    out.push('\n');
     out.push_str(&account(now));
     if !now.broker.clients.is_empty() {
         out.push('\n');
@@ -186,14 +188,56 @@ fn upstreams(now: &Snapshot) -> String {
     render(&head, &rows.collect::<Vec<_>>())
 }
 
+/// What became of every entry that was handed to an upstream, and whether both accounts add up, in words.
+fn ledger(now: &Snapshot) -> String {
+    let head = [
+        ("LEDGER", Align::Left),
+        ("HANDED", Align::Right),
+        ("ACKNOWLEDGED", Align::Right),
+        ("IN FLIGHT", Align::Right),
+        ("STORED", Align::Right),
+        ("EVICTED", Align::Right),
+        ("EXPIRED", Align::Right),
+        ("OTHER", Align::Right),
+    ];
+    let rows = now.spool.ledger.iter().map(|(name, l)| {
+        let other = l.damaged + l.refused + l.cleared;
+        let counts = [l.appended, l.acknowledged, l.in_flight, l.stored, l.evicted, l.expired, other].map(thousands);
+        std::iter::once(name.clone()).chain(counts).collect()
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let mut out = if rows.is_empty() { String::new() } else { render(&head, &rows) };
+    for (name, l) in &now.spool.ledger {
+        let others = [(l.damaged, "lost with a damaged file"), (l.refused, "refused"), (l.cleared, "cleared by hand")];
+        let others = others.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!("{} {why}", thousands(*n)));
+        let others = others.collect::<Vec<_>>().join(", ");
+        if !others.is_empty() {
+            let _ = writeln!(out, "{name}: {others}");
+        }
+    }
+    let values = ("values".to_owned(), now.publish.unaccounted());
+    let accounts = now.spool.ledger.iter().map(|(name, l)| (name.clone(), l.unaccounted()));
+    let wrong: Vec<_> = std::iter::once(values).chain(accounts).filter(|(_, n)| *n != 0).collect();
+    for (name, n) in &wrong {
+        let what = if *n > 0 { "have no known fate" } else { "are counted twice" };
+        let n = thousands(n.unsigned_abs());
+        let _ = writeln!(out, "{name}: does NOT add up, {n} {what}; please report it with the log");
+    }
+    if wrong.is_empty() {
+        out.push_str("the ledger adds up\n");
+    }
+    out
+}
+
 fn account(now: &Snapshot) -> String {
     let (p, s, b) = (&now.publish, &now.spool, &now.broker);
     let mut out = format!(
-        "values    {} polled = {} suppressed + {} published ({} of bad quality)\n",
+        "values    {} polled = {} suppressed + {} published + {} failed{}\n",
         thousands(p.polled),
         thousands(p.suppressed),
         thousands(p.published),
-        thousands(p.failed)
+        thousands(p.failed),
+        if p.held > 0 { format!(" + {} held", thousands(p.held)) } else { String::new() }
     );
     out.push_str(&format!(
         "spool     {} in memory, {} on disk ({}), dropped {}\n",
@@ -245,7 +289,7 @@ fn clients(now: &Snapshot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{DeviceStatus, UpstreamStatus};
+    use crate::status::{DeviceStatus, Ledger, UpstreamStatus};
 
     #[test]
     fn the_tables_say_why_something_is_not_as_it_should_be() {
@@ -261,6 +305,13 @@ mod tests {
         let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
         now.spool.backlog.insert("cloud".into(), 1200);
         let text = tables(&now);
+        assert!(text.contains("the ledger adds up"), "{text}");
+        let ledger = Ledger { appended: 10, acknowledged: 6, stored: 2, cleared: 1, ..Ledger::default() };
+        now.spool.ledger.insert("cloud".into(), ledger);
+        let text = text + &tables(&now);
+        for want in ["cloud: does NOT add up, 1 have no known fate", "cloud: 1 cleared by hand"] {
+            assert!(text.contains(want), "{want} is not in\n{text}");
+        }
         for want in ["hall is down: no such file", "unknown: timeout", "waiting: refused", "1,200", "0 polled"] {
             assert!(text.contains(want), "{want} is not in\n{text}");
         }

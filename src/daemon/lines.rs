@@ -11,6 +11,7 @@ use crate::bus;
 use crate::command::Seat;
 use crate::config::Plant;
 use crate::config::plant::{Device, Line, Point};
+use crate::daemon::ledger;
 use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
 use crate::message::Message;
 use crate::poll;
@@ -21,10 +22,11 @@ use crate::status::{LineStatus, PublishStatus};
 use crate::supervise;
 use crate::supervise::Panics;
 
-/// What others read: the lines in order, the account, and each line's bus for whoever commands.
+/// What others read: the lines in order, the account in total and by point, and each line's bus for whoever commands.
 pub(super) struct Seen {
     pub(super) lines: Vec<watch::Receiver<LineStatus>>,
     pub(super) account: watch::Receiver<PublishStatus>,
+    pub(super) accounts: publish::Accounts,
     pub(super) buses: Vec<Seat>,
 }
 
@@ -46,8 +48,11 @@ pub(super) fn start(
     let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
     let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
     let (account, task) = publish::new(publish_parts(plant), sampled, happened, sink);
+    let (books, task) = ledger::Kept::open(&plant.state_dir, task);
+    let accounts = task.accounts();
+    let kept = ledger::keep(task, books);
     // When the stop has begun, its end is no alarm.
-    supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
+    supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), kept);
     let out = Out { samples, events };
     // Publish ends when nobody can send to it any more; a gateway without lines waits for the stop like any other.
     let (held, stop) = (out.clone(), groups.lines.stop.clone());
@@ -57,7 +62,7 @@ pub(super) fn start(
     });
     let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
     let (lines, buses) = lines.unzip();
-    Seen { lines, account, buses }
+    Seen { lines, account, accounts, buses }
 }
 
 fn publish_parts(plant: &Plant) -> publish::Parts {

@@ -33,6 +33,7 @@ use crate::web::WebError;
 
 mod commands;
 mod intake;
+mod ledger;
 mod lines;
 mod upstreams;
 mod watchdog;
@@ -171,7 +172,8 @@ impl Daemon {
         intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
-        let lines::Seen { lines, account, buses } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        let lines::Seen { lines, account, accounts, buses } =
+            lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
         let windows = windows::of(&plant.lines, &buses);
         commands::start(&groups.services, &panics, &plant, &broker, buses);
         watchdog::start(

@@ -46,7 +46,7 @@ impl Summary {
     pub(super) fn adds_up(&self) -> bool {
         let p = &self.now.publish;
         let in_flight: u64 = self.now.upstreams.iter().map(|u| u.in_flight).sum();
-        p.polled == p.suppressed + p.published + p.held
+        p.unaccounted() == 0
             // What is in flight at a hasty end was sent and not yet acknowledged.
             && self.sent() <= self.acknowledged() + self.waiting().max(in_flight)
             && self.acknowledged() <= self.sent()
@@ -67,6 +67,9 @@ impl fmt::Display for Summary {
         writeln!(f, "  polled             {:>9}", p.polled)?;
         writeln!(f, "  = suppressed       {:>9}   nothing had changed enough", p.suppressed)?;
         writeln!(f, "  + published        {:>9}", p.published)?;
+        if p.failed > 0 {
+            writeln!(f, "  + failed           {:>9}   without a value; {} of them told", p.failed, p.told)?;
+        }
         if p.held > 0 {
             writeln!(f, "  + held back        {:>9}   by at_most", p.held)?;
         }
@@ -106,7 +109,7 @@ mod tests {
     fn right() -> Summary {
         let cloud =
             UpstreamStatus { name: "cloud".into(), sent: 47, resent: 7, acknowledged: 40, ..UpstreamStatus::default() };
-        let publish = PublishStatus { polled: 100, suppressed: 60, published: 40, failed: 0, held: 0 };
+        let publish = PublishStatus { polled: 100, suppressed: 60, published: 40, failed: 0, held: 0, told: 0 };
         let now = Snapshot { publish, upstreams: vec![cloud], ..Snapshot::default() };
         let sum = Sum { given: 40, arrived: 40, ..Sum::default() };
         Summary { now, sum, own_states: 0, missed: 0, lasted: Duration::from_secs(75) }

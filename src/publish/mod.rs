@@ -9,13 +9,14 @@ pub use task::PublishTask;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use crate::config::plant::{Device, Point};
 use crate::message::Message;
 use crate::poll::DeviceEvent;
 use crate::sample::Sample;
-use crate::status::PublishStatus;
+use crate::status::{Books, PublishStatus};
 
 /// The plant's part.
 #[derive(Debug, Clone)]
@@ -36,4 +37,17 @@ pub fn new(
     sink: mpsc::Sender<Vec<Message>>,
 ) -> (watch::Receiver<PublishStatus>, PublishTask) {
     PublishTask::new(parts, samples, events, sink)
+}
+
+/// Asks the task what became of each point's readings. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Accounts(mpsc::Sender<oneshot::Sender<Books>>);
+
+impl Accounts {
+    /// The books as they stand; `None` when the task has ended.
+    pub async fn ask(&self) -> Option<Books> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(reply).await.ok()?;
+        answer.await.ok()
+    }
 }

@@ -35,9 +35,9 @@ impl Policy {
         Self { report, last: None, held: None }
     }
 
-    /// Decides on a reading. The second part is true when a held reading lost its place to this one.
-    pub fn judge(&mut self, sample: &Sample) -> (Verdict, bool) {
-        let replaced = self.held.take().is_some();
+    /// Decides on a reading. The second part is a held reading that lost its place to this one.
+    pub fn judge(&mut self, sample: &Sample) -> (Verdict, Option<Sample>) {
+        let replaced = self.held.take();
         let verdict = self.verdict(sample);
         match verdict {
             Verdict::Publish => self.published(sample),
@@ -201,15 +201,15 @@ mod tests {
     fn too_fast_values_are_held_and_the_newest_goes() {
         let slow = Report { at_most: Some(Duration::from_secs(1)), ..PLAIN };
         let mut policy = Policy::new(slow);
-        assert_eq!(policy.judge(&int(0, 1)), (Publish, false));
-        assert_eq!(policy.judge(&int(100, 2)), (Hold, false));
-        assert_eq!(policy.judge(&int(200, 3)), (Hold, true));
+        assert_eq!(policy.judge(&int(0, 1)), (Publish, None));
+        assert_eq!(policy.judge(&int(100, 2)), (Hold, None));
+        assert_eq!(policy.judge(&int(200, 3)), (Hold, Some(int(100, 2))));
         assert_eq!(policy.held_until(), Some(1_000_000));
         assert_eq!(policy.release(), Some(int(200, 3)));
-        assert_eq!(policy.judge(&int(1_100, 4)), (Hold, false));
+        assert_eq!(policy.judge(&int(1_100, 4)), (Hold, None));
         assert_eq!(policy.held_until(), Some(2_000_000));
         // Back where it was: there is nothing to tell any more.
-        assert_eq!(policy.judge(&int(1_200, 3)), (Suppress, true));
+        assert_eq!(policy.judge(&int(1_200, 3)), (Suppress, Some(int(1_100, 4))));
         assert_eq!(policy.held_until(), None);
     }
 

@@ -1,4 +1,5 @@
-//! The task between polls and the broker. It keeps the account: polled = suppressed + published + held, always.
+//! The task between polls and the broker. It keeps the account, of each point and in total: each reading is suppressed,
+//! published, failed or held, and nothing else.
 //! Ends when the samples end, after having passed on everything, the gateway's own `offline` last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use crate::config::plant::{Device, Point};
@@ -14,19 +16,31 @@ use crate::message::{Message, OwnValue, Retain};
 use crate::payload::{self, Series};
 use crate::point::{DeviceId, PointId};
 use crate::poll::DeviceEvent;
+use crate::publish::Accounts;
 use crate::publish::Parts;
 use crate::publish::policy::{Policy, Verdict};
 use crate::sample::Sample;
-use crate::status::PublishStatus;
+use crate::status::{Books, PointAccount, PublishStatus};
 use crate::time;
 use crate::topic::{Qos, TopicName};
 
 /// Batches of samples taken at once: enough to spread the cost of a wake-up, little enough not to age.
 const BATCHES: usize = 64;
+/// Questions for the books that wait; more askers wait their turn.
+const QUESTIONS: usize = 4;
 
 struct Outlet {
     series: Arc<Series>,
     policy: Policy,
+    account: PublishStatus,
+}
+
+impl Outlet {
+    /// `{device}/{point}`, as it is named in the configuration.
+    fn name(&self) -> String {
+        let of = |key: &str| self.series.names.get(key).map_or("", String::as_str);
+        format!("{}/{}", of("device"), of("point"))
+    }
 }
 
 /// Turns samples into messages.
@@ -40,6 +54,9 @@ pub struct PublishTask {
     status: watch::Sender<PublishStatus>,
     account: PublishStatus,
     held: BTreeSet<(u64, PointId)>,
+    questions: mpsc::Receiver<oneshot::Sender<Books>>,
+    /// Kept, so that the questions never end before the task does.
+    ask: mpsc::Sender<oneshot::Sender<Books>>,
 }
 
 /// What woke the task.
@@ -47,6 +64,37 @@ enum Event {
     Samples(usize),
     Device(DeviceEvent),
     Release,
+    Question(oneshot::Sender<Books>),
+}
+
+/// What happens to one reading, as the books see it.
+#[derive(Clone, Copy)]
+enum Turn {
+    Polled,
+    Suppressed,
+    Published,
+    Held,
+    /// It waits no longer; what becomes of it is counted beside this.
+    LetGo,
+}
+
+impl Turn {
+    const fn count(self, account: &mut PublishStatus, sample: &Sample) {
+        let good = sample.value().is_some();
+        match self {
+            Self::Polled => {
+                account.polled += 1;
+                account.failed += !good as u64;
+            }
+            Self::Published if good => account.published += 1,
+            Self::Published => account.told += 1,
+            // That it failed was counted when it came.
+            _ if !good => {}
+            Self::Suppressed => account.suppressed += 1,
+            Self::Held => account.held += 1,
+            Self::LetGo => account.held -= 1,
+        }
+    }
 }
 
 impl PublishTask {
@@ -64,16 +112,41 @@ impl PublishTask {
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
         let outlet = |point: Point| {
             let series = Arc::new(series(gateway, devices.get(&point.device), &point));
-            (point.id, Outlet { series, policy: Policy::new(point.report) })
+            (point.id, Outlet { series, policy: Policy::new(point.report), account: PublishStatus::default() })
         };
         let outlets = parts.points.into_iter().map(outlet).collect();
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
-        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held })
+        let (ask, questions) = mpsc::channel(QUESTIONS);
+        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held, questions, ask })
     }
 
-    /// Until the samples end or the sink is gone.
-    pub async fn run(mut self) {
+    /// Goes on where the books of an earlier run end. What was held when that run was killed was never told.
+    pub fn continuing(mut self, books: &Books) -> Self {
+        let closed = |a: &PublishStatus| PublishStatus { suppressed: a.suppressed + a.held, held: 0, ..*a };
+        let known: HashMap<&str, _> = books.points.iter().map(|p| (p.point.as_str(), closed(&p.account))).collect();
+        for outlet in self.outlets.values_mut() {
+            outlet.account = known.get(outlet.name().as_str()).copied().unwrap_or_default();
+        }
+        self.account = closed(&books.total);
+        self.status.send_replace(self.account);
+        self
+    }
+
+    /// The handle for whoever wants to see the books.
+    pub fn accounts(&self) -> Accounts {
+        Accounts(self.ask.clone())
+    }
+
+    fn books(&self) -> Books {
+        let account = |outlet: &Outlet| PointAccount { point: outlet.name(), account: outlet.account };
+        let mut points: Vec<_> = self.outlets.values().map(account).collect();
+        points.sort_by(|a, b| a.point.cmp(&b.point));
+        Books { total: self.account, points }
+    }
+
+    /// Until the samples end or the sink is gone; gives the books as they were closed.
+    pub async fn run(mut self) -> Books {
         let hello = self.own("online");
         if self.pass(hello).await {
             self.work().await;
@@ -84,6 +157,7 @@ impl PublishTask {
         }
         last.extend(self.own("offline"));
         self.pass(last).await;
+        self.books()
     }
 
     async fn work(&mut self) {
@@ -94,6 +168,7 @@ impl PublishTask {
             let event = tokio::select! {
                 n = self.samples.recv_many(&mut batches, BATCHES) => Some(Event::Samples(n)),
                 event = self.events.recv(), if events_open => event.map(Event::Device),
+                Some(reply) = self.questions.recv() => Some(Event::Question(reply)),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => Some(Event::Release),
             };
             let messages = match event {
@@ -101,6 +176,10 @@ impl PublishTask {
                 Some(Event::Samples(_)) => batches.drain(..).flatten().filter_map(|s| self.sample(s)).collect(),
                 Some(Event::Device(event)) => self.device(event).into_iter().collect(),
                 Some(Event::Release) => self.release(time::now().mono_us),
+                Some(Event::Question(reply)) => {
+                    let _ = reply.send(self.books());
+                    Vec::new()
+                }
                 None => {
                     events_open = false;
                     Vec::new()
@@ -114,7 +193,6 @@ impl PublishTask {
 
     /// False when nobody takes messages any more.
     async fn pass(&mut self, messages: Vec<Message>) -> bool {
-        self.account.held = u64::try_from(self.held.len()).unwrap_or(u64::MAX);
         self.status.send_replace(self.account);
         messages.is_empty() || self.sink.send(messages).await.is_ok()
     }
@@ -123,23 +201,30 @@ impl PublishTask {
         let id = sample.point();
         // A sample of a point that a reload has just removed.
         let outlet = self.outlets.get_mut(&id)?;
-        self.account.polled += 1;
-        self.account.failed += u64::from(sample.value().is_none());
+        let mut count = |turn: Turn, sample: &Sample| {
+            turn.count(&mut self.account, sample);
+            turn.count(&mut outlet.account, sample);
+        };
+        count(Turn::Polled, &sample);
         if let Some(at) = outlet.policy.held_until() {
             self.held.remove(&(at, id));
         }
         let (verdict, replaced) = outlet.policy.judge(&sample);
-        self.account.suppressed += u64::from(replaced);
+        if let Some(replaced) = replaced {
+            count(Turn::LetGo, &replaced);
+            count(Turn::Suppressed, &replaced);
+        }
         match verdict {
             Verdict::Publish => {
-                self.account.published += 1;
+                count(Turn::Published, &sample);
                 Some(message(&outlet.series, sample))
             }
             Verdict::Suppress => {
-                self.account.suppressed += 1;
+                count(Turn::Suppressed, &sample);
                 None
             }
             Verdict::Hold => {
+                count(Turn::Held, &sample);
                 self.held.insert((outlet.policy.held_until()?, id));
                 None
             }
@@ -153,7 +238,10 @@ impl PublishTask {
             self.held.pop_first();
             let Some(outlet) = self.outlets.get_mut(&id) else { continue };
             if let Some(sample) = outlet.policy.release() {
-                self.account.published += 1;
+                for turn in [Turn::LetGo, Turn::Published] {
+                    turn.count(&mut self.account, &sample);
+                    turn.count(&mut outlet.account, &sample);
+                }
                 messages.push(message(&outlet.series, sample));
             }
         }

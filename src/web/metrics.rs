@@ -38,6 +38,7 @@ impl Collector for Scrape {
         account(&mut out, &self.0)?;
         upstreams(&mut out, &self.0)?;
         spool(&mut out, &self.0)?;
+        ledger(&mut out, &self.0)?;
         broker(&mut out, &self.0)?;
         process(&mut out, &self.0, &self.1)
     }
@@ -93,6 +94,11 @@ fn truth(is: bool) -> f64 {
 /// Gauges are floats in the text format; up to 2^53 nothing is lost.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float in the format")]
 const fn float(n: u64) -> f64 {
+    n as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float in the format")]
+const fn signed(n: i64) -> f64 {
     n as f64
 }
 
@@ -157,9 +163,10 @@ fn devices(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
 fn account(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     let p = &now.publish;
     out.counter("trunkline_samples_polled", "Samples that came from polls", alone(p.polled))?;
-    out.counter("trunkline_samples_suppressed", "Samples in which nothing had changed enough", alone(p.suppressed))?;
-    out.counter("trunkline_samples_published", "Samples that became a message", alone(p.published))?;
+    out.counter("trunkline_samples_suppressed", "Values in which nothing had changed enough", alone(p.suppressed))?;
+    out.counter("trunkline_samples_published", "Values that became a message", alone(p.published))?;
     out.counter("trunkline_samples_bad", "Samples of bad quality", alone(p.failed))?;
+    out.counter("trunkline_samples_bad_told", "Of these: became a message", alone(p.told))?;
     out.gauge("trunkline_samples_held", "Samples held back by at_most right now", alone(float(p.held)))
 }
 
@@ -197,6 +204,35 @@ fn spool(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
         (vec![("reason", "overrun")], s.overrun),
     ];
     out.counter("trunkline_spool_dropped", "Entries that were lost, and why", lost)
+}
+
+/// The account of each upstream, and of the values: whoever watches one number watches the difference.
+fn ledger(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
+    let each = || now.spool.ledger.iter().map(|(name, l)| (name.as_str(), l));
+    let handed = each().map(|(name, l)| (vec![("upstream", name)], l.appended));
+    out.counter("trunkline_ledger_handed", "Entries handed to an upstream, across restarts", handed)?;
+    let fates = each().flat_map(|(name, l)| {
+        let fates = [
+            ("acknowledged", l.acknowledged),
+            ("evicted", l.evicted),
+            ("expired", l.expired),
+            ("damaged", l.damaged),
+            ("refused", l.refused),
+            ("cleared", l.cleared),
+        ];
+        fates.map(|(fate, n)| (vec![("upstream", name), ("fate", fate)], n))
+    });
+    out.counter("trunkline_ledger_settled", "What became of the entries handed to an upstream", fates)?;
+    let waiting = each().flat_map(|(name, l)| {
+        let places = [("in_flight", l.in_flight), ("stored", l.stored)];
+        places.map(|(place, n)| (vec![("upstream", name), ("place", place)], float(n)))
+    });
+    out.gauge("trunkline_ledger_waiting", "Entries handed to an upstream that are not settled yet", waiting)?;
+    let values = [(vec![("account", "values"), ("upstream", "")], signed(now.publish.unaccounted()))];
+    let upstreams =
+        each().map(|(name, l)| (vec![("account", "upstream"), ("upstream", name)], signed(l.unaccounted())));
+    let help = "Zero while the account adds up; positive: of unknown fate, negative: counted twice";
+    out.gauge("trunkline_ledger_difference", help, values.into_iter().chain(upstreams))
 }
 
 fn broker(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
@@ -249,7 +285,7 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{DeviceStatus, LineStatus, UpstreamStatus};
+    use crate::status::{DeviceStatus, Ledger, LineStatus, UpstreamStatus};
 
     fn busy() -> Snapshot {
         let device = DeviceStatus { name: "meter \"1\"".into(), state: DeviceState::Online, ..DeviceStatus::default() };
@@ -259,6 +295,8 @@ mod tests {
         let cloud = UpstreamStatus { name: "cloud".into(), acknowledged: 3, ..UpstreamStatus::default() };
         let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
         now.spool.on_disk = 5;
+        let ledger = Ledger { appended: 9, acknowledged: 3, stored: 5, ..Ledger::default() };
+        now.spool.ledger.insert("cloud".into(), ledger);
         now
     }
 
@@ -273,6 +311,10 @@ mod tests {
             "trunkline_upstream_acknowledged_total{upstream=\"cloud\"} 3",
             "trunkline_spool_entries{storey=\"disk\"} 5",
             "trunkline_broker_clients 0",
+            "trunkline_ledger_settled_total{upstream=\"cloud\",fate=\"acknowledged\"} 3",
+            "trunkline_ledger_waiting{upstream=\"cloud\",place=\"stored\"} 5",
+            "trunkline_ledger_difference{account=\"upstream\",upstream=\"cloud\"} 1",
+            "trunkline_ledger_difference{account=\"values\",upstream=\"\"} 0",
         ] {
             assert!(text.lines().any(|l| l.starts_with(want)), "{want} is not in\n{text}");
         }

@@ -89,3 +89,38 @@ async fn a_held_value_is_published_when_its_time_comes() {
     let account = *status.borrow();
     assert_eq!((account.polled, account.suppressed, account.published, account.held), (3, 1, 2, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_reading_has_one_fate_per_point_and_across_restarts() {
+    let (samples, from) = mpsc::channel(4);
+    let (_events, device_events) = mpsc::channel(4);
+    let (sink, mut out) = mpsc::channel(16);
+    let (status, task) = crate::publish::new(parts(Some(Duration::from_secs(1)), 2), from, device_events, sink);
+    let before = PublishStatus { polled: 7, suppressed: 3, published: 2, failed: 1, held: 1, told: 1 };
+    let earlier = |point: &str| PointAccount { point: point.to_owned(), account: before };
+    let books = Books { total: before, points: vec![earlier("m/p0"), earlier("m/gone")] };
+    let task = task.continuing(&books);
+    let accounts = task.accounts();
+    let running = tokio::spawn(task.run());
+    out.recv().await.unwrap();
+    let bad = |reason| Sample::bad(PointId(0), reason, time::now());
+    // Published, suppressed, told, failed and not told, published; and on the other point published, then held.
+    let first = vec![int(0, 1), int(0, 1), bad(Reason::Timeout), bad(Reason::Timeout), int(0, 1)];
+    samples.send(first).await.unwrap();
+    samples.send(vec![int(1, 1), int(1, 2)]).await.unwrap();
+    out.recv().await.unwrap();
+    let asked = accounts.ask().await.unwrap();
+    let of = |n: usize| (asked.points[n].point.as_str(), asked.points[n].account);
+    // What was held when the run before was killed was never told.
+    let p0 = PublishStatus { polled: 12, suppressed: 5, published: 4, failed: 3, held: 0, told: 2 };
+    let p1 = PublishStatus { polled: 2, published: 1, held: 1, ..PublishStatus::default() };
+    assert_eq!([of(0), of(1)], [("m/p0", p0), ("m/p1", p1)]);
+    assert!(asked.points.iter().all(|p| p.account.unaccounted() == 0));
+    assert_eq!((asked.total.polled, asked.total.held, asked.total.unaccounted()), (14, 1, 0));
+    drop(samples);
+    while out.recv().await.is_some() {}
+    let closed = running.await.unwrap();
+    assert_eq!((closed.total.published, closed.total.held, closed.total.unaccounted()), (6, 0, 0));
+    assert_eq!(*status.borrow(), closed.total);
+    assert_eq!(accounts.ask().await, None);
+}

@@ -1,0 +1,112 @@
+//! The books of the values across restarts: `ledger.json` in the state directory, written when publishing ends and once an
+//! hour, so that flash is spared; a kill costs at most that hour of counts, and what is left adds up all the same. A file
+//! that cannot be read is said and the books begin anew: they are an account, not the values.
+
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::publish::PublishTask;
+use crate::status::Books;
+
+/// Name of the file.
+const FILE: &str = "ledger.json";
+/// How old the file may be: 2,000 points are some 200 kB, 5 MB a day.
+const EVERY: Duration = Duration::from_secs(3600);
+
+/// Where the books are kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    path: PathBuf,
+}
+
+impl Kept {
+    /// Lets the task go on where the file ends.
+    pub(super) fn open(state_dir: &Path, task: PublishTask) -> (Self, PublishTask) {
+        let kept = Self { path: state_dir.join(FILE) };
+        let task = match kept.read() {
+            Ok(Some(books)) => task.continuing(&books),
+            Ok(None) => task,
+            Err(error) => {
+                tracing::warn!(
+                    "{} cannot be read: {error}; the account of the values begins anew",
+                    kept.path.display()
+                );
+                task
+            }
+        };
+        (kept, task)
+    }
+
+    fn read(&self) -> io::Result<Option<Books>> {
+        match std::fs::read(&self.path) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Beside it first: a power cut leaves the old file or the new one, never half of one.
+    fn write(&self, books: &Books) -> io::Result<()> {
+        let beside = self.path.with_extension("json.new");
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(books)?)?;
+        file.sync_all()?;
+        std::fs::rename(beside, &self.path)
+    }
+}
+
+/// Runs the task to its end and keeps its books.
+pub(super) async fn keep(task: PublishTask, kept: Kept) {
+    let accounts = task.accounts();
+    let mut publishing = std::pin::pin!(task.run());
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let kept = std::sync::Arc::new(kept);
+    let mut asking = std::pin::pin!(async {
+        loop {
+            ticks.tick().await;
+            if let Some(books) = accounts.ask().await {
+                save(&kept, books).await;
+            }
+        }
+    });
+    tokio::select! {
+        books = &mut publishing => save(&kept, books).await,
+        () = &mut asking => {}
+    }
+}
+
+/// A card that stalls must not stall the polls behind the task.
+async fn save(kept: &std::sync::Arc<Kept>, books: Books) {
+    let kept = std::sync::Arc::clone(kept);
+    let path = kept.path.clone();
+    let written = tokio::task::spawn_blocking(move || kept.write(&books)).await;
+    if let Ok(Err(error)) = written {
+        tracing::warn!("{} cannot be written: {error}; the account of the values is kept in memory", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{PointAccount, PublishStatus};
+
+    #[test]
+    fn books_come_back_as_they_were_and_what_is_no_book_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept { path: folder.path().join(FILE) };
+        assert_eq!(kept.read().unwrap(), None);
+        let account = PublishStatus { polled: 9, suppressed: 4, published: 3, failed: 2, held: 0, told: 1 };
+        let books = Books { total: account, points: vec![PointAccount { point: "m/v".into(), account }] };
+        kept.write(&books).unwrap();
+        assert_eq!(kept.read().unwrap(), Some(books));
+        std::fs::write(&kept.path, "{").unwrap();
+        assert!(kept.read().is_err());
+    }
+}
