@@ -62,6 +62,13 @@ pub fn render(series: &Series, sample: &Sample) -> Bytes {
     }
 }
 
+/// The value alone as JSON text; `null` where there is none.
+pub fn value_as_json(sample: &Sample) -> String {
+    let mut out = String::new();
+    json_value(&mut out, sample.value());
+    out
+}
+
 fn json(series: &Series, sample: &Sample) -> Bytes {
     let mut out = String::with_capacity(112);
     out.push_str("{\"value\":");

@@ -213,6 +213,15 @@ pub struct SpoolStatus {
     pub on_disk: u64,
     /// Bytes on disk, WAL included.
     pub disk_bytes: u64,
+    /// Bytes given to the disk since the start, journal and checkpoints included, as the kernel counts them.
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// Of these: in the last `written_recently_s`.
+    #[serde(default)]
+    pub written_recently_bytes: u64,
+    /// Seconds over which `written_recently_bytes` were written: a day, or since the start.
+    #[serde(default)]
+    pub written_recently_s: u64,
     /// Entries dropped because the spool was full.
     pub evicted: u64,
     /// Entries dropped because they were too old.

@@ -2,7 +2,7 @@
 //! shows in them. What is measured lives in [`crate::bench`] and [`crate::spool::bench`].
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
@@ -11,7 +11,7 @@ use crate::bench::line;
 use crate::cli::table::{Align, bytes, render, thousands};
 use crate::cli::{Exit, complain, say};
 use crate::spool::bench as log;
-use crate::spool::bench::{Durability, Figures, Load};
+use crate::spool::bench::{Durability, Figures, Load, Scene};
 
 /// Of a message in the log's bench: a JSON value with quality and time has about as many.
 const PAYLOAD: usize = 200;
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 enum What {
     /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes)
     Line(LineArguments),
-    /// The store-and-forward log: rates, bytes an entry, time to open again
+    /// The store-and-forward log: rates, bytes an entry, time to open again, what flash wears by
     Spool(SpoolArguments),
 }
 
@@ -79,8 +79,7 @@ fn scan(name: &str) -> Result<(), String> {
 fn fill(args: &SpoolArguments) -> Result<(), String> {
     let mut rows = Vec::new();
     for (what, load) in [("values", Load::Values), ("messages", Load::Messages(PAYLOAD))] {
-        let folder = args.folder.join(format!("trunkline-bench-{}", std::process::id()));
-        std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}; choose another with --folder", folder.display()))?;
+        let folder = room(&args.folder)?;
         let measured = log::measure(&folder, args.entries, load, Durability::Full);
         let removed = std::fs::remove_dir_all(&folder);
         rows.push(row(what, &measured.map_err(text)?));
@@ -97,7 +96,38 @@ fn fill(args: &SpoolArguments) -> Result<(), String> {
         ("FILE AFTER", Align::Right),
     ];
     say(render(&head, &rows).trim_end());
+    flash(&args.folder)
+}
+
+/// What flash wears by, at 100 values a second.
+fn flash(folder: &Path) -> Result<(), String> {
+    let scenes = [
+        ("keep: offline, link up", Scene::OfflineUp),
+        ("keep: offline, link down", Scene::OfflineDown),
+        ("keep: always, link up", Scene::AlwaysUp),
+    ];
+    let mut rows = Vec::new();
+    for (name, scene) in scenes {
+        let folder = room(folder)?;
+        let measured = log::flash_a_day(&folder, scene);
+        let removed = std::fs::remove_dir_all(&folder);
+        rows.push((name, measured.map_err(text)?));
+        removed.map_err(|e| format!("{} could not be removed: {e}", folder.display()))?;
+    }
+    if rows.iter().all(|(_, n)| *n == 0) {
+        say("\nflash: the system does not count what is written to this folder");
+        return Ok(());
+    }
+    let rows: Vec<_> = rows.into_iter().map(|(name, n)| vec![name.to_owned(), bytes(n)]).collect();
+    say("");
+    say(render(&[("100 VALUES/S", Align::Left), ("WRITTEN A DAY", Align::Right)], &rows).trim_end());
     Ok(())
+}
+
+fn room(folder: &Path) -> Result<PathBuf, String> {
+    let folder = folder.join(format!("trunkline-bench-{}", std::process::id()));
+    std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}; choose another with --folder", folder.display()))?;
+    Ok(folder)
 }
 
 fn row(what: &str, figures: &Figures) -> Vec<String> {

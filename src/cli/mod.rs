@@ -12,11 +12,13 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod demo;
+mod ledger;
 mod logging;
 mod passwd;
 mod plan;
 mod run;
 mod schema;
+mod spool;
 mod status;
 mod summary;
 mod table;
@@ -70,6 +72,10 @@ enum Command {
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Show what became of each point's readings: suppressed, published, failed
+    Ledger(ledger::Arguments),
+    /// Show, export or clear what waits for the cloud
+    Spool(spool::Arguments),
     /// Show what passes on a line of the running gateway
     Trace(trace::Arguments),
     /// Measure this machine against what is physically possible
@@ -103,6 +109,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
+        Command::Ledger(args) => ledger::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Passwd(args) => passwd::run(&args),

@@ -246,6 +246,11 @@ fn account(now: &Snapshot) -> String {
         bytes(s.disk_bytes),
         thousands(s.evicted + s.expired + s.overrun)
     ));
+    if s.written_recently_s > 0 {
+        let day = s.written_recently_bytes.saturating_mul(86_400) / s.written_recently_s.max(60);
+        let (recent, span) = (bytes(s.written_recently_bytes), seconds(s.written_recently_s));
+        out.push_str(&format!("flash     {recent} written by the spool in {span}: {} a day\n", bytes(day)));
+    }
     if let Some(error) = &s.error {
         out.push_str(&format!("          the disk cannot be written: {error}\n"));
     }

@@ -32,6 +32,8 @@ pub struct Plant {
     pub upstreams: Vec<Upstream>,
     /// Store and forward.
     pub spool: Spool,
+    /// How often the gateway tells about itself on `$stats`; `None`: never.
+    pub stats: Option<Duration>,
     /// `/healthz`, `/metrics`; `None` when not configured.
     pub web: Option<SocketAddr>,
     /// Where databases live.

@@ -57,6 +57,9 @@ fn root(key: &str) -> Value {
         "broker" => map(check::BROKER_KEYS, broker),
         "upstreams" => json!({"type": "object", "additionalProperties": map(check::UPSTREAM_KEYS, upstream)}),
         "spool" => map(check::SPOOL_KEYS, spool),
+        "stats" => {
+            map(&["every"], |_| json!({"anyOf": [{"const": "never"}, {"$ref": "#/$defs/duration"}], "default": "60s"}))
+        }
         _ => map(&["listen"], |_| json!({"type": "string", "description": "address:port on loopback"})),
     }
 }

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 pub mod client;
 pub mod protocol;
 pub mod server;
+pub mod verb;
 pub mod window;
 
 pub use client::Client;
 pub use server::Server;
+pub use verb::Verb;
 pub use window::Window;
 
 /// Where the daemon listens when nothing is said: what systemd made for it, the system's place for root, or the user's own.

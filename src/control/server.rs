@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
+use crate::control::verb::{Answer, Verb};
 use crate::control::window::{Items, Window, look};
 use crate::status::Board;
 
@@ -55,6 +56,7 @@ pub enum ControlError {
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    verbs: Vec<Verb>,
 }
 
 impl Server {
@@ -68,7 +70,13 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(fail)?;
         // Until this line the umask rules, which is stricter for others in any usual setting: connecting needs write permission.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(fail)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), verbs: Vec::new() })
+    }
+
+    /// Answers these methods too.
+    pub fn with(mut self, verbs: Vec<Verb>) -> Self {
+        self.verbs.extend(verbs);
+        self
     }
 
     /// Where it listens.
@@ -79,13 +87,15 @@ impl Server {
     /// Answers until `stop`; open streams end with `end`.
     pub async fn run(self, board: Board, windows: Vec<Window>, stop: CancellationToken) {
         let windows: Arc<[Window]> = windows.into();
+        let verbs: Arc<[Verb]> = self.verbs.clone().into();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
         while let Some(place) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
             let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else { break };
             match accepted {
                 Ok((stream, _)) => {
-                    let asked = Connection::new(stream, board.clone(), Arc::clone(&windows), stop.clone());
+                    let mut asked = Connection::new(stream, board.clone(), Arc::clone(&windows), stop.clone());
+                    asked.verbs = Arc::clone(&verbs);
                     tasks.spawn(async move {
                         asked.run().await;
                         drop(place);
@@ -130,6 +140,7 @@ struct Connection {
     out: FramedWrite<OwnedWriteHalf, LinesCodec>,
     board: Board,
     windows: Arc<[Window]>,
+    verbs: Arc<[Verb]>,
     stop: CancellationToken,
 }
 
@@ -140,7 +151,7 @@ impl Connection {
     fn new(stream: UnixStream, board: Board, windows: Arc<[Window]>, stop: CancellationToken) -> Self {
         let (read, write) = stream.into_split();
         let lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
-        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, windows, stop }
+        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, windows, verbs: Arc::default(), stop }
     }
 
     async fn run(mut self) {
@@ -175,6 +186,16 @@ impl Connection {
                 Err(error) => self.send(&Reply::Error { id: request.id, error }).await,
             };
         }
+        if let Some(verb) = self.verbs.iter().find(|v| v.name() == request.method) {
+            let answering = verb.ask(request.params);
+            let shutting_down = || Err(Fault::new(Code::ShuttingDown, "the gateway is stopping"));
+            let answer = self.stop.run_until_cancelled(answering).await.unwrap_or_else(shutting_down);
+            return match answer {
+                Ok(Answer::One(result)) => self.send(&Reply::Result { id: request.id, result }).await,
+                Ok(Answer::Many(items)) => self.pass_on(request.id, items).await,
+                Err(error) => self.send(&Reply::Error { id: request.id, error }).await,
+            };
+        }
         let reply = match self.result(&request) {
             Ok(result) => Reply::Result { id: request.id, result },
             Err(error) => Reply::Error { id: request.id, error },
@@ -192,7 +213,8 @@ impl Connection {
                 "pid": std::process::id(),
             })),
             other => {
-                let known = "status, status.watch, trace, version";
+                let verbs = self.verbs.iter().map(|v| format!(", {}", v.name())).collect::<String>();
+                let known = format!("status, status.watch, trace, version{verbs}");
                 Err(Fault::new(Code::UnknownMethod, format!("no method `{other}`; this daemon knows {known}")))
             }
         }
@@ -281,7 +303,8 @@ mod tests {
         let server = Server::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(server.run(board(), vec![window()], stop.clone()));
+        let echo = Verb::new("echo", |params| Box::pin(async { Ok(Answer::One(params)) }));
+        let serving = tokio::spawn(server.with(vec![echo]).run(board(), vec![window()], stop.clone()));
         let (there, token) = (path.clone(), stop.clone());
         let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
         stop.cancel();
@@ -303,7 +326,8 @@ mod tests {
             let mut client = Client::connect(&path).unwrap();
             let error = client.call("dance", Value::Null).unwrap_err();
             assert!(matches!(&error, ClientError::Refused(f) if f.code == Code::UnknownMethod), "{error}");
-            assert!(error.to_string().contains("status.watch"));
+            assert!(error.to_string().contains("status.watch") && error.to_string().contains("echo"), "{error}");
+            assert_eq!(client.call("echo", json!({"a": 1})).unwrap(), json!({"a": 1}));
             assert_eq!(client.call("version", Value::Null).unwrap()["protocol"], VERSION);
         })
         .await;

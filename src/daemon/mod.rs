@@ -32,9 +32,11 @@ use crate::web;
 use crate::web::WebError;
 
 mod commands;
+mod desk;
 mod intake;
 mod ledger;
 mod lines;
+mod stats;
 mod upstreams;
 mod watchdog;
 mod windows;
@@ -189,12 +191,14 @@ impl Daemon {
             broker: broker.status(),
             panics: panics.subscribe(),
         });
+        stats::start(&groups.publish, plant.stats, &board, &broker);
         let ready = describe(&plant, &broker, control.as_ref());
         let services = &groups.services;
         if let Some(web) = web {
             services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
         }
         if let Some(control) = control {
+            let control = control.with(desk::verbs(&accounts, &spool));
             services.tasks.spawn(control.run(board.clone(), windows, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })

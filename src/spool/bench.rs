@@ -5,15 +5,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::Link;
 use super::SpoolError;
 use super::Subscriber;
+use super::flash::Flash;
 use super::log::Log;
+use super::log::PACE;
 use crate::config::plant::Keep;
 use crate::config::plant::Replay;
 use crate::config::plant::Spool as Settings;
@@ -70,18 +74,8 @@ pub struct Figures {
 /// Appends `count` entries to a new log in `folder`, opens it again and drains it.
 pub fn measure(folder: &Path, count: u64, load: Load, durability: Durability) -> Result<Figures, SpoolError> {
     let path = folder.join("bench.db");
-    let settings = Settings {
-        path: path.clone(),
-        keep: Keep::Always,
-        max_size: 64 << 30,
-        max_age: Duration::from_secs(365 * 86_400),
-        when_full: WhenFull::DropOldest,
-        replay: Replay::InOrder,
-        replay_rate: None,
-    };
-    let filters = TopicFilter::new("#").into_iter().collect();
-    let open =
-        || Log::open(settings.clone(), vec![Subscriber { name: "bench".into(), filters: Clone::clone(&filters) }], 1);
+    let settings = settings(path.clone());
+    let open = || Log::open(settings.clone(), vec![subscriber()], 1);
     let mut log = open()?;
     log.durability(durability);
     let series: Vec<_> = (0..POINTS).filter_map(series).collect();
@@ -107,6 +101,60 @@ pub fn measure(folder: &Path, count: u64, load: Load, durability: Durability) ->
     let drained_last = drain(&mut log, tenth);
     log.close();
     Ok(Figures { appended_per_s, bytes_each, reopened, drained_first, drained_last, bytes_after: size() })
+}
+
+fn settings(path: PathBuf) -> Settings {
+    Settings {
+        path,
+        keep: Keep::Always,
+        max_size: 64 << 30,
+        max_age: Duration::from_secs(365 * 86_400),
+        when_full: WhenFull::DropOldest,
+        replay: Replay::InOrder,
+        replay_rate: None,
+    }
+}
+
+fn subscriber() -> Subscriber {
+    Subscriber { name: "bench".into(), filters: TopicFilter::new("#").into_iter().collect() }
+}
+
+/// A site at work, as flash sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// `keep: offline`, and each value acknowledged within a commit interval.
+    OfflineUp,
+    /// `keep: offline`, the link down.
+    OfflineDown,
+    /// `keep: always`, and each value acknowledged one commit interval later.
+    AlwaysUp,
+}
+
+/// Seconds of a site's work that are measured for [`flash_a_day`], in entries: long enough for some checkpoints.
+const FLASH_ENTRIES: u64 = 30_000;
+/// Entries of 100 values a second in a commit interval.
+const A_TICK: u64 = 25;
+
+/// Bytes a day that the log gives to the disk at 100 values a second, as the kernel counts them for this thread.
+pub fn flash_a_day(folder: &Path, scene: Scene) -> Result<u64, SpoolError> {
+    let keep = if scene == Scene::AlwaysUp { Keep::Always } else { Keep::Offline };
+    let settings = Settings { keep, max_size: 512 << 20, ..settings(folder.join("flash.db")) };
+    let mut log = Log::open(settings, vec![subscriber()], 1)?.paced(PACE);
+    let link = if scene == Scene::OfflineDown { Link::Down } else { Link::Up };
+    log.link(0, link);
+    let series: Vec<_> = (0..POINTS).filter_map(series).collect();
+    let flash = Flash::new();
+    for from in (0..FLASH_ENTRIES).step_by(25) {
+        if scene == Scene::AlwaysUp {
+            drain(&mut log, A_TICK);
+        }
+        log.append((from..from + A_TICK).map(|n| entry(n, Load::Values, &series)).collect(), stamp(from));
+        if scene == Scene::OfflineUp {
+            drain(&mut log, A_TICK);
+        }
+        log.tick(stamp(from + A_TICK));
+    }
+    Ok(flash.bytes() * (86_400 * 100 / FLASH_ENTRIES))
 }
 
 /// Reads and acknowledges so many entries; a commit as often as the daemon would at this speed.
@@ -183,6 +231,15 @@ mod tests {
                 eprintln!("{load:?} {durability:?} {:#?}", measure(folder.path(), count, load, durability).unwrap());
             }
         }
+    }
+
+    #[test]
+    fn a_healthy_link_wears_no_flash_and_a_cut_one_does() {
+        // Not in the folder for temporary files, which may lie in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        assert_eq!(flash_a_day(folder.path(), Scene::OfflineUp).unwrap(), 0);
+        let down = flash_a_day(folder.path(), Scene::OfflineDown).unwrap();
+        assert!(down > 8_640_000 * 20, "a day of values is not written with {down} bytes");
     }
 
     #[test]

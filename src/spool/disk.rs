@@ -1,13 +1,10 @@
 //! The lower storey: entries in SQLite. Every method is one transaction or one read; nothing here decides anything.
-//! The dictionary (series id → topic, format, unit, names) and the table of runs live beside the log and outlive the
-//! configuration.
+//! The table of runs lives beside the log, like the dictionary, and outlives the configuration.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
@@ -17,17 +14,14 @@ use serde::Serialize;
 
 use super::Seq;
 use super::SpoolError;
+use super::dictionary::Dictionary;
+use super::dictionary::GAP;
+use super::dictionary::Learned;
 use super::gap::Gap;
-use super::row;
 use super::row::Content;
 use super::row::Taken;
 use super::schema;
-use crate::message::Class;
-use crate::payload::Format;
-use crate::payload::Series;
 use crate::status::Ledger;
-use crate::topic::Qos;
-use crate::topic::TopicName;
 
 /// How hard a commit is pressed onto the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +35,9 @@ pub enum Durability {
 /// A row read back; `None` where it is not readable any more.
 pub(super) type Row = (Seq, Option<(Content, Taken)>);
 
-/// Where an upstream stands, as it is written.
-#[derive(Debug, Clone, Default)]
+/// Where an upstream stands, as it is written: in the same transaction as the rows it speaks of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Place {
     /// All up to here is done.
     pub(super) acknowledged: Seq,
@@ -52,19 +47,9 @@ pub(super) struct Place {
     pub(super) account: Ledger,
     /// Stretches above `acknowledged` that are done too: behind the first up to the second.
     pub(super) ahead: Vec<(Seq, Seq)>,
+    /// Newer values than those up to here may have been sent.
+    pub(super) overtaken: Seq,
 }
-
-/// The part of a place that is written as text.
-#[derive(Serialize, Deserialize)]
-struct Account {
-    #[serde(flatten)]
-    account: Ledger,
-    #[serde(default)]
-    ahead: Vec<(Seq, Seq)>,
-}
-
-/// In the place of a series: the row is a gap.
-const GAP: i64 = 0;
 
 /// What one commit writes.
 #[derive(Debug, Default)]
@@ -77,17 +62,34 @@ pub(super) struct Commit<'a> {
     pub(super) done: Vec<(Seq, Seq)>,
 }
 
+/// What leaves without acknowledgement.
+#[derive(Debug, Default)]
+pub(super) struct Leaving<'a> {
+    /// These rows go.
+    pub(super) gone: Vec<Seq>,
+    /// These hold this gap from now on.
+    pub(super) gaps: Vec<(Seq, &'a Gap)>,
+    /// Where each upstream stands afterwards.
+    pub(super) cursors: Vec<(&'a str, Place)>,
+}
+
+/// Most rows deleted in one transaction: a backlog of days that is cleared must not stall the thread.
+const DELETE_AT_ONCE: i64 = 50_000;
+/// Key of an upstream's place in the book, its name behind it.
+const UPSTREAM: &str = "upstream/";
+
 /// The open database.
 #[derive(Debug)]
 pub(super) struct Disk {
     db: Connection,
     path: PathBuf,
-    series_ids: HashMap<Arc<Series>, i64>,
-    series: HashMap<i64, Arc<Series>>,
+    dictionary: Dictionary,
     /// Number of this run.
     pub(super) run: u64,
     /// Rows in the log.
     pub(super) rows: u64,
+    /// Whether rows that are done for all are still to be deleted.
+    pub(super) litter: bool,
     #[cfg(test)]
     stall: Option<Stall>,
 }
@@ -102,78 +104,50 @@ pub(super) struct Stall {
     pub(super) go_on: std::sync::mpsc::Receiver<()>,
 }
 
-/// The dictionary entry as text; a mirror, so that `Series` needs no serde.
-#[derive(Serialize, Deserialize)]
-struct Definition {
-    format: Format,
-    unit: Arc<str>,
-    names: BTreeMap<String, String>,
-    qos: Qos,
-    retain: bool,
-    class: Class,
-}
-
 impl Disk {
     /// Opens the file; the second part is where a damaged one went.
     pub(super) fn open(path: &Path, max_size: u64, boot: u64) -> Result<(Self, Option<PathBuf>), SpoolError> {
         let opened = schema::open(path, max_size)?;
-        match Self::load(opened.connection, path, boot) {
+        let begin = |db: Connection| {
+            db.execute("INSERT INTO run (boot) VALUES (?1)", [boot.cast_signed()])?;
+            let run = db.last_insert_rowid().unsigned_abs();
+            Self::load(db, path, run)
+        };
+        match begin(opened.connection) {
             Ok(disk) => Ok((disk, opened.set_aside)),
             Err(e) => Err(SpoolError::of(path, &e)),
         }
     }
 
-    fn load(db: Connection, path: &Path, boot: u64) -> rusqlite::Result<Self> {
-        db.execute("INSERT INTO run (boot) VALUES (?1)", [boot.cast_signed()])?;
-        let run = db.last_insert_rowid().unsigned_abs();
-        let counted: Option<i64> =
-            db.query_row("SELECT count FROM account WHERE key = 'rows'", [], |r| r.get(0)).optional()?;
-        let rows = match counted {
+    /// Opens the file of a gateway that does not run: nothing is begun, nothing set aside.
+    pub(super) fn open_as_it_is(path: &Path, max_size: u64) -> Result<Self, SpoolError> {
+        let db = schema::open_as_it_is(path, max_size)?;
+        Self::load(db, path, 0).map_err(|e| SpoolError::of(path, &e))
+    }
+
+    fn load(db: Connection, path: &Path, run: u64) -> rusqlite::Result<Self> {
+        let rows = match number(&db, "rows")? {
             Some(n) => n,
             None => db.query_row("SELECT count(*) FROM log", [], |r| r.get(0))?,
         };
-        let mut disk = Self {
+        Ok(Self {
+            dictionary: Dictionary::load(&db)?,
             db,
             path: path.to_owned(),
-            series_ids: HashMap::new(),
-            series: HashMap::new(),
             run,
             rows: rows.unsigned_abs(),
+            litter: true,
             #[cfg(test)]
             stall: None,
-        };
-        disk.load_series()?;
-        Ok(disk)
+        })
     }
 
-    fn load_series(&mut self) -> rusqlite::Result<()> {
-        let mut statement = self.db.prepare("SELECT id, topic, definition FROM series")?;
-        let mut found = statement.query([])?;
-        while let Some(r) = found.next()? {
-            let (id, topic, definition): (i64, String, String) = (r.get(0)?, r.get(1)?, r.get(2)?);
-            let (Ok(topic), Ok(d)) = (TopicName::new(topic), serde_json::from_str::<Definition>(&definition)) else {
-                continue;
-            };
-            let Definition { format, unit, names, qos, retain, class } = d;
-            let series = Arc::new(Series { topic, format, unit, names, qos, retain, class });
-            self.series_ids.insert(Arc::clone(&series), id);
-            self.series.insert(id, series);
-        }
-        Ok(())
-    }
-
-    /// Where each known upstream stood: acknowledged, backlog.
+    /// Where each known upstream stood.
     pub(super) fn cursors(&self) -> rusqlite::Result<HashMap<String, Place>> {
-        let mut statement = self
-            .db
-            .prepare("SELECT upstream, acknowledged, backlog, account FROM cursor LEFT JOIN ledger USING (upstream)")?;
+        let mut statement = self.db.prepare("SELECT key, value FROM book WHERE key LIKE 'upstream/%'")?;
         let rows = statement.query_map([], |r| {
-            let backlog = r.get::<_, i64>(2)?.unsigned_abs();
-            let account = r.get::<_, Option<String>>(3)?.and_then(|text| serde_json::from_str(&text).ok());
-            // Files of layout 1 have no account: it begins with what lies there.
-            let new = || Account { account: Ledger { appended: backlog, ..Ledger::default() }, ahead: Vec::new() };
-            let Account { account, ahead } = account.unwrap_or_else(new);
-            Ok((r.get(0)?, Place { acknowledged: r.get::<_, i64>(1)?.unsigned_abs(), backlog, account, ahead }))
+            let (key, place): (String, String) = (r.get(0)?, r.get(1)?);
+            Ok((key[UPSTREAM.len()..].to_owned(), serde_json::from_str(&place).unwrap_or_default()))
         })?;
         rows.collect()
     }
@@ -181,21 +155,17 @@ impl Disk {
     /// Forgets cursors of upstreams that are not configured any more, so that they hold no space.
     pub(super) fn keep_cursors(&self, names: &[&str]) -> rusqlite::Result<()> {
         for known in self.cursors()?.into_keys().filter(|k| !names.contains(&k.as_str())) {
-            self.db.execute("DELETE FROM cursor WHERE upstream = ?1", [&known])?;
-            self.db.execute("DELETE FROM ledger WHERE upstream = ?1", [known])?;
+            self.db.execute("DELETE FROM book WHERE key = ?1", [format!("{UPSTREAM}{known}")])?;
         }
         Ok(())
     }
 
     /// The last number ever given out, rows that are gone included.
     pub(super) fn last_seq(&self) -> rusqlite::Result<Seq> {
-        let last: i64 = self.db.query_row(
-            "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'log'), 0),
-                        coalesce((SELECT max(acknowledged) FROM cursor), 0))",
-            [],
-            |r| r.get(0),
-        )?;
-        Ok(last.unsigned_abs())
+        let written = number(&self.db, "last")?.unwrap_or(0);
+        let newest: i64 = self.db.query_row("SELECT coalesce(max(seq), 0) FROM log", [], |r| r.get(0))?;
+        let acknowledged = self.cursors()?.values().map(|p| p.acknowledged).max().unwrap_or(0);
+        Ok(written.max(newest).unsigned_abs().max(acknowledged))
     }
 
     /// Writes entries and cursors, deletes what all have acknowledged: one transaction.
@@ -205,68 +175,39 @@ impl Disk {
             stall.begun.send(()).unwrap();
             stall.go_on.recv().unwrap();
         }
-        let mut learned = Vec::new();
+        let mut learned = Learned::default();
         let result = self.write(commit, &mut learned);
         match result {
             Ok(rows) => self.rows = rows,
-            // The ids of series went with the transaction.
-            Err(_) => {
-                for (series, id) in learned {
-                    self.series_ids.remove(&series);
-                    self.series.remove(&id);
-                }
-            }
+            // The new words went with the transaction.
+            Err(_) => self.dictionary.unlearn(learned),
         }
         result.map(|_| ())
     }
 
-    fn write(&mut self, commit: &Commit<'_>, learned: &mut Vec<(Arc<Series>, i64)>) -> rusqlite::Result<u64> {
+    fn write(&mut self, commit: &Commit<'_>, learned: &mut Learned) -> rusqlite::Result<u64> {
         let tx = self.db.transaction()?;
         {
             let mut insert = tx.prepare_cached("INSERT INTO log (seq, series, entry) VALUES (?1, ?2, ?3)")?;
             for (seq, content, taken) in &commit.entries {
-                let (id, bytes) = match content {
-                    Content::Gap(gap) => (Some(GAP), gap.encode()),
-                    Content::Message(message) => match &message.own {
-                        None => (None, row::encode_foreign(message, *taken)),
-                        Some(own) => {
-                            let id = match self.series_ids.get(&own.series) {
-                                Some(id) => *id,
-                                None => {
-                                    let id = define(&tx, &own.series)?;
-                                    self.series_ids.insert(Arc::clone(&own.series), id);
-                                    self.series.insert(id, Arc::clone(&own.series));
-                                    learned.push((Arc::clone(&own.series), id));
-                                    id
-                                }
-                            };
-                            (Some(id), row::encode_own(&own.sample, taken.run))
-                        }
-                    },
-                };
+                let (id, bytes) = self.dictionary.encode(&tx, (content, *taken), learned)?;
                 insert.execute(params![seq.cast_signed(), id, bytes])?;
             }
         }
-        let mut gone = 0;
+        let (mut gone, mut litter) = (0, false);
         for (after, upto) in &commit.done {
-            gone += tx
-                .prepare_cached("DELETE FROM log WHERE seq > ?1 AND seq <= ?2")?
-                .execute([after.cast_signed(), upto.cast_signed()])? as u64;
+            let (deleted, more) = delete(&tx, *after, *upto)?;
+            gone += deleted;
+            litter |= more;
         }
-        for (name, place) in &commit.cursors {
-            let (acknowledged, backlog) = (place.acknowledged.cast_signed(), place.backlog.cast_signed());
-            tx.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3)")?.execute(params![
-                name,
-                acknowledged,
-                backlog
-            ])?;
-            let account = Account { account: place.account, ahead: place.ahead.clone() };
-            let account = serde_json::to_string(&account).unwrap_or_default();
-            tx.prepare_cached("INSERT OR REPLACE INTO ledger VALUES (?1, ?2)")?.execute(params![name, account])?;
+        note_places(&tx, &commit.cursors)?;
+        if let Some((last, ..)) = commit.entries.last() {
+            note(&tx, "last", &last.to_string())?;
         }
         let rows = (self.rows + commit.entries.len() as u64).saturating_sub(gone);
-        count_rows(&tx, rows)?;
+        note(&tx, "rows", &rows.to_string())?;
         tx.commit()?;
+        self.litter = litter;
         Ok(rows)
     }
 
@@ -280,34 +221,35 @@ impl Disk {
         while let Some(r) = found.next()? {
             let (seq, id): (i64, Option<i64>) = (r.get(0)?, r.get(1)?);
             let bytes = r.get_ref(2)?.as_blob().unwrap_or_default();
-            let message = |(message, taken)| (Content::Message(message), taken);
-            let decoded = match id {
-                None => row::decode(None, bytes).map(message),
-                Some(GAP) => Gap::decode(bytes).map(|gap| (Content::Gap(gap), Taken::NEVER)),
-                Some(id) => self.series.get(&id).and_then(|s| row::decode(Some(s), bytes)).map(message),
-            };
+            let decoded = self.dictionary.decode(id, bytes);
             rows.push((seq.unsigned_abs(), decoded));
         }
         Ok(rows)
     }
 
-    /// Drops these rows and leaves a gap in the place of the last.
-    pub(super) fn drop_rows(&mut self, seqs: &[Seq], gap: Option<(Seq, &Gap)>) -> rusqlite::Result<()> {
+    /// Drops rows, puts gaps in their place, and writes the books with it: one transaction.
+    pub(super) fn leave(&mut self, leaving: &Leaving<'_>) -> rusqlite::Result<()> {
         let tx = self.db.transaction()?;
         let mut rows = self.rows;
-        for seq in seqs {
+        for seq in &leaving.gone {
             let gone = tx.prepare_cached("DELETE FROM log WHERE seq = ?1")?.execute([seq.cast_signed()])? as u64;
             rows = rows.saturating_sub(gone);
         }
-        if let Some((seq, gap)) = gap {
-            tx.prepare_cached("INSERT INTO log (seq, series, entry) VALUES (?1, ?2, ?3)")?.execute(params![
-                seq.cast_signed(),
-                GAP,
-                gap.encode()
-            ])?;
-            rows += 1;
+        for (seq, gap) in &leaving.gaps {
+            let known = tx
+                .prepare_cached("UPDATE log SET entry = ?2 WHERE seq = ?1")?
+                .execute(params![seq.cast_signed(), gap.encode()])?;
+            if known == 0 {
+                tx.prepare_cached("INSERT INTO log (seq, series, entry) VALUES (?1, ?2, ?3)")?.execute(params![
+                    seq.cast_signed(),
+                    GAP,
+                    gap.encode()
+                ])?;
+                rows += 1;
+            }
         }
-        count_rows(&tx, rows)?;
+        note_places(&tx, &leaving.cursors)?;
+        note(&tx, "rows", &rows.to_string())?;
         tx.commit()?;
         self.rows = rows;
         Ok(())
@@ -362,15 +304,33 @@ impl Disk {
     }
 }
 
-fn count_rows(db: &Connection, rows: u64) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO account VALUES ('rows', ?1)")?.execute([rows.cast_signed()])?;
+fn number(db: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    let text: Option<String> = db.query_row("SELECT value FROM book WHERE key = ?1", [key], |r| r.get(0)).optional()?;
+    Ok(text.and_then(|t| t.parse().ok()))
+}
+
+fn note(db: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO book VALUES (?1, ?2)")?.execute([key, value])?;
     Ok(())
 }
 
-fn define(db: &Connection, series: &Series) -> rusqlite::Result<i64> {
-    let Series { topic, format, unit, names, qos, retain, class } = series.clone();
-    let definition = Definition { format, unit, names, qos, retain, class };
-    let text = serde_json::to_string(&definition).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-    db.execute("INSERT INTO series (topic, definition) VALUES (?1, ?2)", params![topic.as_str(), text])?;
-    Ok(db.last_insert_rowid())
+fn note_places(db: &Connection, places: &[(&str, Place)]) -> rusqlite::Result<()> {
+    for (name, place) in places {
+        let text = serde_json::to_string(place).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        note(db, &format!("{UPSTREAM}{name}"), &text)?;
+    }
+    Ok(())
+}
+
+/// Deletes a stretch, a bounded number of rows at once: how many went, and whether there are more.
+fn delete(db: &Connection, after: Seq, upto: Seq) -> rusqlite::Result<(u64, bool)> {
+    let (after, upto) = (after.cast_signed(), upto.cast_signed());
+    let end: Option<i64> = db
+        .prepare_cached("SELECT seq FROM log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT 1 OFFSET ?3")?
+        .query_row([after, upto, DELETE_AT_ONCE - 1], |r| r.get(0))
+        .optional()?;
+    let gone = db
+        .prepare_cached("DELETE FROM log WHERE seq > ?1 AND seq <= ?2")?
+        .execute([after, end.unwrap_or(upto)])? as u64;
+    Ok((gone, end.is_some()))
 }

@@ -42,6 +42,11 @@ impl Gap {
         self.join(Part { upstream, filter, count: 1, first_us: wall_us, last_us: wall_us });
     }
 
+    /// So many entries of this upstream have left, all under this filter.
+    pub(super) fn of(upstream: &Arc<str>, filter: String, (count, first_us, last_us): (u64, i64, i64)) -> Self {
+        Self { parts: vec![Part { upstream: Arc::clone(upstream), filter, count, first_us, last_us }] }
+    }
+
     /// The gap behind this one has become part of it.
     pub(super) fn merge(&mut self, other: Self) {
         other.parts.into_iter().for_each(|part| self.join(part));
@@ -52,14 +57,21 @@ impl Gap {
         self.parts.is_empty()
     }
 
-    /// Whether this upstream misses something.
-    pub(super) fn concerns(&self, upstream: &str) -> bool {
-        self.parts.iter().any(|p| &*p.upstream == upstream)
+    /// Who misses something.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.parts.iter().map(|p| &p.upstream)
     }
 
-    /// Keeps what these upstreams miss.
-    pub(super) fn retain(&mut self, of: impl Fn(&Arc<str>) -> bool) {
-        self.parts.retain(|p| of(&p.upstream));
+    /// How many entries this upstream misses.
+    pub(super) fn missing(&self, upstream: &str) -> u64 {
+        self.parts.iter().filter(|p| &*p.upstream == upstream).map(|p| p.count).sum()
+    }
+
+    /// Takes out what these upstreams miss.
+    pub(super) fn take(&mut self, of: impl Fn(&Arc<str>) -> bool) -> Self {
+        let (taken, kept) = std::mem::take(&mut self.parts).into_iter().partition(|p| of(&p.upstream));
+        self.parts = kept;
+        Self { parts: taken }
     }
 
     fn join(&mut self, new: Part) {

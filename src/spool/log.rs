@@ -3,7 +3,9 @@
 //! Entries at or under `committed` are on disk too and stay in memory only as a copy to read from.
 
 mod cursor;
+mod damage;
 mod limits;
+mod look;
 mod read;
 
 use std::collections::VecDeque;
@@ -21,6 +23,7 @@ use super::Subscriber;
 use super::disk::Commit;
 use super::disk::Disk;
 use super::disk::Durability;
+use super::disk::Place;
 use super::row::Content;
 use super::row::Taken;
 use crate::config::plant::Keep;
@@ -40,6 +43,10 @@ const COPIES: usize = 2_000;
 /// An entry that waits longer for its acknowledgement goes to disk although the link counts as up: it may be a black
 /// hole.
 const LAG: Duration = Duration::from_millis(750);
+/// Commits are this far apart at least: one of few rows writes whole pages all the same, and flash wears by them.
+pub(super) const PACE: Duration = Duration::from_millis(400);
+/// So many acknowledgements are written without waiting for the pace: after a kill as many would be sent twice.
+const WINDOW: u64 = 100;
 /// Most rows in one transaction.
 const COMMIT_ROWS: usize = 10_000;
 /// Wall times before 2020 come from a clock that was never set: they say nothing about age.
@@ -83,6 +90,10 @@ pub(super) struct Log {
     alarms_upto: Seq,
     cursors_dirty: bool,
     closing: bool,
+    /// Least time between two commits.
+    pace: Duration,
+    /// When the last one was, by the monotonic clock, and how many entries had been acknowledged then.
+    committed_at: (u64, u64),
     counts: SpoolStatus,
 }
 
@@ -92,7 +103,13 @@ impl Log {
         if upstreams.len() > 64 {
             return Err(SpoolError::TooMany(upstreams.len()));
         }
-        let mut log = Self {
+        let mut log = Self::empty(settings, boot);
+        log.open_disk(upstreams)?;
+        Ok(log)
+    }
+
+    fn empty(settings: Settings, boot: u64) -> Self {
+        Self {
             settings,
             boot,
             disk: None,
@@ -103,9 +120,18 @@ impl Log {
             alarms_upto: 0,
             cursors_dirty: true,
             closing: false,
+            pace: Duration::ZERO,
+            committed_at: (0, 0),
             counts: SpoolStatus::default(),
-        };
-        log.open_disk(upstreams)?;
+        }
+    }
+
+    /// The log of a gateway that does not run, as it lies there.
+    pub(super) fn stored(settings: Settings, upstreams: Vec<Subscriber>) -> Result<Self, SpoolError> {
+        let path = settings.path.clone();
+        let disk = Disk::open_as_it_is(&path, settings.max_size)?;
+        let mut log = Self::empty(settings, 0);
+        log.place(disk, upstreams).map_err(|e| SpoolError::of(&path, &e))?;
         Ok(log)
     }
 
@@ -119,8 +145,13 @@ impl Log {
         }
         let sql = |e: rusqlite::Error| SpoolError::of(&path, &e);
         disk.keep_cursors(&upstreams.iter().map(|u| &*u.name).collect::<Vec<_>>()).map_err(sql)?;
-        let known = disk.cursors().map_err(sql)?;
-        self.last = disk.last_seq().map_err(sql)?;
+        self.place(disk, upstreams).map_err(sql)
+    }
+
+    /// Every upstream at its place on this disk.
+    fn place(&mut self, disk: Disk, upstreams: Vec<Subscriber>) -> rusqlite::Result<()> {
+        let known = disk.cursors()?;
+        self.last = disk.last_seq()?;
         // What went live and was acknowledged was never written, its number is used all the same.
         self.last = known.values().flat_map(|p| &p.ahead).fold(self.last, |last, (_, upto)| last.max(*upto));
         self.committed = self.last;
@@ -133,6 +164,17 @@ impl Log {
             .collect();
         self.disk = Some(disk);
         Ok(())
+    }
+
+    /// The same, with so much time between commits at least.
+    pub(super) fn paced(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// The upstreams' names, in order of their indices.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.cursors.iter().map(|c| &*c.who.name)
     }
 
     /// The index of an upstream.
@@ -192,6 +234,11 @@ impl Log {
         self.cursors_dirty = true;
         let from = self.memory.partition_point(|h| h.seq <= before);
         let to = self.memory.partition_point(|h| h.seq <= upto);
+        self.unwant((from, to), upstream);
+    }
+
+    /// One upstream waits no longer for this stretch of the memory.
+    fn unwant(&mut self, (from, to): (usize, usize), upstream: usize) {
         for held in self.memory.range_mut(from..to) {
             held.wanted &= !(1 << upstream);
         }
@@ -213,9 +260,9 @@ impl Log {
 
     /// What the bridge says about its link. Down: what was given out will be asked for again.
     pub(super) fn link(&mut self, upstream: usize, link: Link) {
-        let cursor = &mut self.cursors[upstream];
-        cursor.link = link;
-        cursor.live = None;
+        self.cursors[upstream].link(link);
+        // What was passed over because it was in flight is the oldest again.
+        self.alarms_upto = 0;
     }
 
     /// The link is up: how the log stands, and where its readers begin.
@@ -223,12 +270,21 @@ impl Log {
         self.link(upstream, Link::Up);
         let (newest, live_first) = (self.last, self.settings.replay == Replay::LiveFirst);
         let cursor = &mut self.cursors[upstream];
-        let ahead = cursor.ahead.last().map_or(0, |a| a.1);
+        let ahead = cursor.overtaken();
         if live_first {
             cursor.go_live(newest);
         }
         let live = cursor.live.is_some();
+        if live {
+            // On disk before the first new value goes: after a kill nobody else would know that what lies there is older.
+            self.commit(false);
+        }
         Standing { newest, live, ahead, replay_rate: self.settings.replay_rate }
+    }
+
+    /// The peer will never take this entry: it counts as refused when it is acknowledged with the others.
+    pub(super) fn refuse(&mut self, upstream: usize, seq: Seq) {
+        self.cursors[upstream].refuse(seq);
     }
 
     /// Whether entries have to go to disk now.
@@ -243,13 +299,20 @@ impl Log {
 
     /// Called every commit interval: writes what has to be written, keeps the limits, gives space back.
     pub(super) fn tick(&mut self, now: Stamp) {
-        let entries = self.must_commit(now);
+        let acknowledged = self.cursors.iter().map(|c| c.account.acknowledged).sum::<u64>();
+        let (before, known) = self.committed_at;
+        let due = Duration::from_micros(now.mono_us.saturating_sub(before)) >= self.pace;
+        let entries = (due || self.memory.len() > MEMORY_WINDOW) && self.must_commit(now);
         // Cursors matter on disk only while rows lie there: a healthy link writes nothing.
-        let cursors = self.cursors_dirty && self.rows() > 0;
+        let litter = self.disk.as_ref().is_some_and(|d| d.litter);
+        let cursors = (due || acknowledged - known >= WINDOW) && (self.cursors_dirty || litter) && self.rows() > 0;
         if entries {
             self.commit_all();
         } else if cursors {
             self.commit(false);
+        }
+        if entries || cursors {
+            self.committed_at = (now.mono_us, acknowledged);
         }
         self.expire(now);
         self.shrink();
@@ -295,12 +358,7 @@ impl Log {
             .map(|h| (h.seq, &h.content, Taken { run, stamp: h.taken }))
             .collect();
         let committed = entries.last().map_or(self.committed, |e| e.0);
-        let cursors = self.cursors.iter().enumerate().map(|(n, c)| {
-            let only_memory = self.memory.iter().rev().take_while(|h| h.seq > committed.max(c.acknowledged));
-            let only_memory = only_memory.filter(|h| h.wanted_by(n) && counts(&h.content)).count();
-            (&*c.who.name, c.place(only_memory as u64))
-        });
-        let commit = Commit { cursors: cursors.collect(), entries, done };
+        let commit = Commit { cursors: places(&self.cursors, &self.memory, committed), entries, done };
         match disk.commit(&commit) {
             Ok(()) => {
                 self.committed = committed;
@@ -315,56 +373,6 @@ impl Log {
     fn drop_copies(&mut self) {
         while self.memory.len() > COPIES && self.memory.front().is_some_and(|h| h.seq <= self.committed) {
             self.memory.pop_front();
-        }
-    }
-
-    /// The disk said no. What is in memory stays there; a damaged file is set aside and a new one begun.
-    fn fault(&mut self, error: &rusqlite::Error) {
-        let path = self.settings.path.display();
-        let words = match SpoolError::of(&self.settings.path, error) {
-            SpoolError::Damaged { why, .. } => {
-                let aside = self.disk.take().and_then(Disk::set_aside);
-                let aside = aside.map_or_else(|| "nowhere".to_owned(), |a| a.display().to_string());
-                let words = format!("{path} was damaged ({why}); set aside as {aside}, a new log begun");
-                self.counts.set_aside = Some(words.clone());
-                self.lose_disk();
-                words
-            }
-            other => format!("{other}; entries wait in memory"),
-        };
-        if self.counts.error.as_ref() != Some(&words) {
-            tracing::error!("spool: {words}");
-        }
-        self.counts.error = Some(words);
-    }
-
-    /// After damage: what lay only on disk is gone and counted; copies in memory are written again.
-    fn lose_disk(&mut self) {
-        let first = self.memory.front().map_or(self.last + 1, |h| h.seq);
-        let mut lost = 0;
-        for (n, cursor) in self.cursors.iter_mut().enumerate() {
-            let held = self.memory.iter().filter(|h| h.wanted_by(n) && cursor.waits_for(h.seq) && counts(&h.content));
-            let held = held.count() as u64;
-            lost = lost.max(cursor.backlog.saturating_sub(held));
-            cursor.found(held);
-            cursor.handed.retain(|(seq, _)| *seq >= first);
-        }
-        self.counts.damaged += lost;
-        self.committed = first - 1;
-        self.alarms_upto = 0;
-        self.cursors_dirty = true;
-    }
-
-    fn reopen(&mut self) -> bool {
-        match Disk::open(&self.settings.path, self.settings.max_size, self.boot) {
-            Ok((disk, _)) => {
-                self.disk = Some(disk);
-                true
-            }
-            Err(e) => {
-                self.counts.error = Some(format!("{e}; entries wait in memory"));
-                false
-            }
         }
     }
 
@@ -391,4 +399,14 @@ impl Log {
         status.ledger = self.cursors.iter().map(|c| (c.who.name.to_string(), c.ledger())).collect();
         status
     }
+}
+
+/// Where each upstream stands on disk, while what lies above `committed` is in memory only.
+fn places<'a>(cursors: &'a [Cursor], memory: &VecDeque<Held>, committed: Seq) -> Vec<(&'a str, Place)> {
+    let place = |(n, c): (usize, &'a Cursor)| {
+        let only_memory = memory.iter().rev().take_while(|h| h.seq > committed.max(c.acknowledged));
+        let only_memory = only_memory.filter(|h| h.wanted_by(n) && counts(&h.content)).count();
+        (&*c.who.name, c.place(only_memory as u64))
+    };
+    cursors.iter().enumerate().map(place).collect()
 }

@@ -4,11 +4,15 @@
 //! when every upstream that wants it has acknowledged it, or by a limit, counted.
 
 pub mod bench;
+mod dictionary;
 mod disk;
+mod flash;
 mod gap;
 mod log;
+pub mod look;
 mod row;
 mod schema;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -21,7 +25,9 @@ use crate::message::Message;
 use crate::topic::TopicFilter;
 
 pub use self::gap::GAP_TOPIC;
+pub use self::stored::Stored;
 pub use self::thread::COMMIT_INTERVAL;
+pub use self::thread::Cleared;
 pub use self::thread::Spool;
 pub use self::thread::SpoolThread;
 pub use self::thread::open;
@@ -117,6 +123,20 @@ pub enum SpoolError {
         found: i32,
         /// The latest layout known.
         known: i32,
+    },
+    /// Nothing to look at.
+    #[error("{path} does not exist: this gateway has never kept anything on disk")]
+    Absent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not one of the configured.
+    #[error("no upstream `{name}`; there are: {known}")]
+    NoUpstream {
+        /// What was asked for.
+        name: String,
+        /// Those there are.
+        known: String,
     },
     /// Another process holds it.
     #[error("{path} is in use by another process: does another trunkline run?")]

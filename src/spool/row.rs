@@ -77,14 +77,25 @@ pub(super) fn encode_own(sample: &Sample, run: u64) -> Vec<u8> {
     out
 }
 
+/// Where the topic of somebody else's message is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TopicLies {
+    /// In the dictionary; its number stands beside the row.
+    Beside,
+    /// In the row: there were too many for the dictionary.
+    Within,
+}
+
 /// The bytes of somebody else's message.
-pub(super) fn encode_foreign(message: &Message, taken: Taken) -> Vec<u8> {
+pub(super) fn encode_foreign(message: &Message, taken: Taken, topic: TopicLies) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.topic.as_str().len() + message.payload.len() + 32);
     let class = u8::from(message.class == Class::Alarm);
     let properties = u8::from(message.properties.is_some());
     out.push(u8::from(message.qos) | u8::from(message.retain) << 2 | class << 3 | properties << 4);
     put_taken(&mut out, taken);
-    put_bytes(&mut out, message.topic.as_str().as_bytes());
+    if topic == TopicLies::Within {
+        put_bytes(&mut out, message.topic.as_str().as_bytes());
+    }
     if let Some(properties) = &message.properties {
         put_properties(&mut out, properties);
     }
@@ -97,8 +108,13 @@ pub(super) fn decode(series: Option<&Arc<Series>>, bytes: &[u8]) -> Option<(Mess
     let mut rest = Rest(bytes);
     match series {
         Some(series) => decode_own(series, &mut rest),
-        None => decode_foreign(&mut rest),
+        None => decode_foreign(None, &mut rest),
     }
+}
+
+/// Somebody else's message whose topic lies beside it.
+pub(super) fn decode_under(topic: &TopicName, bytes: &[u8]) -> Option<(Message, Taken)> {
+    decode_foreign(Some(topic), &mut Rest(bytes))
 }
 
 fn decode_own(series: &Arc<Series>, rest: &mut Rest<'_>) -> Option<(Message, Taken)> {
@@ -125,10 +141,13 @@ fn decode_own(series: &Arc<Series>, rest: &mut Rest<'_>) -> Option<(Message, Tak
     Some((message, taken))
 }
 
-fn decode_foreign(rest: &mut Rest<'_>) -> Option<(Message, Taken)> {
+fn decode_foreign(topic: Option<&TopicName>, rest: &mut Rest<'_>) -> Option<(Message, Taken)> {
     let head = rest.byte()?;
     let taken = rest.taken()?;
-    let topic = TopicName::new(rest.text()?).ok()?;
+    let topic = match topic {
+        Some(topic) => topic.clone(),
+        None => TopicName::new(rest.text()?).ok()?,
+    };
     let properties = if head & 16 == 0 { None } else { Some(Arc::new(rest.properties()?)) };
     let message = Message {
         topic,
@@ -363,6 +382,7 @@ mod tests {
         #[test]
         fn damaged_bytes_are_refused_or_read_but_never_a_panic(bytes: Vec<u8>) {
             let _ = decode(None, &bytes);
+            let _ = decode_under(&TopicName::new("a").unwrap(), &bytes);
             let _ = decode(Some(&series()), &bytes);
         }
     }
@@ -381,7 +401,9 @@ mod tests {
             user: vec![("k".into(), "v".into()), ("k".into(), "w".into())],
         }));
         let taken = Taken { run: 3, stamp: Stamp { mono_us: 5, wall_us: -1 } };
-        assert_eq!(decode(None, &encode_foreign(&message, taken)), Some((message, taken)));
+        assert_eq!(decode(None, &encode_foreign(&message, taken, TopicLies::Within)), Some((message.clone(), taken)));
+        let beside = encode_foreign(&message, taken, TopicLies::Beside);
+        assert_eq!(decode_under(&message.topic, &beside), Some((message, taken)));
     }
 
     #[test]

@@ -14,23 +14,41 @@ use rusqlite::Connection;
 use super::SpoolError;
 
 /// Layout this program writes; grows with every change of the tables.
-pub(super) const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 
 /// Files up to this size are checked through when opened (0.2 s); larger ones are healed when damage shows.
 const CHECK_UP_TO: u64 = 64 << 20;
 
+/// The log gives its own numbers and remembers the last one itself (`last` in the book), because a plain key would be used
+/// again after the log was emptied. All accounts lie in one small table, so that a commit of few rows touches few pages.
 const TABLES: &str = "
-    CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, series INTEGER, entry BLOB NOT NULL);
+    CREATE TABLE log (seq INTEGER PRIMARY KEY, series INTEGER, entry BLOB NOT NULL);
     CREATE TABLE series (id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, definition TEXT NOT NULL);
-    CREATE TABLE cursor (upstream TEXT PRIMARY KEY, acknowledged INTEGER NOT NULL, backlog INTEGER NOT NULL)
-        WITHOUT ROWID;
     CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL);
-    CREATE TABLE account (key TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE book (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
 ";
 
-/// Since layout 2: the account of each upstream.
-const TABLES_2: &str = "
+/// From layout 1, which kept no account of the upstreams.
+const FROM_1: &str = "
     CREATE TABLE ledger (upstream TEXT PRIMARY KEY, account TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// From layout 2: three tables of accounts become one. What is not accounted for begins with what lies there.
+const FROM_2: &str = "
+    CREATE TABLE book (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    INSERT INTO book SELECT 'rows', count FROM account WHERE key = 'rows';
+    INSERT INTO book SELECT 'last', seq FROM sqlite_sequence WHERE name = 'log';
+    INSERT INTO book SELECT 'upstream/' || upstream, json_object(
+            'acknowledged', acknowledged,
+            'backlog', backlog,
+            'account', json(coalesce(account, json_object('appended', backlog))),
+            'ahead', json(coalesce(json_extract(account, '$.ahead'), '[]')))
+        FROM cursor LEFT JOIN ledger USING (upstream);
+    CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    DROP TABLE cursor;
+    DROP TABLE ledger;
+    DROP TABLE account;
 ";
 
 /// An open database, and what had to be set aside for it.
@@ -62,6 +80,17 @@ pub(super) fn open(path: &Path, max_size: u64) -> Result<Opened, SpoolError> {
     }
     let aside = set_aside(path).map_err(|e| SpoolError::Unusable { path: path.to_owned(), why: e.to_string() })?;
     Ok(Opened { connection: try_open(path, max_size)?, set_aside: Some(aside) })
+}
+
+/// Opens what is there, for a person to look at: a damaged file is refused, not set aside, and none is begun.
+pub(super) fn open_as_it_is(path: &Path, max_size: u64) -> Result<Connection, SpoolError> {
+    match header(path) {
+        Ok(Header::Absent) => Err(SpoolError::Absent { path: path.to_owned() }),
+        Ok(Header::Version(found)) if found > VERSION => Err(newer(path, found)),
+        Ok(Header::Version(_)) => try_open(path, max_size),
+        Ok(Header::Foreign) => Err(SpoolError::Damaged { path: path.to_owned(), why: "it is no database".to_owned() }),
+        Err(e) => Err(SpoolError::Unusable { path: path.to_owned(), why: e.to_string() }),
+    }
 }
 
 /// Moves the file and its companions away under a name that does not exist yet.
@@ -127,12 +156,13 @@ fn prepare(db: &Connection, version: i32, max_size: u64) -> rusqlite::Result<()>
     db.pragma_update(None, "wal_autocheckpoint", wal_pages(max_size))?;
     db.pragma_update(None, "journal_size_limit", wal_pages(max_size) * 4096)?;
     db.pragma_update(None, "cache_size", -2048)?;
-    if version == 0 {
-        db.execute_batch(&format!("BEGIN; {TABLES} {TABLES_2} PRAGMA user_version = {VERSION}; COMMIT;"))?;
-    } else if version < 2 {
-        db.execute_batch(&format!("BEGIN; {TABLES_2} PRAGMA user_version = {VERSION}; COMMIT;"))?;
-    }
-    Ok(())
+    let steps = match version {
+        0 => TABLES.to_owned(),
+        1 => [FROM_1, FROM_2].concat(),
+        2 => FROM_2.to_owned(),
+        _ => return Ok(()),
+    };
+    db.execute_batch(&format!("BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;"))
 }
 
 /// The WAL counts towards `max_size`: at most a sixteenth of it, 4 MB at most.

@@ -1,5 +1,10 @@
 //! The log held against a naive model, and injured on purpose.
 
+mod gaps;
+mod look;
+mod power;
+mod upgrade;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -184,7 +189,10 @@ proptest! {
                     }
                 }
                 Step::Rewind(u) => rewind(&mut models[usize::from(u)]),
-                Step::Link(u, up) => log.link(usize::from(u), if up { Link::Up } else { Link::Down }),
+                Step::Link(u, up) => {
+                    log.link(usize::from(u), if up { Link::Up } else { Link::Down });
+                    rewind(&mut models[usize::from(u)]);
+                }
                 Step::Tick => log.tick(at(now)),
                 Step::Reopen => {
                     log.close();
@@ -215,7 +223,7 @@ fn rewind(model: &mut Model) {
 }
 
 fn adds_up(l: &Ledger) -> bool {
-    l.appended == l.acknowledged + l.in_flight + l.stored + l.evicted + l.expired + l.damaged
+    l.unaccounted() == 0
 }
 
 /// How many entries the gaps among these tell of; the rest are values.
@@ -270,11 +278,7 @@ fn a_kill_loses_nothing_that_was_committed() {
     append(&mut log, 0..100);
     log.tick(at(0));
     append(&mut log, 100..110);
-    // The files as a kill would leave them: WAL and all.
-    for entry in fs::read_dir(folder.path()).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
+    copy_files(folder.path(), copy.path());
     let mut survivor = open(copy.path());
     assert_eq!(survivor.status().backlog["all"], 100);
     assert_eq!(drain(&mut survivor, 0), numbers(0..100));
@@ -434,6 +438,53 @@ fn newest_values_go_first_and_the_backlog_beside_them_across_cuts_and_restarts()
     assert_eq!(drain(&mut log, 0), numbers(330..333));
     assert_eq!((log.status().backlog["all"], log.status().ledger["all"].acknowledged), (0, 333));
     assert!(!log.connected(0).live, "without a backlog there is one lane");
+}
+
+#[test]
+fn what_the_peer_refuses_is_not_counted_as_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    append(&mut log, 0..5);
+    let batch = log.batch(0, None, 5, at(0));
+    log.refuse(0, batch.entries[1].seq);
+    log.refuse(0, batch.upto + 1);
+    log.acknowledge(0, batch.upto);
+    log.tick(at(0));
+    log.close();
+    drop(log);
+    let ledger = open(folder.path()).status().ledger["all"];
+    assert_eq!((ledger.acknowledged, ledger.refused, ledger.unaccounted()), (4, 1, 0));
+}
+
+#[test]
+fn after_a_kill_the_backlog_knows_that_newer_values_went_ahead_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let settings = Settings { replay: Replay::LiveFirst, ..settings(folder.path()) };
+    let only = || vec![upstreams().remove(0)];
+    let mut log = Log::open(settings.clone(), only(), 1).unwrap();
+    append(&mut log, 0..10);
+    log.tick(at(0));
+    let standing = log.connected(0);
+    append(&mut log, 10..12);
+    let live = Question { upstream: 0, lane: Lane::Live, after: Some(standing.newest), max: 9 };
+    let live = log.read(live, at(0));
+    log.acknowledge_live(0, live.upto);
+    // Killed before the next commit: nothing on disk says what was acknowledged.
+    copy_files(folder.path(), copy.path());
+    let settings = Settings { path: copy.path().join("spool.db"), ..settings };
+    let mut survivor = Log::open(settings, only(), 2).unwrap();
+    assert_eq!(survivor.connected(0).ahead, standing.newest, "what waits there may be older than what is kept");
+    drain(&mut survivor, 0);
+    assert_eq!(survivor.connected(0).ahead, 0);
+}
+
+/// The files as a kill would leave them: WAL and all.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }
 
 #[test]

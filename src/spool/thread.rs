@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -22,14 +24,18 @@ use super::Seq;
 use super::SpoolError;
 use super::Standing;
 use super::Subscriber;
+use super::flash::Flash;
 use super::log::Log;
+use super::log::PACE;
 use super::log::Question;
+use super::look::Slice;
 use crate::config::plant;
 use crate::message::Message;
 use crate::status::SpoolStatus;
 use crate::time;
 
-/// Entries are committed in groups this far apart: what a `kill -9` while offline can cost at most.
+/// The log is looked after this often; with its pace an entry waits half a second for its commit, which is what a
+/// `kill -9` while offline can cost at most.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Entries that wait for a stalled disk: 40 s of the largest site. Beyond it, overrun.
@@ -68,20 +74,34 @@ impl SpoolThread {
     }
 }
 
+/// What was thrown away by a person's will.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// Whose.
+    pub upstream: String,
+    /// So many entries.
+    pub entries: u64,
+    /// So many were under way and are left to their answer.
+    pub in_flight: u64,
+}
+
 #[derive(Debug)]
 enum Command {
     Append(Vec<Message>),
     Batch { upstream: Arc<str>, lane: Lane, after: Option<Seq>, max: usize, reply: oneshot::Sender<Batch> },
     Acknowledge { upstream: Arc<str>, lane: Lane, upto: Seq },
+    Refuse { upstream: Arc<str>, seq: Seq },
     Connected { upstream: Arc<str>, reply: oneshot::Sender<Standing> },
     Link { upstream: Arc<str>, link: Link },
+    Look { after: Seq, reply: oneshot::Sender<Result<Slice, SpoolError>> },
+    Clear { upstream: Option<String>, reply: oneshot::Sender<Result<Vec<Cleared>, SpoolError>> },
     Close(oneshot::Sender<()>),
 }
 
 /// Opens the log and starts its thread.
 pub fn open(settings: plant::Spool, upstreams: Vec<Subscriber>) -> Result<(Spool, SpoolThread), SpoolError> {
     let path = settings.path.clone();
-    let log = Log::open(settings, upstreams, time::boot_id())?;
+    let log = Log::open(settings, upstreams, time::boot_id())?.paced(PACE);
     start(log).map_err(|e| SpoolError::Unusable { path, why: e.to_string() })
 }
 
@@ -90,10 +110,13 @@ pub(super) fn start(log: Log) -> std::io::Result<(Spool, SpoolThread)> {
     let (commands, inbox) = mpsc::channel(INTAKE_MOST);
     let (publish, status) = watch::channel(log.status());
     let intake = Arc::new(Intake::default());
-    let owner = Owner { log, waiters: Vec::new(), publish, intake: Arc::clone(&intake) };
+    let shared = Arc::clone(&intake);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let thread =
-        std::thread::Builder::new().name("spool".to_owned()).spawn(move || runtime.block_on(owner.run(inbox)))?;
+    let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || {
+        let flash = Flash::new();
+        let owner = Owner { log, waiters: Vec::new(), publish, intake: shared, flash };
+        runtime.block_on(owner.run(inbox));
+    })?;
     Ok((Spool { commands, status, intake }, SpoolThread(thread)))
 }
 
@@ -138,6 +161,12 @@ impl Spool {
         let _ = self.commands.send(Command::Acknowledge { upstream: upstream.into(), lane, upto }).await;
     }
 
+    /// The upstream will never take this entry: it counts as refused, not as acknowledged, when it is done. To be said
+    /// before it is.
+    pub async fn refuse(&self, upstream: &str, seq: Seq) {
+        let _ = self.commands.send(Command::Refuse { upstream: upstream.into(), seq }).await;
+    }
+
     /// The upstream's link is up: like [`Spool::link`], and says how the log stands.
     pub async fn connected(&self, upstream: &str) -> Standing {
         let (reply, answer) = oneshot::channel();
@@ -148,6 +177,20 @@ impl Spool {
     /// How the upstream's link is; decides whether entries stay in memory.
     pub async fn link(&self, upstream: &str, link: Link) {
         let _ = self.commands.send(Command::Link { upstream: upstream.into(), link }).await;
+    }
+
+    /// What waits behind `after`; does not disturb the readers. `None` when the spool has closed.
+    pub async fn look(&self, after: Seq) -> Option<Result<Slice, SpoolError>> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Look { after, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Throws away what waits for this upstream, or for all; `None` when the spool has closed.
+    pub async fn clear(&self, upstream: Option<String>) -> Option<Result<Vec<Cleared>, SpoolError>> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Clear { upstream, reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// How things stand, written every commit interval.
@@ -174,6 +217,7 @@ struct Owner {
     waiters: Vec<Waiter>,
     publish: watch::Sender<SpoolStatus>,
     intake: Arc<Intake>,
+    flash: Flash,
 }
 
 impl Owner {
@@ -246,6 +290,11 @@ impl Owner {
                     (None, _) => {}
                 }
             }
+            Command::Refuse { upstream, seq } => {
+                if let Some(n) = self.log.index(&upstream) {
+                    self.log.refuse(n, seq);
+                }
+            }
             Command::Connected { upstream, reply } => {
                 if let Some(n) = self.log.index(&upstream) {
                     let _ = reply.send(self.log.connected(n));
@@ -255,6 +304,15 @@ impl Owner {
                 if let Some(n) = self.log.index(&upstream) {
                     self.log.link(n, link);
                 }
+            }
+            Command::Look { after, reply } => {
+                let _ = reply.send(self.log.look_or_say(after, time::now()));
+            }
+            Command::Clear { upstream, reply } => {
+                let cleared = self.log.clear_named(upstream.as_deref(), time::now());
+                // Whoever asked may look at the status next.
+                self.tell();
+                let _ = reply.send(cleared);
             }
             Command::Close(done) => return Some(done),
         }
@@ -277,8 +335,9 @@ impl Owner {
         }
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
         let mut status = self.log.status();
+        self.flash.note(&mut status);
         status.overrun = self.intake.overrun.load(Ordering::Relaxed);
         // Also when nothing has changed: that it is written is the sign of life the watchdog looks for.
         self.publish.send_replace(status);

@@ -195,6 +195,8 @@ fn spool(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     out.gauge("trunkline_spool_entries", "Entries that wait", storeys)?;
     out.gauge("trunkline_spool_bytes", "Bytes on disk, journal included", alone(float(s.disk_bytes)))?;
     out.gauge("trunkline_spool_writable", "0 while the disk cannot be used", alone(truth(s.error.is_none())))?;
+    let help = "Bytes the spool has given to the disk, journal and checkpoints included: what flash wears by";
+    out.counter("trunkline_spool_written_bytes", help, alone(s.written_bytes))?;
     let backlog = s.backlog.iter().map(|(name, n)| (vec![("upstream", name.as_str())], float(*n)));
     out.gauge("trunkline_spool_backlog", "Entries not acknowledged by an upstream", backlog)?;
     out.counter("trunkline_spool_appended", "Entries taken in", alone(s.appended))?;

@@ -31,6 +31,8 @@ class Gateway:
         self.config.write_text(text)
         self.process = None
         self.lines = []
+        # More of the environment of `start`, for a test that puts something between the program and the system.
+        self.variables = {}
 
     def command(self, *arguments, stdin=None, timeout=60):
         """Runs `trunkline …` to its end."""
@@ -50,7 +52,8 @@ class Gateway:
         self.lines = []
         self.process = subprocess.Popen(
             [binary, "run", "-c", self.config, "--socket", self.socket], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(), cwd=self.folder, **popen,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**self.environment(), **self.variables},
+            cwd=self.folder, **popen,
         )
         self.reader = threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True)
         self.reader.start()

@@ -33,7 +33,7 @@ pub(super) use upstream::UPSTREAM_KEYS;
 
 /// The keys a file may begin with.
 pub(super) const ROOT_KEYS: &[&str] =
-    &["gateway", "include", "schedules", "lines", "devices", "publish", "broker", "upstreams", "spool", "web"];
+    &["gateway", "include", "schedules", "lines", "devices", "publish", "broker", "upstreams", "spool", "stats", "web"];
 
 /// The state of one check.
 pub(super) struct Checker {
@@ -104,6 +104,8 @@ impl Checker {
         let upstreams = self.upstreams(roots);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);
+        let section = self.once(roots, "stats");
+        let stats = self.stats(section);
         let section = self.once(roots, "web");
         let web = self.web(section, &broker);
         Some(Plant {
@@ -114,6 +116,7 @@ impl Checker {
             broker,
             upstreams,
             spool,
+            stats,
             web,
             state_dir: self.state_dir.clone(),
         })

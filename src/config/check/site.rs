@@ -1,4 +1,4 @@
-//! `spool` and `web`: the parts of the plant that have no names.
+//! `spool`, `stats` and `web`: the parts of the plant that have no names.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -64,6 +64,22 @@ impl Checker {
             self.reader.error(node.at, format!("`{text}` is no rate"), "write 500/s, or unlimited");
         }
         rate
+    }
+
+    /// How often the gateway tells about itself.
+    pub(super) fn stats(&mut self, node: Option<&Node>) -> Option<Duration> {
+        let usual = Some(Duration::from_secs(60));
+        let Some(node) = node else { return usual };
+        self.reader.keys(node, &["every"]);
+        let Some(every) = node.get("every") else { return usual };
+        if self.reader.text(every)? == "never" {
+            return None;
+        }
+        let found = self.reader.duration(every)?;
+        if found < Duration::from_secs(1) {
+            self.reader.error(every.at, "`every` is at least 1s here", "60s is usual; `never` for none");
+        }
+        Some(found)
     }
 
     pub(super) fn web(&mut self, node: Option<&Node>, broker: &Broker) -> Option<SocketAddr> {

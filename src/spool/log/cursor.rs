@@ -1,6 +1,6 @@
-//! Where one upstream stands in the log, and its account: what was appended for it is acknowledged, given out, stored,
-//! evicted, expired or lost with a damaged file, and nothing else, across restarts. Gaps are no entries: they are
-//! given out in their place but not counted.
+//! Where one upstream stands in the log, and its account: what was appended for it is acknowledged, refused, given out,
+//! stored, evicted, expired, cleared or lost with a damaged file, and nothing else, across restarts. Gaps are no entries:
+//! they are given out in their place but not counted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,41 @@ pub(super) enum Why {
     Full,
     /// Older than `max_age`.
     Old,
+    /// A person wanted it so.
+    Cleared,
 }
+
+impl Why {
+    const fn count(self, account: &mut Ledger, count: u64) {
+        match self {
+            Self::Full => account.evicted += count,
+            Self::Old => account.expired += count,
+            Self::Cleared => account.cleared += count,
+        }
+    }
+}
+
+impl Place {
+    /// As [`Cursor::left`], before it is done.
+    pub(super) const fn left(&mut self, count: u64, why: Why) {
+        self.backlog = self.backlog.saturating_sub(count);
+        why.count(&mut self.account, count);
+    }
+}
+
+/// What an entry that was given out will count as when it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// A gap is no entry.
+    Nothing,
+    /// The peer has it.
+    Acknowledged,
+    /// The peer will never take it.
+    Refused,
+}
+
+/// What was given out, in order.
+type Handed = VecDeque<(Seq, Counts)>;
 
 /// Where one upstream stands.
 #[derive(Debug)]
@@ -31,14 +65,16 @@ pub(super) struct Cursor {
     pub(super) acknowledged: Seq,
     /// Entries it wants and has not acknowledged.
     pub(super) backlog: u64,
-    /// Given out, in order, not acknowledged yet; and whether it counts (a gap does not).
-    pub(super) handed: VecDeque<(Seq, bool)>,
+    /// Given out, in order, not acknowledged yet.
+    pub(super) handed: Handed,
     /// Totals since the file was begun.
     pub(super) account: Ledger,
     /// Stretches above `acknowledged` that are done too, in order: what went live, past a backlog.
     pub(super) ahead: Vec<(Seq, Seq)>,
     /// While newest values go first: the second reader.
     pub(super) live: Option<Live>,
+    /// Newer values than those up to here may have been sent.
+    overtaken: Seq,
 }
 
 /// The reader of what is newest; the other one gets what lies below.
@@ -46,7 +82,7 @@ pub(super) struct Cursor {
 pub(super) struct Live {
     /// It begins behind this.
     pub(super) from: Seq,
-    handed: VecDeque<(Seq, bool)>,
+    handed: Handed,
 }
 
 /// So many stretches at most; after more outages without a drain between them the order is kept instead.
@@ -56,8 +92,9 @@ impl Cursor {
     /// At its place on disk, or at the end of the log when it is new.
     pub(super) fn new(who: Subscriber, place: Option<Place>, last: Seq) -> Self {
         let place = place.unwrap_or(Place { acknowledged: last, ..Place::default() });
-        let Place { acknowledged, backlog, account, ahead } = place;
-        Self { who, link: Link::Down, acknowledged, backlog, handed: VecDeque::new(), account, ahead, live: None }
+        let Place { acknowledged, backlog, account, ahead, overtaken } = place;
+        let (link, handed) = (Link::Down, VecDeque::new());
+        Self { who, link, acknowledged, backlog, handed, account, ahead, live: None, overtaken }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
@@ -69,10 +106,40 @@ impl Cursor {
         seq > self.acknowledged && !self.ahead.iter().any(|(after, upto)| seq > *after && seq <= *upto)
     }
 
+    /// How its link is. What was given out before will be asked for again.
+    pub(super) fn link(&mut self, link: Link) {
+        self.link = link;
+        self.live = None;
+        self.handed.clear();
+    }
+
     /// From now on what comes behind `last` goes first, if there is a backlog to pass.
     pub(super) fn go_live(&mut self, last: Seq) {
         let worth = self.backlog > 0 && self.ahead.len() < AHEAD_MOST;
         self.live = worth.then(|| Live { from: last, handed: VecDeque::new() });
+        if worth {
+            self.overtaken = last;
+        }
+    }
+
+    /// Entries up to here may be older than what was sent already; zero: none.
+    pub(super) fn overtaken(&self) -> Seq {
+        let known = self.ahead.last().map_or(0, |a| a.1).max(self.overtaken);
+        if known > self.acknowledged { known } else { 0 }
+    }
+
+    /// Whether the bridge has it: it may be with the peer already.
+    pub(super) fn in_flight(&self, seq: Seq) -> bool {
+        let has = |handed: &Handed| handed.binary_search_by_key(&seq, |h| h.0).is_ok();
+        has(&self.handed) || self.live.as_ref().is_some_and(|live| has(&live.handed))
+    }
+
+    /// The peer will never take this one: told before it is acknowledged with the others.
+    pub(super) fn refuse(&mut self, seq: Seq) {
+        let live = self.live.iter_mut().flat_map(|live| &mut live.handed);
+        for (_, counts) in self.handed.iter_mut().chain(live).filter(|(s, c)| *s == seq && *c != Counts::Nothing) {
+            *counts = Counts::Refused;
+        }
     }
 
     /// The first that is none of the backlog reader's.
@@ -81,7 +148,7 @@ impl Cursor {
     }
 
     /// What was given out, to be held against the acknowledgements.
-    pub(super) fn hand_out(&mut self, lane: Lane, handed: Vec<(Seq, bool)>) {
+    pub(super) fn hand_out(&mut self, lane: Lane, handed: Vec<(Seq, Counts)>) {
         match (lane, &mut self.live) {
             (Lane::Live, Some(live)) => live.handed.extend(handed),
             _ => self.handed.extend(handed),
@@ -103,14 +170,12 @@ impl Cursor {
         if upto <= before {
             return None;
         }
-        let mut done = 0;
+        let (mut done, from) = (Vec::new(), live.from);
         while let Some((_, counts)) = live.handed.front().copied().filter(|(seq, _)| *seq <= upto) {
             live.handed.pop_front();
-            done += u64::from(counts);
+            done.push(counts);
         }
-        let from = live.from;
-        self.backlog = self.backlog.saturating_sub(done);
-        self.account.acknowledged += done;
+        done.into_iter().for_each(|counts| self.settle(counts));
         match self.ahead.last_mut() {
             Some(last) if last.0 == from => last.1 = upto,
             _ => self.ahead.push((from, upto)),
@@ -132,6 +197,26 @@ impl Cursor {
         std::iter::once((0, self.acknowledged)).chain(self.ahead.iter().copied()).collect()
     }
 
+    /// What can be thrown away lies behind the first, up to the second: above what is under way on the backlog's
+    /// reader, below what the other one reads.
+    pub(super) fn clearing(&self, last: Seq) -> (Seq, Seq) {
+        let after = self.handed.back().map_or(self.acknowledged, |(seq, _)| *seq);
+        (after, self.limit().min(last))
+    }
+
+    /// Entries that wait and are not under way.
+    pub(super) fn waiting_unread(&self) -> u64 {
+        self.ledger().stored
+    }
+
+    /// This stretch is done without having been read.
+    pub(super) fn skip(&mut self, after: Seq, upto: Seq) {
+        let below: Vec<_> = self.ahead.iter().copied().filter(|(_, end)| *end <= after).collect();
+        let above: Vec<_> = self.ahead.iter().copied().filter(|(begin, _)| *begin >= upto).collect();
+        self.ahead = [below, vec![(after, upto)], above].concat();
+        self.absorb();
+    }
+
     /// An entry that it wants came.
     pub(super) const fn appended(&mut self) {
         self.backlog += 1;
@@ -149,26 +234,24 @@ impl Cursor {
         self.acknowledged = upto;
         while let Some((_, counts)) = self.handed.front().copied().filter(|(seq, _)| *seq <= upto) {
             self.handed.pop_front();
-            self.backlog = self.backlog.saturating_sub(u64::from(counts));
-            self.account.acknowledged += u64::from(counts);
+            self.settle(counts);
         }
         self.absorb();
     }
 
-    /// An entry that it wants left without acknowledgement.
-    pub(super) fn forget(&mut self, seq: Seq, why: Why) {
-        if !self.waits_for(seq) {
-            return;
+    fn settle(&mut self, counts: Counts) {
+        match counts {
+            Counts::Nothing => return,
+            Counts::Acknowledged => self.account.acknowledged += 1,
+            Counts::Refused => self.account.refused += 1,
         }
         self.backlog = self.backlog.saturating_sub(1);
-        match why {
-            Why::Full => self.account.evicted += 1,
-            Why::Old => self.account.expired += 1,
-        }
-        self.handed.retain(|(s, _)| *s != seq);
-        if let Some(live) = &mut self.live {
-            live.handed.retain(|(s, _)| *s != seq);
-        }
+    }
+
+    /// So many entries that it waits for, and that are not given out, left without acknowledgement.
+    pub(super) const fn left(&mut self, count: u64, why: Why) {
+        self.backlog = self.backlog.saturating_sub(count);
+        why.count(&mut self.account, count);
     }
 
     /// Only so many are left; the others were not to be found.
@@ -191,7 +274,7 @@ impl Cursor {
     /// The account as it stands.
     pub(super) fn ledger(&self) -> Ledger {
         let live = self.live.iter().flat_map(|live| &live.handed);
-        let in_flight = self.handed.iter().chain(live).filter(|(_, counts)| *counts).count() as u64;
+        let in_flight = self.handed.iter().chain(live).filter(|(_, c)| *c != Counts::Nothing).count() as u64;
         Ledger { in_flight, stored: self.backlog.saturating_sub(in_flight), ..self.account }
     }
 
@@ -200,7 +283,8 @@ impl Cursor {
         let mut account = self.account;
         account.appended = account.appended.saturating_sub(only_memory);
         let backlog = self.backlog.saturating_sub(only_memory);
-        Place { acknowledged: self.acknowledged, backlog, account, ahead: self.ahead.clone() }
+        let (acknowledged, ahead, overtaken) = (self.acknowledged, self.ahead.clone(), self.overtaken());
+        Place { acknowledged, backlog, account, ahead, overtaken }
     }
 }
 

@@ -1,9 +1,12 @@
 //! How the log stays within its bounds: bytes on disk, age, and space given back. What leaves here leaves without
 //! acknowledgement and is counted; alarms leave last.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Seq;
+use super::super::disk::Leaving;
 use super::super::disk::Row;
 use super::super::gap::Gap;
 use super::super::row::Content;
@@ -11,7 +14,9 @@ use super::super::row::Taken;
 use super::CLOCK_SET;
 use super::Held;
 use super::Log;
+use super::cursor::Cursor;
 use super::cursor::Why;
+use super::places;
 use crate::config::plant::WhenFull;
 use crate::message::Class;
 use crate::message::Message;
@@ -21,6 +26,68 @@ use crate::time::Stamp;
 const EVICT_AT_ONCE: usize = 1_000;
 /// Free pages that are worth giving back while rows remain (4 MB).
 const FREE_WORTH_SHRINKING: u64 = 4 << 20;
+
+/// What is about to leave without acknowledgement. Each upstream gets one gap, in the place of the last entry that it
+/// loses: behind all that it has read, before all that it has not.
+#[derive(Debug, Default)]
+struct Departure {
+    /// Entries, and who waited for them.
+    gone: Vec<(Seq, u64)>,
+    /// By upstream.
+    gaps: BTreeMap<usize, (Seq, Gap)>,
+    /// What is left of earlier gaps that became part of these.
+    earlier: Vec<(Seq, Gap)>,
+}
+
+impl Departure {
+    /// This entry goes; those who want it are named by bits.
+    fn entry(&mut self, log: &Log, seq: Seq, (message, taken, wanted): (&Message, Stamp, u64)) {
+        let by = log.waiting(seq, wanted);
+        for (n, cursor) in log.cursors.iter().enumerate().filter(|(n, _)| by >> n & 1 == 1) {
+            let (at, gap) = self.gaps.entry(n).or_default();
+            *at = seq;
+            gap.add(cursor.name(), &message.topic, taken.wall_us);
+        }
+        self.gone.push((seq, by));
+    }
+
+    /// An earlier gap becomes part of the new one, but not for whom it is under way already.
+    fn earlier(&mut self, log: &Log, seq: Seq, mut gap: Gap) {
+        let before = gap.clone();
+        let cursor = |name: &Arc<str>| log.index(name).map(|n| (n, &log.cursors[n]));
+        let _nobody_waits = gap.take(|name| cursor(name).is_none_or(|(_, c)| !c.waits_for(seq)));
+        for (n, (_, new)) in &mut self.gaps {
+            let joins = |name: &Arc<str>| cursor(name).is_some_and(|(m, c)| m == *n && !c.in_flight(seq));
+            new.merge(gap.take(joins));
+        }
+        if gap != before {
+            self.earlier.push((seq, gap));
+        }
+    }
+
+    /// The entry or gap that lies at this place of the memory.
+    fn held(&mut self, log: &Log, n: usize) {
+        let held = &log.memory[n];
+        match &held.content {
+            Content::Message(message) => self.entry(log, held.seq, (message, held.taken, held.wanted)),
+            Content::Gap(gap) => self.earlier(log, held.seq, gap.clone()),
+        }
+    }
+
+    /// Entries that this upstream loses.
+    fn count(&self, upstream: usize) -> u64 {
+        self.gone.iter().filter(|(_, by)| by >> upstream & 1 == 1).count() as u64
+    }
+
+    /// The new gaps, by place.
+    fn markers(&self) -> BTreeMap<Seq, Gap> {
+        let mut markers = BTreeMap::<Seq, Gap>::new();
+        for (at, gap) in self.gaps.values() {
+            markers.entry(*at).or_default().merge(gap.clone());
+        }
+        markers
+    }
+}
 
 impl Log {
     /// Drops the oldest rows, alarms last, until a commit fits again. True: new entries had to go instead.
@@ -59,36 +126,36 @@ impl Log {
         }
     }
 
-    /// A gap in which this entry has left, as those see it who still waited for it.
-    fn gap_of(&self, seq: Seq, message: &Message, taken: Stamp, wanted: u64) -> Gap {
-        let mut gap = Gap::default();
-        for (n, cursor) in self.cursors.iter().enumerate() {
-            if wanted >> n & 1 == 1 && cursor.waits_for(seq) {
-                gap.add(cursor.name(), &message.topic, taken.wall_us);
-            }
-        }
-        gap
+    /// Those who still wait for this, of those who want it.
+    fn waiting(&self, seq: Seq, wanted: u64) -> u64 {
+        let waits = |(n, cursor): &(usize, &Cursor)| wanted >> n & 1 == 1 && cursor.waits_for(seq);
+        self.cursors.iter().enumerate().filter(waits).fold(0, |mask, (n, _)| mask | 1 << n)
     }
 
-    /// The books after an entry left without acknowledgement.
-    fn forget(&mut self, seq: Seq, wanted: u64, why: Why) {
-        for (_, cursor) in self.cursors.iter_mut().enumerate().filter(|(n, _)| wanted >> n & 1 == 1) {
-            cursor.forget(seq, why);
-        }
+    /// Whether a bridge has it: then it may be delivered already, and is neither dropped nor told as missing.
+    fn in_flight(&self, seq: Seq) -> bool {
+        self.cursors.iter().any(|c| c.in_flight(seq))
     }
 
     /// There is no room for this one: it becomes part of the gap at the end.
     pub(super) fn turn_away(&mut self, message: &Message, taken: Stamp, wanted: u64) {
         self.counts.evicted += 1;
-        let gap = self.gap_of(Seq::MAX, message, taken, wanted);
+        let mut gap = Gap::default();
         for (_, cursor) in self.cursors.iter_mut().enumerate().filter(|(n, _)| wanted >> n & 1 == 1) {
             cursor.turned_away();
+            gap.add(cursor.name(), &message.topic, taken.wall_us);
         }
+        self.cursors_dirty = true;
+        // A gap that somebody has read already cannot grow any more for him.
+        let unread = |seq: Seq, last: &Gap| {
+            let index = |name: &Arc<str>| self.index(name).map(|n| &self.cursors[n]);
+            let part = |name| last.upstreams().any(|n| n == name);
+            let open = |name| index(name).is_some_and(|c| c.waits_for(seq) && !c.in_flight(seq));
+            seq > self.committed && gap.upstreams().all(|name| part(name) && open(name))
+        };
+        let grows = self.memory.back().is_some_and(|h| matches!(&h.content, Content::Gap(g) if unread(h.seq, g)));
         match self.memory.back_mut() {
-            Some(Held { content: Content::Gap(last), wanted: by, seq, .. }) if *seq > self.committed => {
-                last.merge(gap);
-                *by |= wanted;
-            }
+            Some(Held { content: Content::Gap(last), .. }) if grows => last.merge(gap),
             _ => {
                 self.last += 1;
                 let (seq, content) = (self.last, Content::Gap(gap));
@@ -106,53 +173,29 @@ impl Log {
         if self.settings.when_full == WhenFull::DropNewest && class == Class::Normal {
             return false;
         }
-        let of = |class| self.memory.iter().position(|h| h.class() == Some(class));
+        let of = |class| self.memory.iter().position(|h| h.class() == Some(class) && !self.in_flight(h.seq));
         let Some(n) = of(Class::Normal).or_else(|| of(Class::Alarm).filter(|_| class == Class::Alarm)) else {
             return false;
         };
-        let Held { seq, ref content, taken, wanted, .. } = self.memory[n];
-        let Content::Message(message) = content else { return false };
-        let mut gap = self.gap_of(seq, message, taken, wanted);
-        self.forget(seq, wanted, Why::Full);
-        self.counts.evicted += 1;
-        let before = n.checked_sub(1).filter(|b| self.memory[*b].class().is_none());
-        let mut by = wanted;
-        if let Some(Held { content: Content::Gap(earlier), wanted, .. }) = before.and_then(|b| self.memory.remove(b)) {
-            gap.merge(earlier);
-            by |= wanted;
+        let mut departure = Departure::default();
+        departure.held(self, n);
+        if let Some(before) = n.checked_sub(1) {
+            departure.held(self, before);
         }
-        let held = &mut self.memory[before.unwrap_or(n)];
-        held.content = Content::Gap(gap);
-        held.wanted = by;
+        self.depart(departure, Why::Full);
         true
     }
 
-    /// `drop-newest` with a full disk: new entries but alarms become one gap.
+    /// `drop-newest` with a full disk: new entries but alarms become gaps.
     fn drop_uncommitted(&mut self) {
-        let (mut gap, mut last) = (Gap::default(), None);
-        for held in std::mem::take(&mut self.memory) {
-            let mut by = held.wanted;
-            match held.content {
-                Content::Message(message) if held.seq > self.committed && message.class == Class::Normal => {
-                    gap.merge(self.gap_of(held.seq, &message, held.taken, held.wanted));
-                    self.forget(held.seq, held.wanted, Why::Full);
-                    self.counts.evicted += 1;
-                }
-                Content::Gap(mut earlier) if held.seq > self.committed => {
-                    earlier.retain(|name| self.cursors.iter().any(|c| c.name() == name && c.waits_for(held.seq)));
-                    gap.merge(earlier);
-                }
-                content => {
-                    self.memory.push_back(Held { content, ..held });
-                    continue;
-                }
-            }
-            by |= last.map_or(0, |(_, _, _, by)| by);
-            last = Some((held.seq, held.taken, held.came, by));
-        }
-        let Some((seq, taken, came, wanted)) = last else { return };
-        let place = self.memory.partition_point(|h| h.seq < seq);
-        self.memory.insert(place, Held { seq, content: Content::Gap(gap), taken, came, wanted });
+        let from = self.memory.partition_point(|h| h.seq <= self.committed);
+        let goes = |h: &Held| h.class() == Some(Class::Normal) && !self.in_flight(h.seq);
+        let (gone, gaps): (Vec<_>, Vec<_>) = (from..self.memory.len())
+            .filter(|n| goes(&self.memory[*n]) || self.memory[*n].class().is_none())
+            .partition(|n| goes(&self.memory[*n]));
+        let mut departure = Departure::default();
+        gone.into_iter().chain(gaps).for_each(|n| departure.held(self, n));
+        self.depart(departure, Why::Full);
     }
 
     fn evict(&mut self) -> bool {
@@ -170,7 +213,11 @@ impl Log {
             self.alarms_upto = 0;
             return from > 0 && self.evict_rows(|_| true);
         };
-        if !rows.iter().any(|r| !matches!(&r.1, Some((c, _)) if class(c) != Some(Class::Normal))) {
+        let goes = |(seq, decoded): &Row| match decoded {
+            Some((content, _)) => class(content) == Some(Class::Normal) && !self.in_flight(*seq),
+            None => true,
+        };
+        if !rows.iter().any(goes) {
             self.alarms_upto = end;
             return true;
         }
@@ -185,61 +232,75 @@ impl Log {
         self.drop_rows(rows, which, Why::Full).is_some()
     }
 
-    /// Drops rows and leaves a gap in the place of the last; says where. `None`: there was nothing to drop, or the
-    /// disk does not let it.
+    /// Drops rows and leaves gaps in the place of the last of each upstream; says where the first of them is. `None`:
+    /// there was nothing to drop, or the disk does not let it.
     fn drop_rows(&mut self, rows: Vec<Row>, which: impl Fn(&Message) -> bool, why: Why) -> Option<Seq> {
-        let (mut gone, mut gaps, mut gap) = (Vec::new(), Vec::new(), Gap::default());
+        let (mut departure, mut earlier) = (Departure::default(), Vec::new());
         for (seq, decoded) in rows {
             match decoded {
-                None => gone.push((seq, 0)),
-                Some((Content::Message(message), taken)) if which(&message) => {
-                    let wanted = self.wanted(&message);
-                    gap.merge(self.gap_of(seq, &message, taken.stamp, wanted));
-                    gone.push((seq, wanted));
+                None => departure.gone.push((seq, 0)),
+                Some((Content::Message(message), taken)) if which(&message) && !self.in_flight(seq) => {
+                    departure.entry(self, seq, (&message, taken.stamp, self.wanted(&message)));
                 }
-                Some((Content::Gap(earlier), _)) => gaps.push((seq, earlier)),
+                Some((Content::Gap(gap), _)) => earlier.push((seq, gap)),
                 Some(_) => {}
             }
         }
-        let mut at = gone.last()?.0;
-        for (seq, mut earlier) in gaps {
-            earlier.retain(|name| self.cursors.iter().any(|c| c.name() == name && c.waits_for(seq)));
-            gap.merge(earlier);
-            gone.push((seq, 0));
-            at = at.max(seq);
+        let last = departure.gone.last()?.0;
+        earlier.into_iter().for_each(|(seq, gap)| departure.earlier(self, seq, gap));
+        let markers = departure.markers();
+        let mut cursors = places(&self.cursors, &self.memory, self.committed);
+        for (n, (_, place)) in cursors.iter_mut().enumerate() {
+            place.left(departure.count(n), why);
         }
-        let seqs: Vec<Seq> = gone.iter().map(|g| g.0).collect();
-        let marker = (!gap.is_empty()).then_some((at, &gap));
-        if let Some(Err(e)) = self.disk.as_mut().map(|d| d.drop_rows(&seqs, marker)) {
+        let emptied = departure.earlier.iter().filter(|(_, gap)| gap.is_empty()).map(|(seq, _)| *seq);
+        let gone = departure.gone.iter().map(|g| g.0).chain(emptied).collect();
+        let kept = departure.earlier.iter().filter(|(_, gap)| !gap.is_empty()).map(|(seq, gap)| (*seq, gap));
+        let gaps = markers.iter().map(|(seq, gap)| (*seq, gap)).chain(kept).collect();
+        let leaving = Leaving { gone, gaps, cursors };
+        if let Some(Err(e)) = self.disk.as_mut().map(|d| d.leave(&leaving)) {
             self.fault(&e);
             return None;
         }
-        self.drop_from_books(gone, why);
-        if !gap.is_empty() && self.memory.front().is_some_and(|h| h.seq <= at) {
-            let wanted = self.cursors.iter().enumerate().filter(|(_, c)| gap.concerns(c.name()));
-            let wanted = wanted.fold(0, |mask, (n, _)| mask | 1 << n);
-            let place = self.memory.partition_point(|h| h.seq < at);
-            let (content, taken) = (Content::Gap(gap), Taken::NEVER.stamp);
-            self.memory.insert(place, Held { seq: at, content, taken, came: taken, wanted });
-        }
-        self.cursors_dirty = true;
+        let at = markers.keys().next().copied().unwrap_or(last);
+        self.depart(departure, why);
         Some(at)
     }
 
-    fn drop_from_books(&mut self, gone: Vec<(Seq, u64)>, why: Why) {
-        let done = self.done();
-        for (seq, wanted) in gone {
-            if seq > done && wanted != 0 {
-                match why {
-                    Why::Full => self.counts.evicted += 1,
-                    Why::Old => self.counts.expired += 1,
-                }
-            }
+    /// Memory and books after entries left without acknowledgement.
+    fn depart(&mut self, departure: Departure, why: Why) {
+        for n in 0..self.cursors.len() {
+            self.cursors[n].left(departure.count(n), why);
+        }
+        let left = departure.gone.iter().filter(|(_, by)| *by != 0).count() as u64;
+        match why {
+            Why::Full => self.counts.evicted += left,
+            Why::Old => self.counts.expired += left,
+            Why::Cleared => {}
+        }
+        let markers = departure.markers();
+        for (seq, _) in departure.gone {
             if let Ok(n) = self.memory.binary_search_by_key(&seq, |h| h.seq) {
                 self.memory.remove(n);
             }
-            self.forget(seq, wanted, why);
         }
+        for (seq, gap) in departure.earlier {
+            if let Ok(n) = self.memory.binary_search_by_key(&seq, |h| h.seq) {
+                match gap.is_empty() {
+                    true => drop(self.memory.remove(n)),
+                    false => self.memory[n].content = Content::Gap(gap),
+                }
+            }
+        }
+        for (at, gap) in markers {
+            if at > self.committed || self.memory.front().is_some_and(|h| h.seq <= at) {
+                let by = gap.upstreams().filter_map(|name| self.index(name)).fold(0, |mask, n| mask | 1 << n);
+                let place = self.memory.partition_point(|h| h.seq < at);
+                let (content, taken) = (Content::Gap(gap), Taken::NEVER.stamp);
+                self.memory.insert(place, Held { seq: at, content, taken, came: taken, wanted: by });
+            }
+        }
+        self.cursors_dirty = true;
     }
 
     /// Drops rows older than `max_age`.

@@ -9,6 +9,7 @@ use super::super::row::Content;
 use super::super::row::Taken;
 use super::CLOCK_SET;
 use super::Log;
+use super::cursor::Counts;
 use super::cursor::counts;
 use crate::message::Message;
 use crate::time::Stamp;
@@ -40,12 +41,13 @@ struct Reading {
     /// Nothing above this.
     limit: Seq,
     batch: Batch,
-    handed: Vec<(Seq, bool)>,
+    handed: Vec<(Seq, Counts)>,
     fault: Option<rusqlite::Error>,
 }
 
 impl Reading {
-    fn found(&mut self, seq: Seq, message: Message, counts: bool) {
+    fn found(&mut self, seq: Seq, message: Message, is_entry: bool) {
+        let counts = if is_entry { Counts::Acknowledged } else { Counts::Nothing };
         self.batch.entries.push(Entry { seq, message });
         self.handed.push((seq, counts));
     }
@@ -160,7 +162,7 @@ impl Log {
 }
 
 /// Monotonic stamps of other runs mean nothing in this one: marked, so that nobody reckons with them.
-fn mark_run(mut message: Message, taken: Taken, run: u64) -> Message {
+pub(super) fn mark_run(mut message: Message, taken: Taken, run: u64) -> Message {
     if taken.run != run
         && let Some(own) = &mut message.own
     {
@@ -170,7 +172,7 @@ fn mark_run(mut message: Message, taken: Taken, run: u64) -> Message {
 }
 
 /// A value taken before the clock was set gets the right time when it leaves, while the run that took it lives.
-fn restamp(message: &mut Message, now: Stamp) {
+pub(super) fn restamp(message: &mut Message, now: Stamp) {
     let Some(own) = &mut message.own else { return };
     let taken = own.sample.taken();
     if taken.wall_us >= CLOCK_SET || now.wall_us < CLOCK_SET || taken.mono_us > now.mono_us {
