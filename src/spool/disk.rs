@@ -227,6 +227,19 @@ impl Disk {
         Ok(rows)
     }
 
+    /// The gaps behind the first up to the second; they have an index of their own, so that no backlog is read for them.
+    pub(super) fn gaps(&self, after: Seq, upto: Seq) -> rusqlite::Result<Vec<(Seq, Gap)>> {
+        let mut statement =
+            self.db.prepare_cached("SELECT seq, entry FROM log WHERE series = 0 AND seq > ?1 AND seq <= ?2")?;
+        let mut found = statement.query([after.cast_signed(), upto.cast_signed()])?;
+        let mut gaps = Vec::new();
+        while let Some(r) = found.next()? {
+            let seq: i64 = r.get(0)?;
+            gaps.extend(Gap::decode(r.get_ref(1)?.as_blob().unwrap_or_default()).map(|gap| (seq.unsigned_abs(), gap)));
+        }
+        Ok(gaps)
+    }
+
     /// Drops rows, puts gaps in their place, and writes the books with it: one transaction.
     pub(super) fn leave(&mut self, leaving: &Leaving<'_>) -> rusqlite::Result<()> {
         let tx = self.db.transaction()?;

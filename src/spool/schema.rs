@@ -27,6 +27,7 @@ const TABLES: &str = "
     CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL);
     CREATE TABLE book (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    CREATE INDEX gaps ON log (seq) WHERE series = 0;
 ";
 
 /// From layout 1, which kept no account of the upstreams.
@@ -46,6 +47,7 @@ const FROM_2: &str = "
             'ahead', json(coalesce(json_extract(account, '$.ahead'), '[]')))
         FROM cursor LEFT JOIN ledger USING (upstream);
     CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    CREATE INDEX gaps ON log (seq) WHERE series = 0;
     DROP TABLE cursor;
     DROP TABLE ledger;
     DROP TABLE account;

@@ -112,12 +112,16 @@ impl Log {
             return 0;
         }
         let first_us = self.first_taken(after).unwrap_or(now.wall_us);
+        let untold = self.untold(upstream, (after, upto));
         let cursor = &mut self.cursors[upstream];
         let filter = match cursor.who.filters.as_slice() {
             [only] => only.to_string(),
             _ => "#".to_owned(),
         };
-        let gap = Gap::of(cursor.name(), filter, (count, first_us.min(now.wall_us), now.wall_us));
+        let mut gap = Gap::of(cursor.name(), filter, (count, first_us.min(now.wall_us), now.wall_us));
+        for earlier in untold {
+            gap.merge(earlier);
+        }
         cursor.skip(after, upto);
         cursor.left(count, Why::Cleared);
         let bit = 1 << upstream;
@@ -132,6 +136,19 @@ impl Log {
             self.commit_all();
         }
         count
+    }
+
+    /// What earlier gaps of this stretch would have told this upstream.
+    fn untold(&self, upstream: usize, (after, upto): (Seq, Seq)) -> Vec<Gap> {
+        let cursor = &self.cursors[upstream];
+        let disk = self.disk.as_ref().and_then(|d| d.gaps(after, upto.min(self.committed)).ok()).unwrap_or_default();
+        let from = self.memory.partition_point(|h| h.seq <= after.max(self.committed));
+        let held = self.memory.range(from..).take_while(|h| h.seq <= upto).filter_map(|h| match &h.content {
+            Content::Gap(gap) => Some((h.seq, gap.clone())),
+            Content::Message(_) => None,
+        });
+        let waits = disk.into_iter().chain(held).filter(|(seq, _)| cursor.waits_for(*seq));
+        waits.map(|(_, mut gap)| gap.take(|name| name == cursor.name())).collect()
     }
 
     /// Entries above the backlog that its second reader has not read yet: they are new, and stay.

@@ -78,6 +78,21 @@ fn what_is_cleared_is_counted_and_told_and_what_is_under_way_is_left_to_its_answ
 }
 
 #[test]
+fn what_is_cleared_twice_is_told_once_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    for from in [0, 10, 20] {
+        append(&mut log, from..from + 10);
+        log.tick(at(0));
+        assert_eq!(log.clear_named(Some("some"), at(100)).unwrap()[0].entries, 10);
+    }
+    let waits = waiting(&log).into_iter().filter(|w| w.upstreams == ["some"]).collect::<Vec<_>>();
+    assert_eq!(waits.iter().map(|w| w.gap).collect::<Vec<_>>(), [Some(30)]);
+    assert_eq!(gaps(drain(&mut log, 1)), (30, Vec::new()));
+    assert_eq!(drain(&mut log, 0), numbers(0..30));
+}
+
+#[test]
 fn with_newest_first_only_the_backlog_is_cleared() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings { replay: Replay::LiveFirst, ..settings(folder.path()) };

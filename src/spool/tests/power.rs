@@ -15,6 +15,9 @@ use super::*;
 /// Cuts; the test takes some seconds.
 const CUTS: usize = 240;
 
+/// A page in the journal, with its head.
+const FRAME: usize = 24 + 4096;
+
 /// What the writer has said and done so far, in entries.
 #[derive(Default)]
 struct Progress {
@@ -55,8 +58,8 @@ fn alone() -> Vec<Subscriber> {
     vec![upstreams().remove(0)]
 }
 
-fn write(path: PathBuf, progress: &Progress) {
-    let mut log = Log::open(small(path.clone()), alone(), 1).unwrap();
+fn write(path: &Path, progress: &Progress) {
+    let mut log = Log::open(small(path.to_owned()), alone(), 1).unwrap();
     let mut dice = Dice(7);
     while !progress.stop.load(SeqCst) {
         let from = progress.appended.load(SeqCst);
@@ -72,7 +75,7 @@ fn write(path: PathBuf, progress: &Progress) {
         log.tick(at(0));
         assert_eq!(log.status().error, None);
         assert_eq!(log.status().evicted, 0, "the writer outruns its reader");
-        let journal = fs::read(with_suffix(&path, "-wal")).unwrap_or_default();
+        let journal = fs::read(with_suffix(path, "-wal")).unwrap_or_default();
         *progress.pressed.lock().unwrap() = (head_of(&journal), end_of(&journal));
         progress.committed.store(to, SeqCst);
         progress.acknowledged_on_disk.store(progress.acknowledged.load(SeqCst), SeqCst);
@@ -86,8 +89,8 @@ fn head_of(journal: &[u8]) -> Vec<u8> {
 /// Where the frames of this generation end: behind them lie old ones, with other salts.
 fn end_of(journal: &[u8]) -> usize {
     let salts = journal.get(16..24).unwrap_or_default();
-    let frames = journal.get(32..).unwrap_or_default().chunks_exact(24 + 4096);
-    32 + frames.take_while(|frame| frame[8..16] == *salts).count() * (24 + 4096)
+    let frames = journal.get(32..).unwrap_or_default().chunks_exact(FRAME);
+    32 + frames.take_while(|frame| frame[8..16] == *salts).count() * FRAME
 }
 
 fn wal_header(path: &Path) -> Vec<u8> {
@@ -113,10 +116,25 @@ fn at_one_instant(path: &Path) -> (Vec<u8>, Vec<u8>) {
     }
 }
 
+/// Where in the journal it is open whether the disk has it: its last transaction, unless the writer has said that this
+/// is committed, or a checkpoint has begun to move it into the database, which comes after pressing it.
+fn open_from(journal: &[u8], database: &[u8], said: [(Vec<u8>, usize); 2]) -> usize {
+    let end = end_of(journal);
+    let frames = || (32..end).step_by(FRAME).map(|at| (at, &journal[at..at + FRAME]));
+    let commits = frames().filter(|(_, frame)| frame[4..8] != [0; 4]).map(|(at, _)| at + FRAME);
+    let from = commits.filter(|at| *at < end).next_back().unwrap_or(32);
+    let moved = |frame: &[u8]| {
+        let page = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
+        database.get((page - 1) * 4096..page * 4096) == Some(&frame[24..])
+    };
+    let is_moved = frames().filter(|(at, _)| *at >= from).any(|(_, frame)| moved(frame));
+    let head = head_of(journal);
+    let committed = said.into_iter().filter(|(of, _)| *of == head).map(|(_, upto)| upto);
+    if is_moved { end } else { committed.fold(from, usize::max) }
+}
+
 /// What a cut can do to the end of the journal that was not pressed onto the disk yet.
-fn torn(mut journal: Vec<u8>, cut: usize, (pressed, dice): ((Vec<u8>, usize), &mut Dice)) -> Vec<u8> {
-    let (head, end) = pressed;
-    let from = if head == head_of(&journal) { end } else { 32 };
+fn torn(mut journal: Vec<u8>, cut: usize, (from, dice): (usize, &mut Dice)) -> Vec<u8> {
     let Some(open) = end_of(&journal).checked_sub(from) else { return journal };
     let place = from + usize::try_from(dice.below(open as u64 + 1)).unwrap();
     match cut % 4 {
@@ -155,7 +173,7 @@ fn a_power_cut_at_any_instant_leaves_an_unbroken_stretch_and_an_account_that_add
     let path = folder.path().join("spool.db");
     let progress = Progress::default();
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write(path.clone(), &progress));
+        let writer = scope.spawn(|| write(&path, &progress));
         let (stopped, mut dice) = (Stopped(&progress), Dice(11));
         while progress.committed.load(SeqCst) == 0 {
             assert!(!writer.is_finished());
@@ -163,13 +181,15 @@ fn a_power_cut_at_any_instant_leaves_an_unbroken_stretch_and_an_account_that_add
         }
         for cut in 0..CUTS {
             let (least, gone) = (progress.committed.load(SeqCst), progress.acknowledged_on_disk.load(SeqCst));
-            let pressed = progress.pressed.lock().unwrap().clone();
+            let said = || progress.pressed.lock().unwrap().clone();
+            let before = said();
             let (database, journal) = at_one_instant(&path);
+            let from = open_from(&journal, &database, [before, said()]);
             let (most, asked) = (progress.appended.load(SeqCst), progress.acknowledged.load(SeqCst));
             let copy = tempfile::tempdir().unwrap();
             let there = copy.path().join("spool.db");
             fs::write(&there, database).unwrap();
-            fs::write(with_suffix(&there, "-wal"), torn(journal, cut, (pressed, &mut dice))).unwrap();
+            fs::write(with_suffix(&there, "-wal"), torn(journal, cut, (from, &mut dice))).unwrap();
             if cut % 4 == 1 {
                 fs::write(with_suffix(&there, "-shm"), vec![0xff; 32_768]).unwrap();
             }
