@@ -121,8 +121,8 @@ fn at_one_instant(path: &Path) -> (Vec<u8>, Vec<u8>) {
 fn open_from(journal: &[u8], database: &[u8], said: [(Vec<u8>, usize); 2]) -> usize {
     let end = end_of(journal);
     let frames = || (32..end).step_by(FRAME).map(|at| (at, &journal[at..at + FRAME]));
-    let commits = frames().filter(|(_, frame)| frame[4..8] != [0; 4]).map(|(at, _)| at + FRAME);
-    let from = commits.filter(|at| *at < end).next_back().unwrap_or(32);
+    let mut commits = frames().filter(|(_, frame)| frame[4..8] != [0; 4]).map(|(at, _)| at + FRAME);
+    let from = commits.rfind(|at| *at < end).unwrap_or(32);
     let moved = |frame: &[u8]| {
         let page = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
         database.get((page - 1) * 4096..page * 4096) == Some(&frame[24..])
