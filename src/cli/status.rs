@@ -247,9 +247,14 @@ fn account(now: &Snapshot) -> String {
         thousands(s.evicted + s.expired + s.overrun)
     ));
     if s.written_recently_s > 0 {
-        let day = s.written_recently_bytes.saturating_mul(86_400) / s.written_recently_s.max(60);
         let (recent, span) = (bytes(s.written_recently_bytes), seconds(s.written_recently_s));
-        out.push_str(&format!("flash     {recent} written by the spool in {span}: {} a day\n", bytes(day)));
+        out.push_str(&format!("flash     {recent} written by the spool in {span}"));
+        // What a few seconds tell of a day would frighten people for nothing.
+        if s.written_recently_s >= 300 {
+            let day = s.written_recently_bytes.saturating_mul(86_400) / s.written_recently_s;
+            out.push_str(&format!(": {} a day", bytes(day)));
+        }
+        out.push('\n');
     }
     if let Some(error) = &s.error {
         out.push_str(&format!("          the disk cannot be written: {error}\n"));
@@ -311,6 +316,8 @@ mod tests {
         now.spool.backlog.insert("cloud".into(), 1200);
         let text = tables(&now);
         assert!(text.contains("the ledger adds up"), "{text}");
+        (now.spool.written_recently_bytes, now.spool.written_recently_s) = (1 << 20, 600);
+        assert!(tables(&now).contains("flash     1.0 MiB written by the spool in 10 min 0 s: 144.0 MiB a day"));
         let ledger = Ledger { appended: 10, acknowledged: 6, stored: 2, cleared: 1, ..Ledger::default() };
         now.spool.ledger.insert("cloud".into(), ledger);
         let text = text + &tables(&now);
