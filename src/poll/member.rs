@@ -68,6 +68,10 @@ impl Member {
         points.iter().filter_map(|id| self.index.get(id).copied()).collect()
     }
 
+    pub(crate) fn names(&self, points: &[PointId]) -> Vec<String> {
+        self.slots(points).into_iter().map(|slot| self.points[slot].point.name.to_string()).collect()
+    }
+
     pub(crate) fn all(&self) -> Vec<Slot> {
         (0..self.points.len()).collect()
     }

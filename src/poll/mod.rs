@@ -1,12 +1,16 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`], [`health`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
+//! [`plan`], [`schedule`], [`health`], [`forecast`] and the private agenda and turn decide and are pure; [`PollTask`] acts,
+//! one a line.
 
+mod agenda;
 pub mod forecast;
 pub mod health;
 mod member;
+mod overload;
 pub mod plan;
 pub mod schedule;
 mod task;
+mod turn;
 
 pub use task::PollTask;
 

@@ -74,6 +74,16 @@ fn line() -> Line {
     }
 }
 
+/// A trunk: after a miss a unit is left alone for the timeout, lest its late answer be taken for another.
+fn trunk(retries: u8) -> Line {
+    let port = crate::bench::work::serial_port("/dev/none", 115_200, crate::bench::work::F8N1);
+    Line { port: Port::Serial(port), retries, ..line() }
+}
+
+fn every(ms: u64, point: Point) -> Point {
+    Point { schedule: Schedule::Every { period: Duration::from_millis(ms), align: false }, ..point }
+}
+
 /// Everything that was asked, with milliseconds since the start.
 type Asked = Arc<Mutex<Vec<(u64, String)>>>;
 
@@ -88,7 +98,12 @@ struct Scene {
 
 type Answer = Result<Data, BusError>;
 
-fn scene(
+fn scene(devices: &[u8], points: Vec<Point>, answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static) -> Scene {
+    scene_on(line(), devices, points, answer)
+}
+
+fn scene_on(
+    line: Line,
     devices: &[u8],
     points: Vec<Point>,
     mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
@@ -105,7 +120,7 @@ fn scene(
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts { line: line(), devices: devices.iter().map(|d| device(*d)).collect(), points };
+    let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
     tokio::spawn(task.run(cancelled.clone()));
@@ -230,4 +245,43 @@ async fn a_scale_factor_read_in_the_same_turn_counts() {
     let points = vec![scaled, point(1, 2, wire(1))];
     let mut scene = scene(&[1], points, |_, _| Ok(Data::Registers(vec![7, 2])));
     assert_eq!(scene.until(500).await, ["2=2", "1=700"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_tried_again_holds_up_nobody_but_its_device() {
+    let points = vec![every(50, point(1, 1, wire(0))), point(2, 2, wire(7))];
+    let mut scene = scene_on(trunk(1), &[1, 2], points, |ms, request| {
+        if request.unit.get() == 2 && ms < 100 { Err(BusError::NoReply) } else { own_address(request) }
+    });
+    assert!(scene.until(260).await.contains(&"2=7".to_owned()));
+    let asked: Vec<(u64, char)> =
+        scene.asked().into_iter().map(|(ms, what)| (ms, what.chars().next().unwrap())).collect();
+    assert_eq!(asked, [(0, '1'), (10, '2'), (110, '1'), (150, '1'), (200, '1'), (210, '2'), (250, '1')]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.status.borrow().wire.retries, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_turn_of_slow_points_gives_way_to_fast_ones_between_its_reads() {
+    let mut points: Vec<Point> = (0..4u16).map(|n| point(1, n.into(), wire(n * 500))).collect();
+    points.push(every(25, point(2, 9, wire(0))));
+    let mut scene = scene_on(trunk(0), &[1, 2], points, |_, request| own_address(request));
+    scene.until(80).await;
+    let asked: Vec<String> = scene.asked().into_iter().map(|(ms, what)| format!("{ms}: {what}")).collect();
+    let slow = |ms: u64, address: u16| format!("{ms}: 1 holding {address}");
+    let fast = |ms: u64| format!("{ms}: 2 holding 0");
+    let want = [fast(0), slow(10, 0), slow(20, 500), fast(30), slow(40, 1000), fast(50), slow(60, 1500), fast(75)];
+    assert_eq!(asked, want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_period_that_cannot_be_met_is_told_with_what_can_be_had() {
+    let points = vec![every(5, point(1, 1, wire(0))), every(2000, point(2, 2, wire(0)))];
+    let mut scene = scene(&[1, 2], points, |_, request| own_address(request));
+    scene.until(5_000).await;
+    let unmet = scene.status.borrow().unmet.clone();
+    assert_eq!(unmet.len(), 1, "the slow point has its period: {unmet:?}");
+    assert_eq!((unmet[0].device.as_str(), unmet[0].points.as_slice()), ("m1", &["p1".to_owned()][..]));
+    assert!((9.0..12.0).contains(&unmet[0].achievable_ms), "{unmet:?}");
+    assert!(unmet[0].missed_turns > 400, "{unmet:?}");
 }
