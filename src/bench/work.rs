@@ -39,6 +39,7 @@ pub const F8N1: CharFormat = CharFormat { data_bits: 8, parity: Parity::None, st
 pub const F8E1: CharFormat = CharFormat { data_bits: 8, parity: Parity::Even, stop_bits: 1 };
 /// How long the host waits for an answer.
 const TIMEOUT: Duration = Duration::from_millis(300);
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The scattered registers of the reference work: gaps of 1, 3, 8 and 30.
 const SCATTERED: [u16; 10] = [100, 102, 106, 115, 146, 148, 152, 161, 192, 194];
 
@@ -59,7 +60,15 @@ pub fn serial_port(path: impl Into<PathBuf>, baud: u32, format: CharFormat) -> S
 }
 
 pub(crate) fn line(port: Port) -> Line {
-    Line { id: LineId(0), name: "bench".into(), port, timeout: TIMEOUT, retries: 1, gap: None }
+    Line {
+        id: LineId(0),
+        name: "bench".into(),
+        port,
+        timeout: TIMEOUT,
+        min_timeout: MIN_TIMEOUT,
+        retries: 1,
+        gap: None,
+    }
 }
 
 /// The reference work: ten devices, 20 registers in a row and 10 scattered.

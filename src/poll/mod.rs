@@ -1,5 +1,5 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`], [`health`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
+//! [`plan`], [`schedule`], [`health`], [`wait`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
 
 pub mod forecast;
 pub mod health;
@@ -7,6 +7,7 @@ mod member;
 pub mod plan;
 pub mod schedule;
 mod task;
+pub mod wait;
 
 pub use task::PollTask;
 

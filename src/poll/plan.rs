@@ -188,6 +188,7 @@ mod tests {
             name: "hall".into(),
             port: Port::Serial(port),
             timeout: Duration::from_millis(300),
+            min_timeout: Duration::from_millis(100),
             retries: 1,
             gap: None,
         }

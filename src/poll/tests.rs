@@ -69,6 +69,7 @@ fn line() -> Line {
         name: "hall".into(),
         port: Port::Tcp("plc:502".into()),
         timeout: Duration::from_millis(100),
+        min_timeout: Duration::from_millis(100),
         retries: 0,
         gap: None,
     }
