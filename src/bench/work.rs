@@ -73,7 +73,8 @@ pub(crate) fn line(port: Port) -> Line {
 
 /// The reference work: ten devices, 20 registers in a row and 10 scattered.
 pub fn reference(port: Port, period: Duration) -> poll::Parts {
-    let mut parts = poll::Parts { line: line(port), devices: Vec::new(), points: Vec::new() };
+    let mut parts =
+        poll::Parts { line: line(port), devices: Vec::new(), points: Vec::new(), lessons: Default::default() };
     for id in 1..=10_u8 {
         let first = u32::try_from(parts.points.len()).unwrap_or(0);
         let device = DeviceId(u32::from(id) - 1);

@@ -1,8 +1,9 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`], [`health`], [`wait`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
+//! [`plan`], [`schedule`], [`health`], [`wait`], [`learned`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
 
 pub mod forecast;
 pub mod health;
+pub mod learned;
 mod member;
 pub mod plan;
 pub mod schedule;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use crate::bus::Bus;
 use crate::config::plant::{Device, Line, Point};
 use crate::point::DeviceId;
+use crate::poll::learned::Lessons;
 use crate::sample::{Reason, Sample};
 use crate::status::LineStatus;
 
@@ -29,6 +31,8 @@ pub struct Parts {
     pub devices: Vec<Device>,
     /// Their points.
     pub points: Vec<Point>,
+    /// What is known of devices; what these teach is told there.
+    pub lessons: Lessons,
 }
 
 /// A device began or ceased to answer.

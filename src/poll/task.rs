@@ -14,6 +14,7 @@ use crate::bus::{Bus, BusError, Data, ReadRequest, Reply};
 use crate::config::plant::{Line, Port};
 use crate::point::{AddressRange, DeviceId, Table};
 use crate::poll::health::{self, Silence, Turn};
+use crate::poll::learned::Lessons;
 use crate::poll::member::{Member, Slot};
 use crate::poll::plan::{self, Cost};
 use crate::poll::schedule::{Clocks, Due, Timetable};
@@ -71,6 +72,7 @@ pub struct PollTask {
     tell_at: Instant,
     busy: VecDeque<(Instant, Duration)>,
     missed_turns: u64,
+    lessons: Lessons,
     /// Since when the line is down.
     gone_since: Option<Instant>,
 }
@@ -87,7 +89,13 @@ impl PollTask {
         let rows = parts.points.iter().map(|p| (p.device, p.id, &p.schedule));
         let table = Timetable::new(rows, clocks, jiff::tz::TimeZone::system());
         let own = |id: DeviceId| parts.points.iter().filter(|p| p.device == id).cloned().collect();
-        let members: Vec<Member> = parts.devices.into_iter().map(|d| (own(d.id), d)).map(member).collect();
+        let members = parts.devices.into_iter().map(|device| {
+            let lesson = parts.lessons.of(&device.name);
+            let mut member = Member::new(device.clone(), own(device.id), &parts.line);
+            member.recall(&lesson);
+            member
+        });
+        let members: Vec<Member> = members.collect();
         let (status, seen) = watch::channel(LineStatus::default());
         let line = parts.line;
         let busy = VecDeque::new();
@@ -103,6 +111,7 @@ impl PollTask {
             tell_at: origin,
             busy,
             missed_turns: 0,
+            lessons: parts.lessons,
             gone_since: None,
         };
         task.status.send_replace(task.snapshot(0.0));
@@ -117,6 +126,7 @@ impl PollTask {
             () = cancelled.cancelled() => {}
             _ = self.work() => {}
         }
+        self.lessons.note(self.members.iter().map(Member::taught));
     }
 
     async fn work(&mut self) -> Result<(), Closed> {
@@ -125,13 +135,34 @@ impl PollTask {
             if Instant::now() >= self.tell_at {
                 self.tell();
             }
+            self.forget_as_wished();
             if let Some(at) = self.due_probe(clocks.now) {
                 self.probe(at).await?;
             } else if let Some(due) = self.table.take(clocks) {
                 self.turn(&due).await?;
             } else {
-                tokio::time::sleep_until(self.next_step()).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(self.next_step()) => {}
+                    () = self.lessons.wished(|device| self.has(device)) => {}
+                }
             }
+        }
+    }
+
+    fn has(&self, device: &str) -> bool {
+        self.members.iter().any(|m| *m.device.name == *device)
+    }
+
+    /// Somebody wants a device to be asked for everything again.
+    fn forget_as_wished(&mut self) {
+        let wished = self.lessons.take_wishes(|device| self.has(device));
+        for member in self.members.iter_mut().filter(|m| wished.contains(&m.device.name)) {
+            tracing::info!(device = %member.device.name, "forgotten on request; asked for everything again");
+            member.forget_holes();
+            self.table.hurry(member.device.id);
+        }
+        if !wished.is_empty() {
+            self.tell();
         }
     }
 
@@ -338,7 +369,7 @@ impl PollTask {
     async fn judge(&mut self, at: usize, result: Result<Reply, BusError>) -> Result<Outcome, Closed> {
         match result {
             Ok(reply) => {
-                self.members[at].thought_for(reply.turnaround);
+                self.members[at].wait.answered(reply.turnaround);
                 self.members[at].replies += 1;
                 self.answered(at).await?;
                 Ok(Outcome::Words(reply))
@@ -381,8 +412,10 @@ impl PollTask {
         let device = member.device.id;
         if was == DeviceState::Offline {
             tracing::info!(device = %member.device.name, "device online again");
-            member.forget_holes();
             self.table.hurry(device);
+        }
+        if was == DeviceState::Offline || cut {
+            member.doubt_holes();
         }
         self.tell();
         self.events.send(DeviceEvent { device, online: true, reason: None }).await.map_err(|_| Closed)
@@ -431,6 +464,7 @@ impl PollTask {
         }
         let load = self.busy.front().map_or(0.0, |(at, was)| share(busy.saturating_sub(*was), now.duration_since(*at)));
         self.status.send_replace(self.snapshot(load));
+        self.lessons.note(self.members.iter().map(Member::taught));
     }
 
     fn snapshot(&self, load: f64) -> LineStatus {
@@ -450,10 +484,6 @@ impl PollTask {
             devices: self.members.iter().map(Member::status).collect(),
         }
     }
-}
-
-fn member((points, device): (Vec<crate::config::plant::Point>, crate::config::plant::Device)) -> Member {
-    Member::new(device, points)
 }
 
 fn share(part: Duration, whole: Duration) -> f64 {

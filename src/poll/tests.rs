@@ -63,6 +63,15 @@ fn point(unit: u8, id: u32, source: Source) -> Point {
     }
 }
 
+/// A point on these holding registers.
+pub(super) fn held(range: AddressRange) -> Point {
+    let mut source = wire(0);
+    if let Source::Wire(wire) = &mut source {
+        wire.range = range;
+    }
+    point(1, 1, source)
+}
+
 fn line() -> Line {
     Line {
         id: LineId(0),
@@ -89,7 +98,12 @@ struct Scene {
 
 type Answer = Result<Data, BusError>;
 
-fn scene(
+fn scene(devices: &[u8], points: Vec<Point>, answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static) -> Scene {
+    taught_scene(Lessons::default(), devices, points, answer)
+}
+
+fn taught_scene(
+    lessons: Lessons,
     devices: &[u8],
     points: Vec<Point>,
     mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
@@ -106,7 +120,7 @@ fn scene(
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts { line: line(), devices: devices.iter().map(|d| device(*d)).collect(), points };
+    let parts = Parts { line: line(), devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
     tokio::spawn(task.run(cancelled.clone()));
@@ -231,4 +245,79 @@ async fn a_scale_factor_read_in_the_same_turn_counts() {
     let points = vec![scaled, point(1, 2, wire(1))];
     let mut scene = scene(&[1], points, |_, _| Ok(Data::Registers(vec![7, 2])));
     assert_eq!(scene.until(500).await, ["2=2", "1=700"]);
+}
+
+/// Registers 1 and 4 do not exist: one is wanted, one would only be bridged.
+fn with_holes(request: ReadRequest) -> Answer {
+    let (start, end) = (u32::from(request.range.start()), request.range.end());
+    let hit = |address: u32| start <= address && address < end;
+    if hit(1) || hit(4) { Err(BusError::Refused(2)) } else { own_address(request) }
+}
+
+fn around_the_holes() -> Vec<Point> {
+    vec![point(1, 1, wire(0)), point(1, 2, wire(1)), point(1, 3, wire(2)), point(1, 4, wire(5))]
+}
+
+const AROUND: [&str; 3] = ["1 holding 0", "1 holding 2", "1 holding 5"];
+
+impl Scene {
+    fn asked_what(&self) -> Vec<String> {
+        self.asked().into_iter().map(|(_, what)| what).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_taught_before_a_restart_is_not_asked_again() {
+    let lessons = Lessons::default();
+    let mut before = taught_scene(lessons.clone(), &[1], around_the_holes(), |_, request| with_holes(request));
+    before.until(1_900).await;
+    before.cancelled.cancel();
+    assert!(before.events.recv().await.is_some() && before.events.recv().await.is_none(), "it has ended");
+    assert_eq!(lessons.of("m1").named(), ["holding 1", "holding before 5"]);
+    assert_eq!(before.status.borrow().devices[0].holes, ["holding 1", "holding before 5"]);
+    let pace = lessons.of("m1").pace().unwrap();
+
+    let mut after = taught_scene(lessons.clone(), &[1], around_the_holes(), |_, request| with_holes(request));
+    assert_eq!(after.status.borrow().devices[0].turnaround_ms, pace.usual.as_secs_f64() * 1e3);
+    let mut seen = after.until(900).await;
+    seen.sort();
+    assert_eq!(seen, ["1=0", "2!exception 2", "3=2", "4=5"]);
+    assert_eq!(after.asked_what(), AROUND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_shall_be_forgotten_is_asked_for_everything_at_once() {
+    let lessons = Lessons::default();
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let whole = Arc::clone(&mended);
+    let mut scene = taught_scene(lessons.clone(), &[1], around_the_holes(), move |_, request| {
+        let whole = whole.load(std::sync::atomic::Ordering::Relaxed);
+        if whole { own_address(request) } else { with_holes(request) }
+    });
+    scene.until(1_300).await;
+    scene.asked();
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(lessons.forget("m1"), ["holding 1", "holding before 5"]);
+    assert_eq!(scene.until(1_400).await, ["1=0", "2=1", "3=2", "4=5"], "long before the next turn");
+    assert_eq!(scene.asked_what(), ["1 holding 0–5"]);
+    assert!(lessons.of("m1").named().is_empty() && scene.status.borrow().devices[0].holes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_was_away_or_whose_line_was_down_is_asked_for_everything_again() {
+    for gone in [BusError::NoReply, BusError::LineDown("unplugged".into())] {
+        let lessons = Lessons::default();
+        let mut scene = taught_scene(lessons.clone(), &[1], around_the_holes(), move |ms, request| match ms {
+            0..3_000 => with_holes(request),
+            3_000..12_000 => Err(gone.clone()),
+            _ => own_address(request),
+        });
+        scene.until(2_900).await;
+        assert_eq!(lessons.of("m1").named().len(), 2);
+        scene.until(11_900).await;
+        assert_eq!(lessons.of("m1").named().len(), 2, "kept while it is away");
+        let seen = scene.until(60_000).await;
+        assert!(seen.ends_with(&["1=0", "2=1", "3=2", "4=5"].map(String::from)), "{seen:?}");
+        assert!(lessons.of("m1").named().is_empty());
+    }
 }
