@@ -91,6 +91,9 @@ pub struct DeviceStatus {
     pub points: usize,
     /// Points whose last sample was bad.
     pub bad_points: usize,
+    /// What it has refused and is not asked for any more, in words: `holding 4–6`.
+    #[serde(default)]
+    pub holes: Vec<String>,
 }
 
 /// Whether a device answers.

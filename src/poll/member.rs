@@ -2,6 +2,7 @@
 //! long it thinks. Turns words into samples; asks nobody.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::Data;
@@ -9,7 +10,9 @@ use crate::config::plant::{Device, Line, Point, Source, Wire};
 use crate::decode::{self, Formula, Words};
 use crate::point::{AddressRange, PointId, Table};
 use crate::poll::health::Health;
+use crate::poll::learned::{Lesson, Pace};
 use crate::poll::plan::{self, Holes};
+use crate::poll::wait::Wait;
 use crate::sample::{Reason, Sample, Value};
 use crate::status::{DeviceState, DeviceStatus};
 use crate::time::Stamp;
@@ -23,7 +26,7 @@ pub(crate) struct Member {
     index: HashMap<PointId, usize>,
     pub(crate) health: Health,
     holes: HashMap<Table, Holes>,
-    turnaround: Option<Duration>,
+    pub(crate) wait: Wait,
     pub(crate) reason: Option<Reason>,
     /// Told to be offline because its line is.
     pub(crate) cut: bool,
@@ -41,7 +44,7 @@ struct Entry {
 pub(crate) type Slot = usize;
 
 impl Member {
-    pub(crate) fn new(device: Device, points: Vec<Point>) -> Self {
+    pub(crate) fn new(device: Device, points: Vec<Point>, line: &Line) -> Self {
         let index = points.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
         let entry = |point: Point| {
             let formula = match &point.source {
@@ -56,7 +59,7 @@ impl Member {
             points: points.into_iter().map(entry).collect(),
             index,
             holes: HashMap::new(),
-            turnaround: None,
+            wait: Wait::new(line.min_timeout, line.timeout),
             reason: None,
             cut: false,
             replies: 0,
@@ -108,8 +111,31 @@ impl Member {
     }
 
     /// It was away: it may have been given other registers meanwhile.
+    pub(crate) fn doubt_holes(&mut self) {
+        self.holes.values_mut().for_each(Holes::doubt);
+    }
+
+    /// On request: what is found again is said again.
     pub(crate) fn forget_holes(&mut self) {
         self.holes.clear();
+    }
+
+    /// What it has taught so far, by its name.
+    pub(crate) fn taught(&self) -> (Arc<str>, Lesson) {
+        (Arc::clone(&self.device.name), self.lesson())
+    }
+
+    fn lesson(&self) -> Lesson {
+        let pace = self.wait.usual().zip(self.wait.deviation());
+        Lesson::new(&self.holes, pace.map(|(usual, deviation)| Pace { usual, deviation }))
+    }
+
+    /// Knows again what it taught before a restart.
+    pub(crate) fn recall(&mut self, lesson: &Lesson) {
+        self.holes = lesson.holes().iter().map(|(table, holes)| (*table, holes.clone())).collect();
+        if let Some(pace) = lesson.pace() {
+            self.wait = self.wait.clone().recalling(pace.usual, pace.deviation);
+        }
     }
 
     fn is_hidden(&self, table: Table, range: AddressRange) -> bool {
@@ -118,12 +144,7 @@ impl Member {
 
     /// From the end of a question to the beginning of the answer, as measured or as is usual.
     pub(crate) fn turnaround(&self, line: &Line) -> Duration {
-        self.turnaround.unwrap_or_else(|| USUAL_TURNAROUND + plan::silence(line))
-    }
-
-    /// Smoothed, an eighth at a time.
-    pub(crate) fn thought_for(&mut self, took: Duration) {
-        self.turnaround = Some(self.turnaround.map_or(took, |usual| usual - usual / 8 + took / 8));
+        self.wait.usual().unwrap_or_else(|| USUAL_TURNAROUND + plan::silence(line))
     }
 
     /// Whether a point can only be understood once others have been read.
@@ -211,9 +232,10 @@ impl Member {
             reason: self.reason.map(|r| r.to_string()),
             replies: self.replies,
             failures: self.failures,
-            turnaround_ms: self.turnaround.map_or(0.0, |t| t.as_secs_f64() * 1e3),
+            turnaround_ms: self.wait.usual().map_or(0.0, |t| t.as_secs_f64() * 1e3),
             points: self.points.len(),
             bad_points: self.points.iter().filter(bad).count(),
+            holes: self.lesson().named(),
         }
     }
 }

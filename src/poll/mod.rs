@@ -1,16 +1,18 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`], [`health`], [`forecast`] and the private agenda and turn decide and are pure; [`PollTask`] acts,
-//! one a line.
+//! [`plan`], [`schedule`], [`health`], [`wait`], [`learned`], [`forecast`] and the private agenda and turn decide and are pure;
+//! [`PollTask`] acts, one a line.
 
 mod agenda;
 pub mod forecast;
 pub mod health;
+pub mod learned;
 mod member;
 mod overload;
 pub mod plan;
 pub mod schedule;
 mod task;
 mod turn;
+pub mod wait;
 
 pub use task::PollTask;
 
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use crate::bus::Bus;
 use crate::config::plant::{Device, Line, Point};
 use crate::point::DeviceId;
+use crate::poll::learned::Lessons;
 use crate::sample::{Reason, Sample};
 use crate::status::LineStatus;
 
@@ -32,6 +35,8 @@ pub struct Parts {
     pub devices: Vec<Device>,
     /// Their points.
     pub points: Vec<Point>,
+    /// What is known of devices; what these teach is told there.
+    pub lessons: Lessons,
 }
 
 /// A device began or ceased to answer.

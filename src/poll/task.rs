@@ -15,6 +15,7 @@ use crate::config::plant::{Line, Port};
 use crate::point::DeviceId;
 use crate::poll::agenda::{Agenda, Begun, Next};
 use crate::poll::health::{self, Change, Silence};
+use crate::poll::learned::Lessons;
 use crate::poll::member::Member;
 use crate::poll::overload;
 use crate::poll::overload::Overload;
@@ -60,6 +61,7 @@ pub struct PollTask {
     /// Second and further tries.
     retries: u64,
     overload: Overload,
+    lessons: Lessons,
     /// Since when the line is down.
     gone_since: Option<Instant>,
 }
@@ -76,7 +78,13 @@ impl PollTask {
         let rows = parts.points.iter().map(|p| (p.device, p.id, &p.schedule));
         let table = Timetable::new(rows, clocks, jiff::tz::TimeZone::system());
         let own = |id: DeviceId| parts.points.iter().filter(|p| p.device == id).cloned().collect();
-        let members: Vec<Member> = parts.devices.into_iter().map(|d| (own(d.id), d)).map(member).collect();
+        let members = parts.devices.into_iter().map(|device| {
+            let lesson = parts.lessons.of(&device.name);
+            let mut member = Member::new(device.clone(), own(device.id), &parts.line);
+            member.recall(&lesson);
+            member
+        });
+        let members: Vec<Member> = members.collect();
         let (status, seen) = watch::channel(LineStatus::default());
         let line = parts.line;
         let busy = VecDeque::new();
@@ -94,6 +102,7 @@ impl PollTask {
             missed_turns: 0,
             retries: 0,
             overload: Overload::default(),
+            lessons: parts.lessons,
             gone_since: None,
         };
         task.status.send_replace(task.snapshot(0.0));
@@ -108,6 +117,7 @@ impl PollTask {
             () = cancelled.cancelled() => {}
             _ = self.work() => {}
         }
+        self.lessons.note(self.members.iter().map(Member::taught));
     }
 
     async fn work(&mut self) -> Result<(), Closed> {
@@ -116,6 +126,7 @@ impl PollTask {
             if Instant::now() >= self.tell_at {
                 self.tell();
             }
+            self.forget_as_wished();
             if let Some(at) = self.due_probe(clocks.now) {
                 self.probe(at).await?;
                 continue;
@@ -123,8 +134,30 @@ impl PollTask {
             match self.agenda.next(clocks) {
                 Next::Begin(due) => self.begin(&due),
                 Next::GoOn(turn) => self.go_on(turn).await?,
-                Next::Wait(until) => tokio::time::sleep_until(self.next_step(until)).await,
+                Next::Wait(until) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(self.next_step(until)) => {}
+                        () = self.lessons.wished(|device| self.has(device)) => {}
+                    }
+                }
             }
+        }
+    }
+
+    fn has(&self, device: &str) -> bool {
+        self.members.iter().any(|m| *m.device.name == *device)
+    }
+
+    /// Somebody wants a device to be asked for everything again.
+    fn forget_as_wished(&mut self) {
+        let wished = self.lessons.take_wishes(|device| self.has(device));
+        for member in self.members.iter_mut().filter(|m| wished.contains(&m.device.name)) {
+            tracing::info!(device = %member.device.name, "forgotten on request; asked for everything again");
+            member.forget_holes();
+            self.agenda.table.hurry(member.device.id);
+        }
+        if !wished.is_empty() {
+            self.tell();
         }
     }
 
@@ -190,7 +223,10 @@ impl PollTask {
         let at = begun.work.at;
         let Some(read) = begun.work.next() else { return self.finish(begun.work).await };
         let request = ReadRequest { unit: self.members[at].device.unit_id, table: read.table, range: read.range };
-        let result = self.bus.read_once(request, self.line.timeout).await;
+        let result = self.bus.read_once(request, self.wait(at, read)).await;
+        if result == Err(BusError::NoReply) {
+            self.members[at].wait.missed();
+        }
         if let Some(pause) = self.worth_another_try(&result, read) {
             self.retries += 1;
             begun.work.try_again();
@@ -214,6 +250,13 @@ impl PollTask {
         Ok(())
     }
 
+    /// As long as this device has been seen to need; the last chance gets all the time there is. So does every question on
+    /// Modbus TCP, where a miss costs the connection.
+    fn wait(&self, at: usize, read: Read) -> Duration {
+        let is_last = read.tries > 0 && read.tries >= self.line.retries;
+        if is_last || matches!(self.line.port, Port::Tcp(_)) { self.line.timeout } else { self.members[at].wait.now() }
+    }
+
     /// How long to leave the device alone before the same is asked again, where that may help.
     fn worth_another_try(&self, result: &Result<Reply, BusError>, read: Read) -> Option<Duration> {
         let pause = result.as_ref().err().filter(|_| read.tries < self.line.retries)?.heals_after(self.line.timeout)?;
@@ -234,17 +277,18 @@ impl PollTask {
         Ok(())
     }
 
-    /// Said once, when it is learnt.
-    fn learnt(&self, at: usize, lesson: Option<Lesson>) {
+    /// Said once, when it is learnt, and kept soon.
+    fn learnt(&mut self, at: usize, lesson: Option<Lesson>) {
+        let Some(lesson) = lesson else { return };
+        self.tell_at = Instant::now();
         let device = &self.members[at].device.name;
         match lesson {
-            Some(Lesson::Hole(table, range)) => {
+            Lesson::Hole(table, range) => {
                 tracing::warn!(%device, %table, %range, "the device does not have this; not asked again");
             }
-            Some(Lesson::Seam(table, low, high)) => {
+            Lesson::Seam(table, low, high) => {
                 tracing::info!(%device, %table, %low, %high, "read apart from now on");
             }
-            None => {}
         }
     }
 
@@ -266,7 +310,7 @@ impl PollTask {
     async fn judge(&mut self, at: usize, result: Result<Reply, BusError>) -> Result<Outcome, Closed> {
         match result {
             Ok(reply) => {
-                self.members[at].thought_for(reply.turnaround);
+                self.members[at].wait.answered(reply.turnaround);
                 self.members[at].replies += 1;
                 self.answered(at).await?;
                 Ok(Outcome::Words(reply))
@@ -309,8 +353,10 @@ impl PollTask {
         let device = member.device.id;
         if was == DeviceState::Offline {
             tracing::info!(device = %member.device.name, "device online again");
-            member.forget_holes();
             self.agenda.table.hurry(device);
+        }
+        if was == DeviceState::Offline || cut {
+            member.doubt_holes();
         }
         self.tell();
         self.events.send(DeviceEvent { device, online: true, reason: None }).await.map_err(|_| Closed)
@@ -365,6 +411,7 @@ impl PollTask {
             None => {}
         }
         self.status.send_replace(snapshot);
+        self.lessons.note(self.members.iter().map(Member::taught));
     }
 
     fn unmet(&self) -> Vec<Unmet> {
@@ -399,10 +446,6 @@ impl PollTask {
             devices: self.members.iter().map(Member::status).collect(),
         }
     }
-}
-
-fn member((points, device): (Vec<crate::config::plant::Point>, crate::config::plant::Device)) -> Member {
-    Member::new(device, points)
 }
 
 /// The worst of them stands for all; `trunkline status` has the rest.

@@ -63,12 +63,22 @@ fn point(unit: u8, id: u32, source: Source) -> Point {
     }
 }
 
+/// A point on these holding registers.
+pub(super) fn held(range: AddressRange) -> Point {
+    let mut source = wire(0);
+    if let Source::Wire(wire) = &mut source {
+        wire.range = range;
+    }
+    point(1, 1, source)
+}
+
 fn line() -> Line {
     Line {
         id: LineId(0),
         name: "hall".into(),
         port: Port::Tcp("plc:502".into()),
         timeout: Duration::from_millis(100),
+        min_timeout: Duration::from_millis(100),
         retries: 0,
         gap: None,
     }
@@ -99,11 +109,11 @@ struct Scene {
 type Answer = Result<Data, BusError>;
 
 fn scene(devices: &[u8], points: Vec<Point>, answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static) -> Scene {
-    scene_on(line(), devices, points, answer)
+    scene_with((line(), Lessons::default()), devices, points, answer)
 }
 
-fn scene_on(
-    line: Line,
+fn scene_with(
+    (line, lessons): (Line, Lessons),
     devices: &[u8],
     points: Vec<Point>,
     mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
@@ -120,7 +130,7 @@ fn scene_on(
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points };
+    let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
     tokio::spawn(task.run(cancelled.clone()));
@@ -250,7 +260,7 @@ async fn a_scale_factor_read_in_the_same_turn_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_is_tried_again_holds_up_nobody_but_its_device() {
     let points = vec![every(50, point(1, 1, wire(0))), point(2, 2, wire(7))];
-    let mut scene = scene_on(trunk(1), &[1, 2], points, |ms, request| {
+    let mut scene = scene_with((trunk(1), Lessons::default()), &[1, 2], points, |ms, request| {
         if request.unit.get() == 2 && ms < 100 { Err(BusError::NoReply) } else { own_address(request) }
     });
     assert!(scene.until(260).await.contains(&"2=7".to_owned()));
@@ -265,7 +275,7 @@ async fn a_read_that_is_tried_again_holds_up_nobody_but_its_device() {
 async fn a_long_turn_of_slow_points_gives_way_to_fast_ones_between_its_reads() {
     let mut points: Vec<Point> = (0..4u16).map(|n| point(1, n.into(), wire(n * 500))).collect();
     points.push(every(25, point(2, 9, wire(0))));
-    let mut scene = scene_on(trunk(0), &[1, 2], points, |_, request| own_address(request));
+    let mut scene = scene_with((trunk(0), Lessons::default()), &[1, 2], points, |_, request| own_address(request));
     scene.until(80).await;
     let asked: Vec<String> = scene.asked().into_iter().map(|(ms, what)| format!("{ms}: {what}")).collect();
     let slow = |ms: u64, address: u16| format!("{ms}: 1 holding {address}");
@@ -284,4 +294,79 @@ async fn a_period_that_cannot_be_met_is_told_with_what_can_be_had() {
     assert_eq!((unmet[0].device.as_str(), unmet[0].points.as_slice()), ("m1", &["p1".to_owned()][..]));
     assert!((9.0..12.0).contains(&unmet[0].achievable_ms), "{unmet:?}");
     assert!(unmet[0].missed_turns > 400, "{unmet:?}");
+}
+
+/// Registers 1 and 4 do not exist: one is wanted, one would only be bridged.
+fn with_holes(request: ReadRequest) -> Answer {
+    let (start, end) = (u32::from(request.range.start()), request.range.end());
+    let hit = |address: u32| start <= address && address < end;
+    if hit(1) || hit(4) { Err(BusError::Refused(2)) } else { own_address(request) }
+}
+
+fn around_the_holes() -> Vec<Point> {
+    vec![point(1, 1, wire(0)), point(1, 2, wire(1)), point(1, 3, wire(2)), point(1, 4, wire(5))]
+}
+
+const AROUND: [&str; 3] = ["1 holding 0", "1 holding 2", "1 holding 5"];
+
+impl Scene {
+    fn asked_what(&self) -> Vec<String> {
+        self.asked().into_iter().map(|(_, what)| what).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_taught_before_a_restart_is_not_asked_again() {
+    let lessons = Lessons::default();
+    let mut before = scene_with((line(), lessons.clone()), &[1], around_the_holes(), |_, request| with_holes(request));
+    before.until(1_900).await;
+    before.cancelled.cancel();
+    assert!(before.events.recv().await.is_some() && before.events.recv().await.is_none(), "it has ended");
+    assert_eq!(lessons.of("m1").named(), ["holding 1", "holding before 5"]);
+    assert_eq!(before.status.borrow().devices[0].holes, ["holding 1", "holding before 5"]);
+    let pace = lessons.of("m1").pace().unwrap();
+
+    let mut after = scene_with((line(), lessons.clone()), &[1], around_the_holes(), |_, request| with_holes(request));
+    assert_eq!(after.status.borrow().devices[0].turnaround_ms, pace.usual.as_secs_f64() * 1e3);
+    let mut seen = after.until(900).await;
+    seen.sort();
+    assert_eq!(seen, ["1=0", "2!exception 2", "3=2", "4=5"]);
+    assert_eq!(after.asked_what(), AROUND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_shall_be_forgotten_is_asked_for_everything_at_once() {
+    let lessons = Lessons::default();
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let whole = Arc::clone(&mended);
+    let mut scene = scene_with((line(), lessons.clone()), &[1], around_the_holes(), move |_, request| {
+        let whole = whole.load(std::sync::atomic::Ordering::Relaxed);
+        if whole { own_address(request) } else { with_holes(request) }
+    });
+    scene.until(1_300).await;
+    scene.asked();
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(lessons.forget("m1"), ["holding 1", "holding before 5"]);
+    assert_eq!(scene.until(1_400).await, ["1=0", "2=1", "3=2", "4=5"], "long before the next turn");
+    assert_eq!(scene.asked_what(), ["1 holding 0–5"]);
+    assert!(lessons.of("m1").named().is_empty() && scene.status.borrow().devices[0].holes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_was_away_or_whose_line_was_down_is_asked_for_everything_again() {
+    for gone in [BusError::NoReply, BusError::LineDown("unplugged".into())] {
+        let lessons = Lessons::default();
+        let mut scene = scene_with((line(), lessons.clone()), &[1], around_the_holes(), move |ms, request| match ms {
+            0..3_000 => with_holes(request),
+            3_000..12_000 => Err(gone.clone()),
+            _ => own_address(request),
+        });
+        scene.until(2_900).await;
+        assert_eq!(lessons.of("m1").named().len(), 2);
+        scene.until(11_900).await;
+        assert_eq!(lessons.of("m1").named().len(), 2, "kept while it is away");
+        let seen = scene.until(60_000).await;
+        assert!(seen.ends_with(&["1=0", "2=1", "3=2", "4=5"].map(String::from)), "{seen:?}");
+        assert!(lessons.of("m1").named().is_empty());
+    }
 }
