@@ -215,7 +215,10 @@ impl PollTask {
             return;
         }
         self.missed_turns += due.missed;
-        self.agenda.begin(due, Turn::new(at, &self.members[at], &due.points, &self.line));
+        let member = &mut self.members[at];
+        let planned = member.planned(&due.points, &self.line);
+        let turn = Turn::new(at, member, &planned);
+        self.agenda.begin(due, turn);
     }
 
     /// The turn's next read, or its end.

@@ -3,16 +3,14 @@
 //! exactly one sample. A refused block is split until what is refused is found.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::bus::Data;
-use crate::config::plant::Line;
-use crate::point::{AddressRange, PointId, Table};
-use crate::poll::member::{Member, Slot};
-use crate::poll::plan::{self, Cost};
+use crate::point::{AddressRange, Table};
+use crate::poll::member::{Member, Planned, Slot};
+use crate::poll::plan;
 use crate::sample::{Reason, Sample};
 use crate::time::Stamp;
-
-const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
 
 /// One read of one table, and how often it has been tried in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,31 +33,25 @@ pub(crate) enum Lesson {
 pub(crate) struct Turn {
     /// The member's place among those of its line.
     pub(crate) at: usize,
-    slots: Vec<Slot>,
+    slots: Arc<[Slot]>,
     /// On the wire, and without a sample yet.
     open: Vec<Slot>,
     /// Still to be asked, the next one last.
     reads: Vec<Read>,
-    answered: HashSet<Slot>,
+    answered: Vec<Slot>,
     /// Answered, but a scale factor is not here yet.
     waiting: Vec<(Slot, AddressRange, Data, Stamp)>,
     splits: Vec<(Table, AddressRange, AddressRange)>,
 }
 
 impl Turn {
-    /// The turn of these points of the member at this place, in the planner's reads.
-    pub(crate) fn new(at: usize, member: &Member, points: &[PointId], line: &Line) -> Self {
-        let slots = member.slots(points);
-        let open: Vec<Slot> = slots.iter().copied().filter(|s| member.wire(*s).is_some()).collect();
-        let cost = Cost::new(line, member.turnaround(line));
-        let mut reads = Vec::new();
-        for table in TABLES {
-            let wanted = member.wanted(table, &open);
-            let ranges = plan::plan(table, &wanted, member.limit(table), cost, &member.holes(table));
-            reads.extend(ranges.into_iter().map(|range| Read { table, range, tries: 0 }));
-        }
-        reads.reverse();
-        Self { at, slots, open, reads, answered: HashSet::new(), waiting: Vec::new(), splits: Vec::new() }
+    /// The turn of the member at this place, as it was planned.
+    pub(crate) fn new(at: usize, member: &Member, planned: &Planned) -> Self {
+        let slots = Arc::clone(&planned.slots);
+        let open = slots.iter().copied().filter(|s| member.wire(*s).is_some()).collect();
+        let reads = planned.reads.iter().rev().map(|(table, range)| Read { table: *table, range: *range, tries: 0 });
+        let reads = reads.collect();
+        Self { at, slots, open, reads, answered: Vec::new(), waiting: Vec::new(), splits: Vec::new() }
     }
 
     /// What to ask; `None` when the turn is over.
@@ -84,7 +76,7 @@ impl Turn {
         let Some(Read { table, range, .. }) = self.reads.pop() else { return Vec::new() };
         let mut samples = Vec::new();
         for slot in self.take(member, table, range) {
-            self.answered.insert(slot);
+            self.answered.push(slot);
             if member.waits_for_others(slot) {
                 self.waiting.push((slot, range, data.clone(), taken));
             } else {
@@ -140,8 +132,7 @@ impl Turn {
     fn seams(&self, member: &mut Member) -> Vec<Lesson> {
         let mut lessons = Vec::new();
         for (table, low, high) in &self.splits {
-            let answered: Vec<Slot> = self.answered.iter().copied().collect();
-            let good: HashSet<AddressRange> = member.wanted(*table, &answered).into_iter().collect();
+            let good: HashSet<AddressRange> = member.wanted(*table, &self.answered).into_iter().collect();
             let wanted = member.wanted(*table, &self.slots);
             let whole = |half: AddressRange| wanted.iter().filter(|w| half.contains(**w)).all(|w| good.contains(w));
             if whole(*low) && whole(*high) && member.holes_mut(*table).seam(u32::from(high.start())) {
