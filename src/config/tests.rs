@@ -135,6 +135,7 @@ const WRONG: &[(&str, &str, usize, &str)] = &[
     ("deadband: 2%", "deadband: -1", 15, "below zero"),
     ("when: poll", "when: pol", 16, "did you mean `poll`?"),
     ("{tags.hall}", "{tags.room}", 16, "`{tags.room}` is not known"),
+    ("/{point}", "/get", 16, "ends in `get`, as commands do"),
     ("/{device}/", "/", 16, "two points have the topic"),
     ("mqtts://h", "http://h", 18, "no broker's URL"),
     ("strip: plant/", "strip: plan7/", 18, "begins with `plan7/`"),

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus;
-use crate::command::Seat;
+use crate::command::{Desk, Seat};
 use crate::config::Plant;
 use crate::config::plant::{Device, Line, Point};
 use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
@@ -21,11 +21,11 @@ use crate::status::{LineStatus, PublishStatus};
 use crate::supervise;
 use crate::supervise::Panics;
 
-/// What others read: the lines in order, the account, and each line's bus for whoever commands.
+/// What others read: the lines in order, the account, and each line's desk for whoever commands.
 pub(super) struct Seen {
     pub(super) lines: Vec<watch::Receiver<LineStatus>>,
     pub(super) account: watch::Receiver<PublishStatus>,
-    pub(super) buses: Vec<Seat>,
+    pub(super) desks: Vec<Seat>,
 }
 
 /// Where the lines' yield goes.
@@ -56,8 +56,8 @@ pub(super) fn start(
         drop(held);
     });
     let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
-    let (lines, buses) = lines.unzip();
-    Seen { lines, account, buses }
+    let (lines, desks) = lines.unzip();
+    Seen { lines, account, desks }
 }
 
 fn publish_parts(plant: &Plant) -> publish::Parts {
@@ -88,12 +88,13 @@ fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (
 async fn run_line(
     parts: poll::Parts,
     out: Out,
-    (board, seat): (watch::Sender<LineStatus>, watch::Sender<Option<bus::Bus>>),
+    (board, seat): (watch::Sender<LineStatus>, watch::Sender<Option<Desk>>),
     stop: CancellationToken,
 ) {
     let (bus, wire) = bus::new(parts.line.clone());
-    seat.send_replace(Some(bus.clone()));
-    let (status, task) = poll::new(parts, bus, out.samples, out.events);
+    let samples = out.samples.downgrade();
+    let (status, task) = poll::new(parts, bus.clone(), out.samples, out.events);
+    seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
     };

@@ -171,9 +171,9 @@ impl Daemon {
         intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
-        let lines::Seen { lines, account, buses } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
-        let windows = windows::of(&plant.lines, &buses);
-        commands::start(&groups.services, &panics, &plant, &broker, buses);
+        let lines::Seen { lines, account, desks } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        let windows = windows::of(&plant.lines, &desks);
+        commands::start(&groups.services, &panics, &plant, &broker, desks);
         watchdog::start(
             &groups.services,
             watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },

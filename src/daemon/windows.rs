@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::bus::Bus;
 use crate::bus::trace::Traced;
 use crate::command::Seat;
 use crate::config::plant::Line;
@@ -33,7 +32,7 @@ fn open(seat: Seat) -> Items {
 async fn next(seat: &mut Seat, passing: &mut Option<broadcast::Receiver<Traced>>) -> Option<Value> {
     loop {
         let Some(tap) = passing else {
-            *passing = seat.wait_for(Option::is_some).await.ok()?.as_ref().map(Bus::trace);
+            *passing = seat.wait_for(Option::is_some).await.ok()?.as_ref().map(|desk| desk.bus.trace());
             continue;
         };
         let heard = tokio::select! {
