@@ -144,15 +144,10 @@ impl Keeper {
         let mut known = self.lessons.subscribe();
         let pause = if self.failing { PACE_AFTER } else { HOLES_AFTER };
         let holes = async {
-            loop {
-                // It cannot fail: one sender is here.
-                let _ = known.wait_for(|now| self.has_other_holes(now)).await;
-                tokio::time::sleep(pause).await;
-                // A device that was away is asked again, and mostly the same is found.
-                if self.has_other_holes(&known.borrow()) {
-                    break;
-                }
-            }
+            // It cannot fail: one sender is here.
+            let _ = known.wait_for(|now| self.has_other_holes(now)).await;
+            // A device that was away is asked again, and mostly the same is found meanwhile: then nothing is written.
+            tokio::time::sleep(pause).await;
         };
         let _ = tokio::time::timeout(PACE_AFTER, holes).await;
     }
