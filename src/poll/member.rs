@@ -11,7 +11,7 @@ use crate::decode::{self, Formula, Words};
 use crate::point::{AddressRange, PointId, Table};
 use crate::poll::health::Health;
 use crate::poll::learned::{Lesson, Pace};
-use crate::poll::plan::{self, Holes};
+use crate::poll::plan::{self, Cost, Holes};
 use crate::poll::wait::Wait;
 use crate::sample::{Reason, Sample, Value};
 use crate::status::{DeviceState, DeviceStatus};
@@ -26,6 +26,8 @@ pub(crate) struct Member {
     index: HashMap<PointId, usize>,
     pub(crate) health: Health,
     holes: HashMap<Table, Holes>,
+    /// What turns of these points ask; empty again whenever something is learnt.
+    plans: HashMap<Vec<PointId>, Planned>,
     pub(crate) wait: Wait,
     pub(crate) reason: Option<Reason>,
     /// Told to be offline because its line is.
@@ -39,6 +41,24 @@ struct Entry {
     formula: Option<Formula>,
     last: Option<Sample>,
 }
+
+/// One read of one table.
+pub(crate) type Block = (Table, AddressRange);
+
+/// What a turn of some points asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    /// The points.
+    pub(crate) slots: Arc<[Slot]>,
+    /// The reads, in order.
+    pub(crate) reads: Arc<[Block]>,
+    /// As it was when this was planned.
+    turnaround: Duration,
+}
+
+/// So many different sets of points due together are remembered; a few periods make a few sets.
+const PLANS: usize = 64;
+const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
 
 /// A point by its place in this member.
 pub(crate) type Slot = usize;
@@ -59,6 +79,7 @@ impl Member {
             points: points.into_iter().map(entry).collect(),
             index,
             holes: HashMap::new(),
+            plans: HashMap::new(),
             wait: Wait::new(line.min_timeout, line.timeout),
             reason: None,
             cut: false,
@@ -67,8 +88,38 @@ impl Member {
         }
     }
 
-    pub(crate) fn slots(&self, points: &[PointId]) -> Vec<Slot> {
+    /// What a turn of these points asks. Planning costs more than the rest of a turn, so it is done anew only when the device
+    /// has taught something, or has become quicker or slower by an eighth: less hardly moves the best plan.
+    pub(crate) fn planned(&mut self, points: &[PointId], line: &Line) -> Planned {
+        let turnaround = self.turnaround(line);
+        let known = self.plans.get(points).filter(|p| p.turnaround.abs_diff(turnaround) <= p.turnaround / 8);
+        if let Some(known) = known {
+            return known.clone();
+        }
+        if self.plans.len() >= PLANS {
+            self.plans.clear();
+        }
+        let planned = self.plan(points, Cost::new(line, turnaround), turnaround);
+        self.plans.insert(points.to_vec(), planned.clone());
+        planned
+    }
+
+    fn plan(&self, points: &[PointId], cost: Cost, turnaround: Duration) -> Planned {
+        let slots = self.slots(points);
+        let mut reads = Vec::new();
+        for table in TABLES {
+            let ranges = plan::plan(table, &self.wanted(table, &slots), self.limit(table), cost, &self.holes(table));
+            reads.extend(ranges.into_iter().map(|range| (table, range)));
+        }
+        Planned { slots: slots.into(), reads: reads.into(), turnaround }
+    }
+
+    fn slots(&self, points: &[PointId]) -> Vec<Slot> {
         points.iter().filter_map(|id| self.index.get(id).copied()).collect()
+    }
+
+    pub(crate) fn names(&self, points: &[PointId]) -> Vec<String> {
+        self.slots(points).into_iter().map(|slot| self.points[slot].point.name.to_string()).collect()
     }
 
     pub(crate) fn all(&self) -> Vec<Slot> {
@@ -94,25 +145,28 @@ impl Member {
         wires.map(|w| (w.table, w.range)).min_by_key(|(table, range)| (self.is_hidden(*table, *range), range.count()))
     }
 
-    pub(crate) fn limit(&self, table: Table) -> u16 {
+    fn limit(&self, table: Table) -> u16 {
         if table.is_bits() { self.device.max_bits } else { self.device.max_registers }
     }
 
-    pub(crate) fn holes(&self, table: Table) -> Holes {
+    fn holes(&self, table: Table) -> Holes {
         self.holes.get(&table).cloned().unwrap_or_default()
     }
 
     pub(crate) fn holes_mut(&mut self, table: Table) -> &mut Holes {
+        self.plans.clear();
         self.holes.entry(table).or_default()
     }
 
     /// It was away: it may have been given other registers meanwhile.
     pub(crate) fn doubt_holes(&mut self) {
+        self.plans.clear();
         self.holes.values_mut().for_each(Holes::doubt);
     }
 
     /// On request: what is found again is said again.
     pub(crate) fn forget_holes(&mut self) {
+        self.plans.clear();
         self.holes.clear();
     }
 

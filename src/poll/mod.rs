@@ -1,13 +1,17 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`], [`health`], [`wait`], [`learned`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
+//! [`plan`], [`schedule`], [`health`], [`wait`], [`learned`], [`forecast`] and the private agenda and turn decide and are pure;
+//! [`PollTask`] acts, one a line.
 
+mod agenda;
 pub mod forecast;
 pub mod health;
 pub mod learned;
 mod member;
+mod overload;
 pub mod plan;
 pub mod schedule;
 mod task;
+mod turn;
 pub mod wait;
 
 pub use task::PollTask;

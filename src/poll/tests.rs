@@ -84,6 +84,16 @@ fn line() -> Line {
     }
 }
 
+/// A trunk: after a miss a unit is left alone for the timeout, lest its late answer be taken for another.
+fn trunk(retries: u8) -> Line {
+    let port = crate::bench::work::serial_port("/dev/none", 115_200, crate::bench::work::F8N1);
+    Line { port: Port::Serial(port), retries, ..line() }
+}
+
+fn every(ms: u64, point: Point) -> Point {
+    Point { schedule: Schedule::Every { period: Duration::from_millis(ms), align: false }, ..point }
+}
+
 /// Everything that was asked, with milliseconds since the start.
 type Asked = Arc<Mutex<Vec<(u64, String)>>>;
 
@@ -99,11 +109,11 @@ struct Scene {
 type Answer = Result<Data, BusError>;
 
 fn scene(devices: &[u8], points: Vec<Point>, answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static) -> Scene {
-    taught_scene(Lessons::default(), devices, points, answer)
+    scene_with((line(), Lessons::default()), devices, points, answer)
 }
 
-fn taught_scene(
-    lessons: Lessons,
+fn scene_with(
+    (line, lessons): (Line, Lessons),
     devices: &[u8],
     points: Vec<Point>,
     mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
@@ -120,7 +130,7 @@ fn taught_scene(
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts { line: line(), devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
+    let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
     tokio::spawn(task.run(cancelled.clone()));
@@ -247,6 +257,45 @@ async fn a_scale_factor_read_in_the_same_turn_counts() {
     assert_eq!(scene.until(500).await, ["2=2", "1=700"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_tried_again_holds_up_nobody_but_its_device() {
+    let points = vec![every(50, point(1, 1, wire(0))), point(2, 2, wire(7))];
+    let mut scene = scene_with((trunk(1), Lessons::default()), &[1, 2], points, |ms, request| {
+        if request.unit.get() == 2 && ms < 100 { Err(BusError::NoReply) } else { own_address(request) }
+    });
+    assert!(scene.until(260).await.contains(&"2=7".to_owned()));
+    let asked: Vec<(u64, char)> =
+        scene.asked().into_iter().map(|(ms, what)| (ms, what.chars().next().unwrap())).collect();
+    assert_eq!(asked, [(0, '1'), (10, '2'), (110, '1'), (150, '1'), (200, '1'), (210, '2'), (250, '1')]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.status.borrow().wire.retries, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_turn_of_slow_points_gives_way_to_fast_ones_between_its_reads() {
+    let mut points: Vec<Point> = (0..4u16).map(|n| point(1, n.into(), wire(n * 500))).collect();
+    points.push(every(25, point(2, 9, wire(0))));
+    let mut scene = scene_with((trunk(0), Lessons::default()), &[1, 2], points, |_, request| own_address(request));
+    scene.until(80).await;
+    let asked: Vec<String> = scene.asked().into_iter().map(|(ms, what)| format!("{ms}: {what}")).collect();
+    let slow = |ms: u64, address: u16| format!("{ms}: 1 holding {address}");
+    let fast = |ms: u64| format!("{ms}: 2 holding 0");
+    let want = [fast(0), slow(10, 0), slow(20, 500), fast(30), slow(40, 1000), fast(50), slow(60, 1500), fast(75)];
+    assert_eq!(asked, want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_period_that_cannot_be_met_is_told_with_what_can_be_had() {
+    let points = vec![every(5, point(1, 1, wire(0))), every(2000, point(2, 2, wire(0)))];
+    let mut scene = scene(&[1, 2], points, |_, request| own_address(request));
+    scene.until(5_000).await;
+    let unmet = scene.status.borrow().unmet.clone();
+    assert_eq!(unmet.len(), 1, "the slow point has its period: {unmet:?}");
+    assert_eq!((unmet[0].device.as_str(), unmet[0].points.as_slice()), ("m1", &["p1".to_owned()][..]));
+    assert!((9.0..12.0).contains(&unmet[0].achievable_ms), "{unmet:?}");
+    assert!(unmet[0].missed_turns > 400, "{unmet:?}");
+}
+
 /// Registers 1 and 4 do not exist: one is wanted, one would only be bridged.
 fn with_holes(request: ReadRequest) -> Answer {
     let (start, end) = (u32::from(request.range.start()), request.range.end());
@@ -269,7 +318,7 @@ impl Scene {
 #[tokio::test(start_paused = true)]
 async fn what_a_device_taught_before_a_restart_is_not_asked_again() {
     let lessons = Lessons::default();
-    let mut before = taught_scene(lessons.clone(), &[1], around_the_holes(), |_, request| with_holes(request));
+    let mut before = scene_with((line(), lessons.clone()), &[1], around_the_holes(), |_, request| with_holes(request));
     before.until(1_900).await;
     before.cancelled.cancel();
     assert!(before.events.recv().await.is_some() && before.events.recv().await.is_none(), "it has ended");
@@ -277,7 +326,7 @@ async fn what_a_device_taught_before_a_restart_is_not_asked_again() {
     assert_eq!(before.status.borrow().devices[0].holes, ["holding 1", "holding before 5"]);
     let pace = lessons.of("m1").pace().unwrap();
 
-    let mut after = taught_scene(lessons.clone(), &[1], around_the_holes(), |_, request| with_holes(request));
+    let mut after = scene_with((line(), lessons.clone()), &[1], around_the_holes(), |_, request| with_holes(request));
     assert_eq!(after.status.borrow().devices[0].turnaround_ms, pace.usual.as_secs_f64() * 1e3);
     let mut seen = after.until(900).await;
     seen.sort();
@@ -290,7 +339,7 @@ async fn a_device_that_shall_be_forgotten_is_asked_for_everything_at_once() {
     let lessons = Lessons::default();
     let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let whole = Arc::clone(&mended);
-    let mut scene = taught_scene(lessons.clone(), &[1], around_the_holes(), move |_, request| {
+    let mut scene = scene_with((line(), lessons.clone()), &[1], around_the_holes(), move |_, request| {
         let whole = whole.load(std::sync::atomic::Ordering::Relaxed);
         if whole { own_address(request) } else { with_holes(request) }
     });
@@ -307,7 +356,7 @@ async fn a_device_that_shall_be_forgotten_is_asked_for_everything_at_once() {
 async fn a_device_that_was_away_or_whose_line_was_down_is_asked_for_everything_again() {
     for gone in [BusError::NoReply, BusError::LineDown("unplugged".into())] {
         let lessons = Lessons::default();
-        let mut scene = taught_scene(lessons.clone(), &[1], around_the_holes(), move |ms, request| match ms {
+        let mut scene = scene_with((line(), lessons.clone()), &[1], around_the_holes(), move |ms, request| match ms {
             0..3_000 => with_holes(request),
             3_000..12_000 => Err(gone.clone()),
             _ => own_address(request),
