@@ -262,7 +262,7 @@ devices:
 
     fn lesson(refused: &[(u16, u16)], usual_ms: u64) -> Lesson {
         let mut holes = Holes::default();
-        refused.iter().for_each(|(start, count)| _ = holes.bury(AddressRange::new(*start, *count).unwrap()));
+        refused.iter().for_each(|(start, count)| _ = holes.bury(AddressRange::new(*start, *count).unwrap(), 2));
         let usual = Duration::from_millis(usual_ms);
         Lesson::new([(&Table::Holding, &holes)], Some(Pace { usual, deviation: usual / 10 }))
     }
@@ -362,8 +362,8 @@ devices:
     fn fields_of_later_times_are_passed_over_and_devices_that_are_gone_too() {
         let folder = tempfile::tempdir().unwrap();
         let text = r#"{"version": 1, "mood": "fine", "devices": [
-            {"line": "hall", "unit_id": 9, "device": "gone", "profile": "x/y", "refused": {"coil": [[1, 1]]}},
-            {"line": "hall", "unit_id": 1, "device": "a", "profile": null, "since": 7, "refused": {"holding": [[9, 1]]}}
+            {"line": "hall", "unit_id": 9, "device": "gone", "profile": "x/y", "refused": {"coil": [[1, 1, 2]]}},
+            {"line": "hall", "unit_id": 1, "device": "a", "profile": null, "since": 7, "refused": {"holding": [[9, 1, 2]]}}
         ]}"#;
         fs::write(folder.path().join(FILE), text).unwrap();
         let memory = Memory::open(&plant(folder.path(), YAML));

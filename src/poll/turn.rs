@@ -98,7 +98,7 @@ impl Turn {
             self.reads.extend([high, low].map(|range| Read { table, range, tries: 0 }));
             return (Vec::new(), None);
         }
-        let lesson = member.holes_mut(table).bury(range).then_some(Lesson::Hole(table, range));
+        let lesson = member.holes_mut(table).bury(range, code).then_some(Lesson::Hole(table, range));
         (self.failed(member, Reason::Exception(code), now), lesson)
     }
 

@@ -78,7 +78,7 @@ def test_a_hole_is_said_once_remembered_over_a_power_cut_and_forgotten_on_reques
     values_around(near, since=len(near.by_topic["plant/meter-1/a"]) + 5)
     assert not [read for read in peer.asked[found:] if read & MISSING], "what is known to be missing is not asked for"
     assert sum(all(word in line for word in SAID) for line in gateway.lines) == 1, gateway.log()
-    eventually(lambda: notes(gateway)[0]["refused"] == {"holding": [[4, 1]]}, hoped="the holes are on disk")
+    eventually(lambda: notes(gateway)[0]["refused"] == {"holding": [[4, 1, 2]]}, hoped="the holes are on disk")
 
     gateway.kill()
     peer.asked.clear()
@@ -126,6 +126,6 @@ def test_a_torn_file_is_set_aside_by_name_and_never_in_the_way(make_gateway, beg
     values_around(near)
     aside = gateway.state / "learned.json.set-aside-1"
     assert aside.read_text() == torn and gateway.saw("set aside", aside.name), gateway.log()
-    eventually(lambda: notes(gateway)[0]["refused"] == {"holding": [[4, 1]]}, hoped="a new file is begun")
+    eventually(lambda: notes(gateway)[0]["refused"] == {"holding": [[4, 1, 2]]}, hoped="a new file is begun")
     gateway.stop()
     assert notes(gateway)[0]["usual_us"] > 0, "how fast it answers is noted at the stop"
