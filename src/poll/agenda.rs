@@ -68,6 +68,13 @@ impl<T> Agenda<T> {
         self.begun.push(Begun { device, deadline, not_before: Duration::ZERO, work });
     }
 
+    /// A turn out of turn: before all others, but not before its device may be asked.
+    pub(crate) fn begin_next(&mut self, device: DeviceId, work: T) {
+        let not_before = self.begun.iter().filter(|b| b.device == device).map(|b| b.not_before).max();
+        let not_before = not_before.unwrap_or(Duration::ZERO);
+        self.begun.push(Begun { device, deadline: Duration::ZERO, not_before, work });
+    }
+
     pub(crate) fn put_back(&mut self, turn: Begun<T>) {
         self.begun.push(turn);
     }

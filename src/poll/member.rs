@@ -30,8 +30,10 @@ pub(crate) struct Member {
     plans: HashMap<Vec<PointId>, Planned>,
     pub(crate) wait: Wait,
     pub(crate) reason: Option<Reason>,
-    /// Told to be offline because its line is.
+    /// Told to be offline whatever its health says: its line is down, or it is paused.
     pub(crate) cut: bool,
+    /// Not to be asked.
+    pub(crate) paused: bool,
     pub(crate) replies: u64,
     pub(crate) failures: u64,
 }
@@ -83,6 +85,7 @@ impl Member {
             wait: Wait::new(line.min_timeout, line.timeout),
             reason: None,
             cut: false,
+            paused: false,
             replies: 0,
             failures: 0,
         }
@@ -116,6 +119,11 @@ impl Member {
 
     fn slots(&self, points: &[PointId]) -> Vec<Slot> {
         points.iter().filter_map(|id| self.index.get(id).copied()).collect()
+    }
+
+    /// Which of these are its own.
+    pub(crate) fn own(&self, points: &[PointId]) -> Vec<PointId> {
+        points.iter().copied().filter(|id| self.index.contains_key(id)).collect()
     }
 
     pub(crate) fn names(&self, points: &[PointId]) -> Vec<String> {

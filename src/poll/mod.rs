@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::bus::Bus;
 use crate::config::plant::{Device, Line, Point};
-use crate::point::DeviceId;
+use crate::point::{DeviceId, PointId};
 use crate::poll::learned::Lessons;
 use crate::sample::{Reason, Sample};
 use crate::status::LineStatus;
@@ -38,6 +38,20 @@ pub struct Parts {
     /// What is known of devices; what these teach is told there.
     pub lessons: Lessons,
 }
+
+/// What somebody wants of a line's polling, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// These points are read next, and told even if nothing has changed.
+    Read(Vec<PointId>),
+    /// The device is left alone, its points are bad, until it is resumed or the gateway starts again.
+    Pause(DeviceId),
+    /// It is polled again.
+    Resume(DeviceId),
+}
+
+/// Orders that wait for the poll task; it takes them between two reads. Full: whoever orders waits.
+const ORDERS: usize = 16;
 
 /// A device began or ceased to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

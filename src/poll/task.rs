@@ -2,6 +2,9 @@
 //! samples. It decides nothing itself but the order of steps. A device that is offline is not asked before a probe is
 //! answered; a read to be tried again waits until its device may be asked, and the line is the others' meanwhile.
 
+mod orders;
+mod report;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -17,19 +20,15 @@ use crate::poll::agenda::{Agenda, Begun, Next};
 use crate::poll::health::{self, Change, Silence};
 use crate::poll::learned::Lessons;
 use crate::poll::member::Member;
-use crate::poll::overload;
 use crate::poll::overload::Overload;
 use crate::poll::plan;
 use crate::poll::schedule::{Clocks, Due, Timetable};
 use crate::poll::turn::{Lesson, Read, Turn};
-use crate::poll::{DeviceEvent, Parts};
+use crate::poll::{DeviceEvent, ORDERS, Order, Parts};
 use crate::sample::{Reason, Sample};
-use crate::status::{DeviceState, LineStatus, Unmet, WireCounts};
+use crate::status::{DeviceState, LineStatus};
 use crate::time;
 
-/// How often the status is told, and over how long the load is taken.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-const LOAD_OVER: Duration = Duration::from_secs(10);
 /// A line that is down this long takes its devices offline; an adapter that is plugged in again comes back sooner.
 const GONE_AFTER: Duration = Duration::from_secs(3);
 
@@ -62,6 +61,9 @@ pub struct PollTask {
     retries: u64,
     overload: Overload,
     lessons: Lessons,
+    orders: mpsc::Receiver<Order>,
+    /// Given to whoever orders; held, so that the queue never closes.
+    desk: mpsc::Sender<Order>,
     /// Since when the line is down.
     gone_since: Option<Instant>,
 }
@@ -88,6 +90,7 @@ impl PollTask {
         let (status, seen) = watch::channel(LineStatus::default());
         let line = parts.line;
         let busy = VecDeque::new();
+        let (desk, orders) = mpsc::channel(ORDERS);
         let task = Self {
             line,
             members,
@@ -103,10 +106,17 @@ impl PollTask {
             retries: 0,
             overload: Overload::default(),
             lessons: parts.lessons,
+            orders,
+            desk,
             gone_since: None,
         };
         task.status.send_replace(task.snapshot(0.0));
         (seen, task)
+    }
+
+    /// Where orders are taken.
+    pub fn desk(&self) -> mpsc::Sender<Order> {
+        self.desk.clone()
     }
 
     /// Until cancelled, or until the receiver of its samples or the bus has gone. A read that is cut here is finished by the
@@ -127,6 +137,10 @@ impl PollTask {
                 self.tell();
             }
             self.forget_as_wished();
+            if let Ok(order) = self.orders.try_recv() {
+                self.obey(order).await?;
+                continue;
+            }
             if let Some(at) = self.due_probe(clocks.now) {
                 self.probe(at).await?;
                 continue;
@@ -135,29 +149,18 @@ impl PollTask {
                 Next::Begin(due) => self.begin(&due),
                 Next::GoOn(turn) => self.go_on(turn).await?,
                 Next::Wait(until) => {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(self.next_step(until)) => {}
-                        () = self.lessons.wished(|device| self.has(device)) => {}
+                    let next = self.next_step(until);
+                    let members = &self.members;
+                    let order = tokio::select! {
+                        () = tokio::time::sleep_until(next) => None,
+                        () = self.lessons.wished(|device| orders::has(members, device)) => None,
+                        order = self.orders.recv() => order,
+                    };
+                    if let Some(order) = order {
+                        self.obey(order).await?;
                     }
                 }
             }
-        }
-    }
-
-    fn has(&self, device: &str) -> bool {
-        self.members.iter().any(|m| *m.device.name == *device)
-    }
-
-    /// Somebody wants a device to be asked for everything again.
-    fn forget_as_wished(&mut self) {
-        let wished = self.lessons.take_wishes(|device| self.has(device));
-        for member in self.members.iter_mut().filter(|m| wished.contains(&m.device.name)) {
-            tracing::info!(device = %member.device.name, "forgotten on request; asked for everything again");
-            member.forget_holes();
-            self.agenda.table.hurry(member.device.id);
-        }
-        if !wished.is_empty() {
-            self.tell();
         }
     }
 
@@ -168,7 +171,7 @@ impl PollTask {
     fn next_step(&self, turn: Option<Duration>) -> Instant {
         let now = self.clocks().now;
         // A probe that found no room waits for the turns that are in its way, but not for ever.
-        let probes = self.members.iter().filter_map(|m| m.health.probe_at());
+        let probes = self.members.iter().filter(|m| !m.paused).filter_map(|m| m.health.probe_at());
         let probes = probes.map(|at| if at <= now { at + health::PATIENCE } else { at });
         let next = probes.chain(turn).min().map_or(self.tell_at, |at| self.origin + at);
         next.min(self.tell_at)
@@ -176,7 +179,7 @@ impl PollTask {
 
     /// The device whose probe is due, once it delays nobody or has waited long enough.
     fn due_probe(&self, now: Duration) -> Option<usize> {
-        let due = |m: &Member| m.health.probe_at().filter(|at| *at <= now);
+        let due = |m: &Member| m.health.probe_at().filter(|at| *at <= now && !m.paused);
         let oldest = self.members.iter().enumerate().filter_map(|(n, m)| Some((due(m)?, n))).min()?;
         let is_live = |id| self.members.iter().any(|m| m.device.id == id && m.health.probe_at().is_none());
         let next = self.agenda.table.next_of(is_live);
@@ -211,7 +214,7 @@ impl PollTask {
 
     fn begin(&mut self, due: &Due) {
         let Some(at) = self.members.iter().position(|m| m.device.id == due.device) else { return };
-        if self.members[at].health.state() == DeviceState::Offline {
+        if self.members[at].paused || self.members[at].health.state() == DeviceState::Offline {
             return;
         }
         self.missed_turns += due.missed;
@@ -374,7 +377,7 @@ impl PollTask {
         }
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
-            if member.cut || member.health.state() == DeviceState::Offline {
+            if member.cut || member.paused || member.health.state() == DeviceState::Offline {
                 continue;
             }
             member.cut = true;
@@ -397,74 +400,4 @@ impl PollTask {
         self.tell();
         self.events.send(event).await.map_err(|_| Closed)
     }
-
-    fn tell(&mut self) {
-        let now = Instant::now();
-        self.tell_at = now + TELL_EVERY;
-        let busy = self.bus.status().borrow().busy;
-        self.busy.push_back((now, busy));
-        while self.busy.len() > 2 && self.busy.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= LOAD_OVER) {
-            self.busy.pop_front();
-        }
-        let load = self.busy.front().map_or(0.0, |(at, was)| share(busy.saturating_sub(*was), now.duration_since(*at)));
-        let snapshot = self.snapshot(load);
-        match self.overload.judge(self.clocks().now, snapshot.unmet.len()) {
-            Some(overload::Change::Begins) => say_unmet(&snapshot),
-            Some(overload::Change::Ends) => tracing::info!(line = %self.line.name, "all periods are met again"),
-            None => {}
-        }
-        self.status.send_replace(snapshot);
-        self.lessons.note(self.members.iter().map(Member::taught));
-    }
-
-    fn unmet(&self) -> Vec<Unmet> {
-        let all = self.agenda.table.stretched().into_iter().filter_map(|stretched| {
-            let member = self.members.iter().find(|m| m.device.id == stretched.device)?;
-            Some(Unmet {
-                device: member.device.name.to_string(),
-                points: member.names(&stretched.points),
-                period_ms: stretched.period.as_secs_f64() * 1e3,
-                achievable_ms: stretched.achievable.as_secs_f64() * 1e3,
-                missed_turns: stretched.missed,
-            })
-        });
-        all.collect()
-    }
-
-    fn snapshot(&self, load: f64) -> LineStatus {
-        let bus = self.bus.status();
-        let bus = bus.borrow();
-        LineStatus {
-            name: self.line.name.to_string(),
-            port: match &self.line.port {
-                Port::Serial(port) => port.path.display().to_string(),
-                Port::Tcp(address) | Port::RtuOverTcp(address) => address.clone(),
-            },
-            up: bus.up,
-            error: bus.error.clone(),
-            load,
-            wire: WireCounts { retries: bus.wire.retries + self.retries, ..bus.wire },
-            missed_turns: self.missed_turns,
-            unmet: self.unmet(),
-            devices: self.members.iter().map(Member::status).collect(),
-        }
-    }
-}
-
-/// The worst of them stands for all; `trunkline status` has the rest.
-fn say_unmet(line: &LineStatus) {
-    let Some(worst) = line.unmet.first() else { return };
-    let points: usize = line.unmet.iter().map(|u| u.points.len()).sum();
-    tracing::warn!(
-        line = %line.name,
-        points,
-        worst = %format_args!("{}/{}", worst.device, worst.points.first().map_or("", String::as_str)),
-        period_ms = worst.period_ms.round(),
-        achievable_ms = worst.achievable_ms.round(),
-        "periods cannot be met: lengthen them or see trunkline plan"
-    );
-}
-
-fn share(part: Duration, whole: Duration) -> f64 {
-    if whole.is_zero() { 0.0 } else { (part.as_secs_f64() / whole.as_secs_f64()).min(1.0) }
 }

@@ -102,6 +102,7 @@ struct Scene {
     samples: mpsc::Receiver<Vec<Sample>>,
     events: mpsc::Receiver<DeviceEvent>,
     status: watch::Receiver<LineStatus>,
+    desk: mpsc::Sender<Order>,
     cancelled: CancellationToken,
     begin: Instant,
 }
@@ -133,8 +134,9 @@ fn scene_with(
     let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
+    let desk = task.desk();
     tokio::spawn(task.run(cancelled.clone()));
-    Scene { asked, samples, events, status, cancelled, begin }
+    Scene { asked, samples, events, status, desk, cancelled, begin }
 }
 
 /// Every register holds its own address.
@@ -369,4 +371,42 @@ async fn a_device_that_was_away_or_whose_line_was_down_is_asked_for_everything_a
         assert!(seen.ends_with(&["1=0", "2=1", "3=2", "4=5"].map(String::from)), "{seen:?}");
         assert!(lessons.of("m1").named().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_point_that_somebody_asks_for_is_read_next_and_told_even_if_nothing_changed() {
+    let slow = (0..4u16).map(|n| point(1, n.into(), wire(n * 500)));
+    let points = slow.chain([point(2, 9, wire(0))]).collect();
+    let mut scene = scene_with((trunk(0), Lessons::default()), &[1, 2], points, |_, request| own_address(request));
+    // The first turn of the first device is under way.
+    scene.until(15).await;
+    scene.desk.send(Order::Read(vec![PointId(9)])).await.unwrap();
+    let end = scene.begin + Duration::from_millis(35);
+    let mut asked_for = Vec::new();
+    while let Ok(Some(batch)) = tokio::time::timeout_at(end, scene.samples.recv()).await {
+        asked_for.extend(batch.iter().filter(|s| s.is_wanted()).map(|s| s.point().0));
+    }
+    assert_eq!(asked_for, [9]);
+    let asked: Vec<String> = scene.asked().into_iter().map(|(ms, what)| format!("{ms}: {what}")).collect();
+    assert_eq!(asked[..3], ["0: 1 holding 0", "10: 1 holding 500", "20: 2 holding 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_device_is_left_alone_says_so_once_and_is_read_at_once_when_it_is_resumed() {
+    let points = vec![point(1, 1, wire(0)), point(2, 2, wire(0))];
+    let mut scene = scene(&[1, 2], points, |_, request| own_address(request));
+    scene.until(500).await;
+    scene.desk.send(Order::Pause(DeviceId(2))).await.unwrap();
+    scene.desk.send(Order::Pause(DeviceId(2))).await.unwrap();
+    assert_eq!(scene.until(3_500).await, ["2!paused", "1=0", "1=0", "1=0"]);
+    assert_eq!(scene.status.borrow().devices[1].state, DeviceState::Offline);
+    scene.asked();
+    scene.desk.send(Order::Resume(DeviceId(2))).await.unwrap();
+    assert_eq!(scene.until(3_600).await, ["2=0"]);
+    let mut states = Vec::new();
+    while let Ok(event) = scene.events.try_recv() {
+        states.push((event.device.0, event.online, event.reason));
+    }
+    let online = |device| (device, true, None);
+    assert_eq!(states, [online(1), online(2), (2, false, Some(crate::sample::Reason::Paused)), online(2)]);
 }

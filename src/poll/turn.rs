@@ -42,6 +42,8 @@ pub(crate) struct Turn {
     /// Answered, but a scale factor is not here yet.
     waiting: Vec<(Slot, AddressRange, Data, Stamp)>,
     splits: Vec<(Table, AddressRange, AddressRange)>,
+    /// Somebody asked for these points.
+    wanted: bool,
 }
 
 impl Turn {
@@ -51,7 +53,16 @@ impl Turn {
         let open = slots.iter().copied().filter(|s| member.wire(*s).is_some()).collect();
         let reads = planned.reads.iter().rev().map(|(table, range)| Read { table: *table, range: *range, tries: 0 });
         let reads = reads.collect();
-        Self { at, slots, open, reads, answered: Vec::new(), waiting: Vec::new(), splits: Vec::new() }
+        Self { at, slots, open, reads, answered: Vec::new(), waiting: Vec::new(), splits: Vec::new(), wanted: false }
+    }
+
+    /// Its samples are told even if they say nothing new.
+    pub(crate) fn wanted(self) -> Self {
+        Self { wanted: true, ..self }
+    }
+
+    fn told(&self, samples: Vec<Sample>) -> Vec<Sample> {
+        if self.wanted { samples.into_iter().map(Sample::wanted).collect() } else { samples }
     }
 
     /// What to ask; `None` when the turn is over.
@@ -83,7 +94,7 @@ impl Turn {
                 samples.push(member.read(slot, range, data, taken));
             }
         }
-        samples
+        self.told(samples)
     }
 
     /// The next read was refused. Where the block may be at fault and can be split, its halves are asked next.
@@ -105,13 +116,15 @@ impl Turn {
     /// The next read brought nothing usable, but the others may.
     pub(crate) fn failed(&mut self, member: &mut Member, reason: Reason, now: Stamp) -> Vec<Sample> {
         let Some(Read { table, range, .. }) = self.reads.pop() else { return Vec::new() };
-        self.take(member, table, range).into_iter().map(|slot| member.fail(slot, reason, now)).collect()
+        let samples = self.take(member, table, range).into_iter().map(|slot| member.fail(slot, reason, now)).collect();
+        self.told(samples)
     }
 
     /// No use in asking on: every open point fails.
     pub(crate) fn give_up(&mut self, member: &mut Member, reason: Reason, now: Stamp) -> Vec<Sample> {
         self.reads.clear();
-        self.open.drain(..).map(|slot| member.fail(slot, reason, now)).collect()
+        let samples = self.open.drain(..).map(|slot| member.fail(slot, reason, now)).collect();
+        self.told(samples)
     }
 
     /// What waited for scale factors, what holes hide, and what is computed, in this order; and what the splits taught.
@@ -125,7 +138,7 @@ impl Turn {
             samples.push(member.compute(slot, now));
         }
         let lessons = self.seams(member);
-        (samples, lessons)
+        (self.told(samples), lessons)
     }
 
     /// Where both halves answered and the whole did not, nothing may reach across again.
