@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod demo;
+mod forget;
 mod logging;
 mod passwd;
 mod plan;
@@ -70,6 +71,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Ask a device again for what it has refused so far
+    Forget(forget::Arguments),
     /// Show what passes on a line of the running gateway
     Trace(trace::Arguments),
     /// Measure this machine against what is physically possible
@@ -103,6 +106,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
+        Command::Forget(args) => forget::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Passwd(args) => passwd::run(&args),
@@ -177,6 +181,12 @@ mod tests {
             assert_eq!(refused(&parse(line).unwrap_err()), Exit::Usage, "{line}");
         }
         assert_eq!(refused(&parse("trunkline run --help").unwrap_err()), Exit::Well);
+    }
+
+    #[test]
+    fn one_device_or_all_are_forgotten_not_both_nor_none() {
+        assert!(parse("trunkline forget meter-1").is_ok() && parse("trunkline forget --all").is_ok());
+        assert!(parse("trunkline forget").is_err() && parse("trunkline forget meter-1 --all").is_err());
     }
 
     #[test]

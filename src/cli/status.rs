@@ -183,7 +183,11 @@ fn devices(lines: &[LineStatus]) -> String {
             format!("{:.1} ms", d.turnaround_ms),
         ]
     });
-    render(&head, &rows.collect::<Vec<_>>())
+    let mut text = render(&head, &rows.collect::<Vec<_>>());
+    for device in lines.iter().flat_map(|l| &l.devices).filter(|d| !d.holes.is_empty()) {
+        let _ = writeln!(text, "{} is not asked for {}, which it refused", device.name, device.holes.join(", "));
+    }
+    text
 }
 
 fn upstreams(now: &Snapshot) -> String {
@@ -279,7 +283,8 @@ mod tests {
 
     #[test]
     fn the_tables_say_why_something_is_not_as_it_should_be() {
-        let device = DeviceStatus { name: "meter-1".into(), reason: Some("timeout".into()), ..DeviceStatus::default() };
+        let (reason, holes) = (Some("timeout".into()), vec!["holding 4–6".into(), "input before 9".into()]);
+        let device = DeviceStatus { name: "meter-1".into(), reason, holes, ..DeviceStatus::default() };
         let line = LineStatus {
             name: "hall".into(),
             port: "/dev/ttyUSB0".into(),
@@ -291,7 +296,14 @@ mod tests {
         let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
         now.spool.backlog.insert("cloud".into(), 1200);
         let text = tables(&now);
-        for want in ["hall is down: no such file", "unknown: timeout", "waiting: refused", "1,200", "0 polled"] {
+        for want in [
+            "hall is down: no such file",
+            "meter-1 is not asked for holding 4–6, input before 9",
+            "unknown: timeout",
+            "waiting: refused",
+            "1,200",
+            "0 polled",
+        ] {
             assert!(text.contains(want), "{want} is not in\n{text}");
         }
     }

@@ -343,7 +343,7 @@ pub(super) fn user_info(text: &str) -> Option<&str> {
 }
 
 /// The most similar name, where one is similar at all.
-pub(super) fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|n| (strsim::damerau_levenshtein(text, n), n))
         .filter(|(d, n)| *d <= 1 + n.len() / 4)

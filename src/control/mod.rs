@@ -5,11 +5,13 @@
 use std::path::PathBuf;
 
 pub mod client;
+pub mod forget;
 pub mod protocol;
 pub mod server;
 pub mod window;
 
 pub use client::Client;
+pub use forget::Forget;
 pub use server::Server;
 pub use window::Window;
 

@@ -1,5 +1,5 @@
 //! The daemon's side of the control socket: binds it with mode 0660, answers each connection in order, streams until the
-//! asker closes. It reads the [`Board`] and the [`Window`]s only, so a slow asker costs its own connection only.
+//! asker closes. It reads the [`Board`] and the [`Window`]s and leaves wishes to [`Forget`], so a slow asker costs its own connection only.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -20,6 +20,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::forget::Forget;
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
 use crate::control::window::{Items, Window, look};
 use crate::status::Board;
@@ -77,15 +78,15 @@ impl Server {
     }
 
     /// Answers until `stop`; open streams end with `end`.
-    pub async fn run(self, board: Board, windows: Vec<Window>, stop: CancellationToken) {
-        let windows: Arc<[Window]> = windows.into();
+    pub async fn run(self, board: Board, windows: Vec<Window>, forget: Forget, stop: CancellationToken) {
+        let access = Access { board, windows: windows.into(), forget };
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
         while let Some(place) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
             let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else { break };
             match accepted {
                 Ok((stream, _)) => {
-                    let asked = Connection::new(stream, board.clone(), Arc::clone(&windows), stop.clone());
+                    let asked = Connection::new(stream, access.clone(), stop.clone());
                     tasks.spawn(async move {
                         asked.run().await;
                         drop(place);
@@ -124,12 +125,19 @@ fn clear_dead(path: &Path) -> Result<(), ControlError> {
     }
 }
 
+/// What an asker may look at and do.
+#[derive(Clone)]
+struct Access {
+    board: Board,
+    windows: Arc<[Window]>,
+    forget: Forget,
+}
+
 /// One asker.
 struct Connection {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
     out: FramedWrite<OwnedWriteHalf, LinesCodec>,
-    board: Board,
-    windows: Arc<[Window]>,
+    access: Access,
     stop: CancellationToken,
 }
 
@@ -137,10 +145,10 @@ struct Connection {
 struct Gone;
 
 impl Connection {
-    fn new(stream: UnixStream, board: Board, windows: Arc<[Window]>, stop: CancellationToken) -> Self {
+    fn new(stream: UnixStream, access: Access, stop: CancellationToken) -> Self {
         let (read, write) = stream.into_split();
         let lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
-        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, windows, stop }
+        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), access, stop }
     }
 
     async fn run(mut self) {
@@ -170,7 +178,7 @@ impl Connection {
             return self.watch(request.id).await;
         }
         if request.method == "trace" {
-            return match look(&self.windows, &request.params) {
+            return match look(&self.access.windows, &request.params) {
                 Ok(items) => self.pass_on(request.id, items).await,
                 Err(error) => self.send(&Reply::Error { id: request.id, error }).await,
             };
@@ -184,7 +192,8 @@ impl Connection {
 
     fn result(&self, request: &Request) -> Result<Value, Fault> {
         match request.method.as_str() {
-            "status" => to_value(&self.board.snapshot()),
+            "status" => to_value(&self.access.board.snapshot()),
+            "forget" => to_value(&self.access.forget.answer(&request.params)?),
             "version" => Ok(json!({
                 "name": env!("CARGO_PKG_NAME"),
                 "version": env!("CARGO_PKG_VERSION"),
@@ -192,7 +201,7 @@ impl Connection {
                 "pid": std::process::id(),
             })),
             other => {
-                let known = "status, status.watch, trace, version";
+                let known = "forget, status, status.watch, trace, version";
                 Err(Fault::new(Code::UnknownMethod, format!("no method `{other}`; this daemon knows {known}")))
             }
         }
@@ -206,7 +215,7 @@ impl Connection {
                 () = self.stop.cancelled() => break,
                 line = self.lines.next() => line.is_none_or(|l| l.is_err()),
                 _ = ticks.tick() => {
-                    let item = to_value(&self.board.snapshot()).unwrap_or_default();
+                    let item = to_value(&self.access.board.snapshot()).unwrap_or_default();
                     self.send(&Reply::Item { id, item }).await?;
                     false
                 }
@@ -252,6 +261,7 @@ fn to_value(what: &impl Serialize) -> Result<Value, Fault> {
 mod tests {
     use super::*;
     use crate::control::client::{Client, ClientError};
+    use crate::control::forget::Forgotten;
     use crate::status::{Parts, Snapshot};
     use std::io::{BufRead, BufReader, Write};
     use tokio::sync::watch;
@@ -274,6 +284,10 @@ mod tests {
         Window::new("hall".into(), move || Box::pin(items().chain(futures_util::stream::pending())))
     }
 
+    fn forget() -> Forget {
+        Forget::new(|_| Ok(vec![Forgotten { device: "meter-1".into(), holes: vec!["holding 4".into()] }]))
+    }
+
     /// Runs `ask` against a served socket and gives back what it returns.
     async fn asked<T: Send + 'static>(ask: impl FnOnce(PathBuf, CancellationToken) -> T + Send + 'static) -> T {
         let dir = tempfile::tempdir().unwrap();
@@ -281,7 +295,7 @@ mod tests {
         let server = Server::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(server.run(board(), vec![window()], stop.clone()));
+        let serving = tokio::spawn(server.run(board(), vec![window()], forget(), stop.clone()));
         let (there, token) = (path.clone(), stop.clone());
         let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
         stop.cancel();
@@ -333,6 +347,13 @@ mod tests {
             stream.count()
         });
         assert_eq!(rest.await, 0);
+    }
+
+    #[tokio::test]
+    async fn to_forget_is_answered_with_what_was_known() {
+        let value =
+            asked(|path, _| Client::connect(&path).unwrap().call("forget", json!({"all": true})).unwrap()).await;
+        assert_eq!(value, json!({"forgotten": [{"device": "meter-1", "holes": ["holding 4"]}]}));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
 use crate::message::Message;
 use crate::poll;
 use crate::poll::DeviceEvent;
+use crate::poll::learned::Lessons;
 use crate::publish;
 use crate::sample::Sample;
 use crate::status::{LineStatus, PublishStatus};
@@ -28,6 +29,14 @@ pub(super) struct Seen {
     pub(super) desks: Vec<Seat>,
 }
 
+/// What the lines are joined to.
+pub(super) struct Ends {
+    /// Where messages go.
+    pub(super) sink: mpsc::Sender<Vec<Message>>,
+    /// What their devices have taught.
+    pub(super) lessons: Lessons,
+}
+
 /// Where the lines' yield goes.
 #[derive(Clone)]
 struct Out {
@@ -36,16 +45,10 @@ struct Out {
 }
 
 /// Starts publish, then the lines.
-pub(super) fn start(
-    groups: &Groups,
-    panics: &Panics,
-    plant: &Plant,
-    fatal: &mpsc::Sender<String>,
-    sink: mpsc::Sender<Vec<Message>>,
-) -> Seen {
+pub(super) fn start(groups: &Groups, panics: &Panics, plant: &Plant, fatal: &mpsc::Sender<String>, ends: Ends) -> Seen {
     let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
     let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
-    let (account, task) = publish::new(publish_parts(plant), sampled, happened, sink);
+    let (account, task) = publish::new(publish_parts(plant), sampled, happened, ends.sink);
     // When the stop has begun, its end is no alarm.
     supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), task.run());
     let out = Out { samples, events };
@@ -55,7 +58,8 @@ pub(super) fn start(
         stop.cancelled().await;
         drop(held);
     });
-    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
+    let parts = |line| parts(plant, line, ends.lessons.clone());
+    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(line), out.clone()));
     let (lines, desks) = lines.unzip();
     Seen { lines, account, desks }
 }
@@ -64,11 +68,11 @@ fn publish_parts(plant: &Plant) -> publish::Parts {
     publish::Parts { gateway: Arc::clone(&plant.gateway), devices: plant.devices.clone(), points: plant.points.clone() }
 }
 
-fn parts(plant: &Plant, line: &Line) -> poll::Parts {
+fn parts(plant: &Plant, line: &Line, lessons: Lessons) -> poll::Parts {
     let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
     let points: Vec<Point> =
         plant.points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).cloned().collect();
-    poll::Parts { line: line.clone(), devices, points, lessons: Default::default() }
+    poll::Parts { line: line.clone(), devices, points, lessons }
 }
 
 fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (watch::Receiver<LineStatus>, Seat) {

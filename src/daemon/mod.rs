@@ -19,6 +19,7 @@ use crate::config::Plant;
 use crate::config::users;
 use crate::control;
 use crate::control::server::ControlError;
+use crate::daemon::memory::Memory;
 use crate::message::Message;
 use crate::spool;
 use crate::spool::Spool;
@@ -34,6 +35,7 @@ use crate::web::WebError;
 mod commands;
 mod intake;
 mod lines;
+mod memory;
 mod upstreams;
 mod watchdog;
 mod windows;
@@ -171,7 +173,11 @@ impl Daemon {
         intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
-        let lines::Seen { lines, account, desks } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
+        let memory = Memory::open(&plant);
+        let forget = memory::forget(memory.lessons.clone(), &plant.devices);
+        let ends = lines::Ends { sink: broker.inlet(), lessons: memory.lessons.clone() };
+        let lines::Seen { lines, account, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
+        memory.start(&groups.services, &panics);
         let windows = windows::of(&plant.lines, &desks);
         commands::start(&groups.services, &panics, &plant, &broker, desks);
         watchdog::start(
@@ -193,7 +199,7 @@ impl Daemon {
             services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
         }
         if let Some(control) = control {
-            services.tasks.spawn(control.run(board.clone(), windows, services.stop.clone()));
+            services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })
     }

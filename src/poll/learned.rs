@@ -128,9 +128,9 @@ impl Lesson {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Written {
-    /// By table: start and count of what is refused even alone.
+    /// By table: start and count of what is refused even alone, and the exception.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    refused: BTreeMap<Table, Vec<(u16, u16)>>,
+    refused: BTreeMap<Table, Vec<(u16, u16, u8)>>,
     /// By table: addresses that no read may reach from below.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     apart: BTreeMap<Table, Vec<u32>>,
@@ -144,8 +144,9 @@ impl From<Written> for Lesson {
     fn from(written: Written) -> Self {
         let mut holes: BTreeMap<Table, Holes> = BTreeMap::new();
         for (table, ranges) in written.refused {
-            for range in ranges.into_iter().filter_map(|(start, count)| AddressRange::new(start, count)) {
-                holes.entry(table).or_default().bury(range);
+            for (start, count, exception) in ranges {
+                let Some(range) = AddressRange::new(start, count) else { continue };
+                holes.entry(table).or_default().bury(range, exception);
             }
         }
         for (table, addresses) in written.apart {
@@ -164,7 +165,7 @@ impl From<Written> for Lesson {
 impl From<Lesson> for Written {
     fn from(lesson: Lesson) -> Self {
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-        let refused = |holes: &Holes| holes.refused().map(|r| (r.start(), r.count())).collect::<Vec<_>>();
+        let refused = |holes: &Holes| holes.refused().map(|(r, code)| (r.start(), r.count(), code)).collect::<Vec<_>>();
         let apart = |holes: &Holes| holes.seams().collect::<Vec<_>>();
         let tables = lesson.holes.iter();
         Self {
@@ -267,7 +268,7 @@ mod tests {
 
     fn lesson(refused: &[(u16, u16)], apart: &[u32], usual_us: Option<u64>) -> Lesson {
         let mut holes = Holes::default();
-        refused.iter().for_each(|(start, count)| _ = holes.bury(range(*start, *count)));
+        refused.iter().for_each(|(start, count)| _ = holes.bury(range(*start, *count), 3));
         apart.iter().for_each(|address| _ = holes.seam(*address));
         let pace =
             usual_us.map(|us| Pace { usual: Duration::from_micros(us), deviation: Duration::from_micros(us / 3) });
@@ -291,12 +292,12 @@ mod tests {
     #[test]
     fn it_is_written_in_words_and_fields_of_later_times_are_passed_over() {
         let lesson = lesson(&[(4, 2)], &[20], Some(3_000));
-        let text = r#"{"refused":{"holding":[[4,2]]},"apart":{"holding":[20]},"usual_us":3000,"deviation_us":1000}"#;
+        let text = r#"{"refused":{"holding":[[4,2,3]]},"apart":{"holding":[20]},"usual_us":3000,"deviation_us":1000}"#;
         assert_eq!(serde_json::to_string(&lesson).unwrap(), text);
         let later = text.replace("\"usual_us\"", r#""mood":{"today":"fine"},"usual_us""#);
         assert_eq!(serde_json::from_str::<Lesson>(&later).unwrap(), lesson);
         assert_eq!(serde_json::from_str::<Lesson>("{}").unwrap(), Lesson::default());
-        let odd = r#"{"refused":{"coil":[[65535,2],[7,0]]},"apart":{"coil":[70000]}}"#;
+        let odd = r#"{"refused":{"coil":[[65535,2,2],[7,0,2]]},"apart":{"coil":[70000]}}"#;
         assert!(serde_json::from_str::<Lesson>(odd).unwrap().named().is_empty(), "addresses that cannot be");
     }
 

@@ -266,9 +266,8 @@ impl Member {
 
     /// A point that is not asked for any more: the exception it was refused with, said again.
     pub(crate) fn refused(&mut self, slot: Slot, now: Stamp) -> Sample {
-        let said = self.points[slot].last.as_ref().and_then(|s| s.quality().reason());
-        let reason = said.filter(|r| matches!(r, Reason::Exception(_))).unwrap_or(Reason::Exception(2));
-        self.keep(slot, Err(reason), now)
+        let said = self.wire(slot).and_then(|wire| self.holes.get(&wire.table)?.exception(wire.range));
+        self.keep(slot, Err(Reason::Exception(said.unwrap_or(2))), now)
     }
 
     fn keep(&mut self, slot: Slot, result: Result<Value, Reason>, taken: Stamp) -> Sample {

@@ -4,6 +4,7 @@
 //! The trick: once values that lie inside others are set aside, starts and ends rise together, the best grouping
 //! is one of consecutive runs, and dynamic programming over their ends finds it.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -76,16 +77,17 @@ fn nanos(d: Duration) -> u64 {
 /// What a device has refused: never read, never bridged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holes {
-    dead: BTreeSet<AddressRange>,
+    /// With the exception that said so.
+    dead: BTreeMap<AddressRange, u8>,
     seams: BTreeSet<u32>,
     /// Known before and asked for again: to find them once more is no news.
     doubted: (BTreeSet<AddressRange>, BTreeSet<u32>),
 }
 
 impl Holes {
-    /// Values here are refused even when asked for alone. Returns whether that is news.
-    pub fn bury(&mut self, range: AddressRange) -> bool {
-        self.dead.insert(range) && !self.doubted.0.contains(&range)
+    /// Values here are refused even when asked for alone, with this exception. Returns whether that is news.
+    pub fn bury(&mut self, range: AddressRange, exception: u8) -> bool {
+        self.dead.insert(range, exception).is_none() && !self.doubted.0.contains(&range)
     }
 
     /// No read may hold both this address and the one before: both sides answer, together they are refused. Returns whether
@@ -96,7 +98,7 @@ impl Holes {
 
     /// Everything is asked for again.
     pub fn doubt(&mut self) {
-        self.doubted.0.append(&mut self.dead);
+        self.doubted.0.extend(std::mem::take(&mut self.dead).into_keys());
         self.doubted.1.append(&mut self.seams);
     }
 
@@ -109,13 +111,14 @@ impl Holes {
     /// Without what is only doubted, and without these refused values.
     #[must_use]
     pub fn without(&self, gone: impl Fn(AddressRange) -> bool) -> Self {
-        let dead = self.dead.iter().copied().filter(|refused| !gone(*refused)).collect();
+        let dead =
+            self.dead.iter().filter(|(refused, _)| !gone(**refused)).map(|(refused, code)| (*refused, *code)).collect();
         Self { dead, seams: self.seams.clone(), doubted: Default::default() }
     }
 
-    /// What is refused even alone, in order.
-    pub fn refused(&self) -> impl Iterator<Item = AddressRange> {
-        self.dead.iter().copied()
+    /// What is refused even alone, in order, and with which exception.
+    pub fn refused(&self) -> impl Iterator<Item = (AddressRange, u8)> {
+        self.dead.iter().map(|(range, code)| (*range, *code))
     }
 
     /// Addresses that no read may reach from below, in order.
@@ -125,13 +128,19 @@ impl Holes {
 
     /// Each for people: `holding 4–6` cannot be read at all, `holding before 20` lies between two values that can.
     pub fn named(&self, table: Table) -> impl Iterator<Item = String> {
-        let refused = self.dead.iter().map(move |range| format!("{table} {range}"));
+        let refused = self.dead.keys().map(move |range| format!("{table} {range}"));
         refused.chain(self.seams.iter().map(move |address| format!("{table} before {address}")))
     }
 
     /// Whether a value can never be read.
     pub fn hides(&self, range: AddressRange) -> bool {
-        self.dead.iter().any(|dead| u32::from(dead.start()) < range.end() && u32::from(range.start()) < dead.end())
+        self.exception(range).is_some()
+    }
+
+    /// The exception with which a value was refused that can never be read.
+    pub fn exception(&self, range: AddressRange) -> Option<u8> {
+        let hit = |dead: &AddressRange| u32::from(dead.start()) < range.end() && u32::from(range.start()) < dead.end();
+        self.dead.iter().find(|(dead, _)| hit(dead)).map(|(_, code)| *code)
     }
 
     /// Nothing known.
@@ -141,7 +150,7 @@ impl Holes {
 
     fn forbids(&self, start: u32, end: u32) -> bool {
         let seam = start + 1 < end && self.seams.range(start + 1..end).next().is_some();
-        seam || self.dead.iter().any(|dead| u32::from(dead.start()) < end && start < dead.end())
+        seam || self.dead.keys().any(|dead| u32::from(dead.start()) < end && start < dead.end())
     }
 }
 
@@ -265,7 +274,7 @@ mod tests {
     fn a_hole_is_neither_read_nor_bridged() {
         let cost = Cost { character_ns: 1, request_ns: 1000 };
         let mut holes = Holes::default();
-        holes.bury(range(5, 2));
+        holes.bury(range(5, 2), 2);
         holes.seam(20);
         let wanted = [range(0, 2), range(5, 2), range(10, 2), range(18, 2), range(20, 2)];
         let reads = plan(Table::Holding, &wanted, 125, cost, &holes);
@@ -275,12 +284,12 @@ mod tests {
     #[test]
     fn a_hole_that_is_found_again_after_a_doubt_is_no_news() {
         let mut holes = Holes::default();
-        assert!(holes.bury(range(5, 2)) && holes.seam(20));
-        assert!(!holes.bury(range(5, 2)) && !holes.seam(20));
+        assert!(holes.bury(range(5, 2), 2) && holes.seam(20));
+        assert!(!holes.bury(range(5, 2), 2) && !holes.seam(20));
         holes.doubt();
         assert!(holes.is_empty() && !holes.hides(range(5, 2)) && holes.sure() == Holes::default());
-        assert!(!holes.bury(range(5, 2)) && !holes.seam(20), "said before");
-        assert!(holes.hides(range(5, 2)) && holes.bury(range(6, 1)));
+        assert!(!holes.bury(range(5, 2), 2) && !holes.seam(20), "said before");
+        assert!(holes.hides(range(5, 2)) && holes.bury(range(6, 1), 2));
         assert_eq!(holes.named(Table::Input).collect::<Vec<_>>(), ["input 5–6", "input 6", "input before 20"]);
     }
 
@@ -332,7 +341,7 @@ mod tests {
             let wanted: Vec<_> = values.iter().map(|(start, count)| range(*start, *count)).collect();
             let cost = Cost { character_ns: 1, request_ns };
             let mut holes = Holes::default();
-            if let Some((start, count)) = dead { holes.bury(range(start, count)); }
+            if let Some((start, count)) = dead { holes.bury(range(start, count), 2); }
             // A seam through a value would forbid what is known to answer.
             let cuts = |at: u32| wanted.iter().any(|v| u32::from(v.start()) < at && at < v.end());
             if let Some(at) = seam.filter(|at| !cuts(*at)) { holes.seam(at); }

@@ -23,7 +23,7 @@ use crate::poll::member::Member;
 use crate::poll::overload::Overload;
 use crate::poll::plan;
 use crate::poll::schedule::{Clocks, Due, Timetable};
-use crate::poll::turn::{Lesson, Read, Turn};
+use crate::poll::turn::{Finding, Read, Turn};
 use crate::poll::{DeviceEvent, ORDERS, Order, Parts};
 use crate::sample::{Reason, Sample};
 use crate::status::{DeviceState, LineStatus};
@@ -284,15 +284,15 @@ impl PollTask {
     }
 
     /// Said once, when it is learnt, and kept soon.
-    fn learnt(&mut self, at: usize, lesson: Option<Lesson>) {
+    fn learnt(&mut self, at: usize, lesson: Option<Finding>) {
         let Some(lesson) = lesson else { return };
         self.tell_at = Instant::now();
         let device = &self.members[at].device.name;
         match lesson {
-            Lesson::Hole(table, range) => {
+            Finding::Hole(table, range) => {
                 tracing::warn!(%device, %table, %range, "the device does not have this; not asked again");
             }
-            Lesson::Seam(table, low, high) => {
+            Finding::Seam(table, low, high) => {
                 tracing::info!(%device, %table, %low, %high, "read apart from now on");
             }
         }

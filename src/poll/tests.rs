@@ -302,7 +302,7 @@ async fn a_period_that_cannot_be_met_is_told_with_what_can_be_had() {
 fn with_holes(request: ReadRequest) -> Answer {
     let (start, end) = (u32::from(request.range.start()), request.range.end());
     let hit = |address: u32| start <= address && address < end;
-    if hit(1) || hit(4) { Err(BusError::Refused(2)) } else { own_address(request) }
+    if hit(1) || hit(4) { Err(BusError::Refused(3)) } else { own_address(request) }
 }
 
 fn around_the_holes() -> Vec<Point> {
@@ -332,7 +332,7 @@ async fn what_a_device_taught_before_a_restart_is_not_asked_again() {
     assert_eq!(after.status.borrow().devices[0].turnaround_ms, pace.usual.as_secs_f64() * 1e3);
     let mut seen = after.until(900).await;
     seen.sort();
-    assert_eq!(seen, ["1=0", "2!exception 2", "3=2", "4=5"]);
+    assert_eq!(seen, ["1=0", "2!exception 3", "3=2", "4=5"]);
     assert_eq!(after.asked_what(), AROUND);
 }
 

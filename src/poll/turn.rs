@@ -22,7 +22,7 @@ pub(crate) struct Read {
 
 /// What a refusal has taught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lesson {
+pub(crate) enum Finding {
     /// Refused even when asked for alone.
     Hole(Table, AddressRange),
     /// Both answer, but not together.
@@ -98,7 +98,7 @@ impl Turn {
     }
 
     /// The next read was refused. Where the block may be at fault and can be split, its halves are asked next.
-    pub(crate) fn refused(&mut self, member: &mut Member, code: u8, now: Stamp) -> (Vec<Sample>, Option<Lesson>) {
+    pub(crate) fn refused(&mut self, member: &mut Member, code: u8, now: Stamp) -> (Vec<Sample>, Option<Finding>) {
         let Some(Read { table, range, .. }) = self.reads.last().copied() else { return (Vec::new(), None) };
         if !matches!(code, 2 | 3) {
             return (self.failed(member, Reason::Exception(code), now), None);
@@ -109,7 +109,7 @@ impl Turn {
             self.reads.extend([high, low].map(|range| Read { table, range, tries: 0 }));
             return (Vec::new(), None);
         }
-        let lesson = member.holes_mut(table).bury(range).then_some(Lesson::Hole(table, range));
+        let lesson = member.holes_mut(table).bury(range, code).then_some(Finding::Hole(table, range));
         (self.failed(member, Reason::Exception(code), now), lesson)
     }
 
@@ -128,7 +128,7 @@ impl Turn {
     }
 
     /// What waited for scale factors, what holes hide, and what is computed, in this order; and what the splits taught.
-    pub(crate) fn finish(self, member: &mut Member, now: Stamp) -> (Vec<Sample>, Vec<Lesson>) {
+    pub(crate) fn finish(self, member: &mut Member, now: Stamp) -> (Vec<Sample>, Vec<Finding>) {
         let mut samples = Vec::new();
         for (slot, range, data, taken) in &self.waiting {
             samples.push(member.read(*slot, *range, data, *taken));
@@ -142,14 +142,14 @@ impl Turn {
     }
 
     /// Where both halves answered and the whole did not, nothing may reach across again.
-    fn seams(&self, member: &mut Member) -> Vec<Lesson> {
+    fn seams(&self, member: &mut Member) -> Vec<Finding> {
         let mut lessons = Vec::new();
         for (table, low, high) in &self.splits {
             let good: HashSet<AddressRange> = member.wanted(*table, &self.answered).into_iter().collect();
             let wanted = member.wanted(*table, &self.slots);
             let whole = |half: AddressRange| wanted.iter().filter(|w| half.contains(**w)).all(|w| good.contains(w));
             if whole(*low) && whole(*high) && member.holes_mut(*table).seam(u32::from(high.start())) {
-                lessons.push(Lesson::Seam(*table, *low, *high));
+                lessons.push(Finding::Seam(*table, *low, *high));
             }
         }
         lessons
