@@ -3,6 +3,7 @@
 
 mod copies;
 mod hostile;
+mod lines;
 
 use std::sync::Arc;
 

@@ -73,9 +73,9 @@ impl Wire {
         };
         let mut free = begins;
         for (n, (delay, bytes)) in spoilt.into_iter().enumerate() {
-            // A copy comes after the first has ended; on a slow line its repeater is slower as well, so that it falls into
-            // the silence, into the next question or behind it.
-            let begins = if n == 0 { begins + delay } else { free + delay * 5 };
+            // A copy comes after the first has ended, sometimes much later, so that it falls into the silence, into the next
+            // question, behind it, or into one much later.
+            let begins = if n == 0 { begins + delay } else { free + delay * self.luck.below(25) };
             if n == 0 {
                 self.thinking.insert(unit, begins);
             }
