@@ -2,14 +2,16 @@
 //! Writes and reads on demand go next, before any poll; a transaction in flight is never cut. Never a wrong value: what is not surely
 //! the answer is put aside and counted. What the devices mean by their words is not known here.
 
+mod ask;
+mod copies;
 mod debt;
+mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod frame;
 mod ioctl;
 mod line;
 mod link;
-mod modbus;
 mod tcp;
 pub mod trace;
 
@@ -24,12 +26,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::bus::ask::Ask;
+use crate::bus::engine::Answer;
+use crate::bus::engine::Engine;
+use crate::bus::engine::Miss;
 use crate::bus::line::Serial;
 use crate::bus::link::Link;
-use crate::bus::modbus::Answer;
-use crate::bus::modbus::Ask;
-use crate::bus::modbus::Engine;
-use crate::bus::modbus::Miss;
 use crate::bus::trace::Tap;
 use crate::bus::trace::Traced;
 use crate::config::plant::Line;

@@ -1,6 +1,10 @@
 //! The line's troubles as transcripts: who says what when, under a paused clock, in memory; and on real ptys and sockets
 //! through the simulator, with every value compared with what the register held.
 
+mod copies;
+mod hostile;
+mod lines;
+
 use std::sync::Arc;
 
 use tokio::io::AsyncReadExt;
@@ -44,7 +48,8 @@ struct Far {
 impl Far {
     async fn hears(&mut self, frame: &[u8]) {
         let mut got = vec![0; frame.len()];
-        self.stream.read_exact(&mut got).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(60), self.stream.read_exact(&mut got)).await;
+        heard.unwrap_or_else(|_| panic!("not asked {frame:02X?}")).unwrap();
         assert_eq!(got, frame, "{got:02X?} instead of {frame:02X?}");
     }
 
@@ -500,7 +505,7 @@ async fn soak(bus: Bus, devices: Vec<Shared>, turns: u32, seed: u64) -> (u32, u3
         let range = AddressRange::new(dice.below(40) as u16, 1 + dice.below(3) as u16 * 4).unwrap();
         let table = [Table::Holding, Table::Input, Table::Coil][dice.below(3) as usize];
         let range = if table.is_bits() { AddressRange::new(range.start() % 20, range.count()).unwrap() } else { range };
-        let asked = std::time::Instant::now();
+        let asked = Instant::now().into_std();
         for (table, count) in [(Table::Holding, 60), (Table::Input, 60), (Table::Coil, 40)] {
             for address in 0..count {
                 device.lock().unwrap().set(table, address, dice.below(0x1_0000) as u16, asked);
@@ -558,7 +563,7 @@ async fn a_hostile_line_never_yields_a_wrong_value() {
     }
     println!("{turns} asked, {right} answered right, faults {faults:?}");
     assert!(right * 10 > turns * 8, "{right} of {turns}");
-    assert_eq!(faults.len(), 10, "every kind of trouble happened: {faults:?}");
+    assert_eq!(faults.len(), 11, "every kind of trouble happened: {faults:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -648,7 +653,9 @@ async fn back_to_back_reads_keep_the_silence_and_come_near_the_wires_limit() {
         options.insist = true;
         let turnaround = options.turnaround;
         let sim = sim::start_line(vec![full_device(1), full_device(2)], options).unwrap();
-        let bus = started(line(serial(sim.path(), baud, format), 0));
+        // A busy machine may hold the simulated devices up for longer than they are given elsewhere.
+        let patient = Line { timeout: TIMEOUT * 20, ..line(serial(sim.path(), baud, format), 0) };
+        let bus = started(patient);
         bus.read(holding(1, 0, 20)).await.unwrap();
         let begun = Instant::now();
         for n in 0..reads {

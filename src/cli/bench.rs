@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::bench::line;
+use crate::bench::soak::{self, Soak};
 use crate::cli::table::{Align, bytes, render, thousands};
 use crate::cli::{Exit, complain, say};
 use crate::spool::bench as log;
@@ -15,6 +16,8 @@ use crate::spool::bench::{Durability, Figures, Load};
 
 /// Of a message in the log's bench: a JSON value with quality and time has about as many.
 const PAYLOAD: usize = 200;
+/// The scene of all troubles: 204,800 reads of unpaced lines, each value compared with the truth.
+const SOAK: &str = "soak";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -24,7 +27,8 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes)
+    /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes), and
+    /// the hostile line, where no value may be wrong (some more)
     Line(LineArguments),
     /// The store-and-forward log: rates, bytes an entry, time to open again
     Spool(SpoolArguments),
@@ -32,7 +36,7 @@ enum What {
 
 #[derive(Debug, Args)]
 struct LineArguments {
-    /// Only scenes with this in their name, e.g. 9600, insisting or dead
+    /// Only scenes with this in their name, e.g. 9600, insisting, dead or soak
     #[arg(value_name = "NAME", default_value = "")]
     name: String,
 }
@@ -63,14 +67,22 @@ pub(super) fn run(args: &Arguments) -> Exit {
 
 fn scan(name: &str) -> Result<(), String> {
     let scenes: Vec<_> = line::scenes().into_iter().filter(|s| s.name().contains(name)).collect();
-    if scenes.is_empty() {
-        let names: Vec<String> = line::scenes().iter().map(line::Scene::name).collect();
+    let with_soak = SOAK.contains(name);
+    if scenes.is_empty() && !with_soak {
+        let names: Vec<String> = line::scenes().iter().map(line::Scene::name).chain([SOAK.to_owned()]).collect();
         return Err(format!("no scene has `{name}` in its name; there are: {}", names.join(", ")));
     }
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(text)?;
     for scene in scenes {
         // One after the other and each said when it is over: a scene takes up to a minute and a half.
         say(&runtime.block_on(line::run(scene)).map_err(text)?.to_string());
+    }
+    if with_soak {
+        let tally = runtime.block_on(soak::run(Soak::FULL)).map_err(text)?;
+        say(&tally.to_string());
+        if tally.wrong > 0 {
+            return Err(format!("{} wrong values: please report this with the lines above", tally.wrong));
+        }
     }
     runtime.shutdown_background();
     Ok(())
