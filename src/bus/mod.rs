@@ -16,7 +16,6 @@ pub mod trace;
 use std::fmt;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -31,7 +30,7 @@ use crate::bus::modbus::Ask;
 use crate::bus::modbus::Engine;
 use crate::bus::modbus::Miss;
 use crate::bus::trace::Tap;
-use crate::bus::trace::Traced;
+use crate::bus::trace::Trace;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::AddressRange;
@@ -272,9 +271,9 @@ impl Bus {
         self.ask(&self.writes, ask, Turn { is_read: false, tries_left: self.retries }).await
     }
 
-    /// Everything that passes from now on; a reader too slow loses the oldest and is told.
-    pub fn trace(&self) -> broadcast::Receiver<Traced> {
-        self.tap.subscribe()
+    /// What passes from now on, or from as far back as is remembered; a reader too slow loses the oldest and is told.
+    pub fn trace(&self) -> Trace {
+        self.tap.trace()
     }
 
     /// Counters and state, kept up after every transaction.

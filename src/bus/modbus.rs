@@ -25,9 +25,7 @@ use crate::bus::frame::Scanner;
 use crate::bus::line::Pause;
 use crate::bus::line::Timing;
 use crate::bus::link::Link;
-use crate::bus::trace::Passed;
 use crate::bus::trace::Tap;
-use crate::bus::trace::Way;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::Table;
@@ -229,7 +227,7 @@ impl Engine {
             transaction: 0,
             debts: Debts::default(),
             wait: line.timeout,
-            tap: Tap::default(),
+            tap: Tap::new(line),
             counts: WireCounts::default(),
             busy: Duration::ZERO,
             in_vain: Duration::ZERO,
@@ -274,7 +272,7 @@ impl Engine {
         }
         self.count(&result);
         if let Err(miss) = &result {
-            self.tap.tell(Way::In, || Passed::Nothing(format!("{} {miss}", ask.unit)));
+            self.tap.missed(ask.unit, miss);
         }
         if matches!(result, Err(Miss::NoReply | Miss::Garbled(_))) {
             self.in_vain += self.busy - busy;
@@ -316,7 +314,6 @@ impl Engine {
         let frame = frame::rtu(asked.unit(), asked.pdu());
         let begun = Instant::now();
         let sent = begun + self.timing.of(frame.len());
-        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
         if !self.echo && link.has_wire() && sent - begun > Duration::from_micros(500) {
@@ -340,7 +337,7 @@ impl Engine {
         if self.debts.doubts(asked) {
             heard = self.confirm(link, &mut scanner, heard).await?;
         }
-        self.tap.frame(Way::In, asked.unit(), &heard.0);
+        self.tap.answered(asked.unit(), heard.0.len(), heard.2);
         self.debts.answered(asked, &heard.0, heard.1);
         Ok(heard)
     }
@@ -369,9 +366,9 @@ impl Engine {
         if !all.is_empty() {
             self.counts.bytes_in += all.len() as u64;
             self.quiet_since = Instant::now();
-            self.tap.piece(Way::Aside, &all);
+            self.tap.aside(&all);
             let frames = frame::sound_frames(&all);
-            frames.iter().for_each(|(unit, pdu)| self.tap.frame(Way::Aside, *unit, pdu));
+            frames.iter().for_each(|_| self.tap.put_aside());
             self.counts.stale_replies += (frames.len() as u64).max(1);
             frames.into_iter().for_each(|(unit, pdu)| self.debts.heard_late(unit, &pdu, self.quiet_since));
         }
@@ -379,7 +376,7 @@ impl Engine {
     }
 
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
-        self.tap.piece(Way::Out, frame);
+        self.tap.sent(frame);
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;
         let bound = self.timing.of(frame.len()) + self.timeout;
@@ -411,11 +408,11 @@ impl Engine {
             let now = Instant::now();
             self.quiet_since = now;
             self.counts.bytes_in += n as u64;
-            self.tap.piece(Way::In, &buffer[..n]);
+            self.tap.heard(&buffer[..n]);
             let answer = scanner.push(&buffer[..n]);
             for (unit, pdu) in scanner.aside.drain(..) {
                 self.counts.stale_replies += 1;
-                self.tap.frame(Way::Aside, unit, &pdu);
+                self.tap.put_aside();
                 self.debts.heard_late(unit, &pdu, now);
             }
             if began.is_none() && (answer.is_some() || !scanner.is_silent()) {
@@ -471,7 +468,6 @@ impl Engine {
         self.drain(link)?;
         self.transaction = self.transaction.wrapping_add(1);
         let begun = Instant::now();
-        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame::mbap(self.transaction, asked.unit(), asked.pdu())).await?;
         if asked.unit() == 0 {
             return Ok((asked.pdu()[..5].to_vec(), Instant::now(), Duration::ZERO));
@@ -492,11 +488,15 @@ impl Engine {
         loop {
             match frame::take_mbap(&mut stream, self.transaction, asked) {
                 Next::Answer(pdu) => {
-                    self.tap.frame(Way::In, asked.unit(), &pdu);
-                    return Ok((pdu, Instant::now(), begun.elapsed()));
+                    let turnaround = begun.elapsed();
+                    self.tap.answered(asked.unit(), pdu.len(), turnaround);
+                    return Ok((pdu, Instant::now(), turnaround));
                 }
                 Next::Broken(garble) => return Err(Miss::Garbled(garble)),
-                Next::Foreign => self.counts.stale_replies += 1,
+                Next::Foreign => {
+                    self.counts.stale_replies += 1;
+                    self.tap.put_aside();
+                }
                 Next::More => {
                     let wait = tokio::time::timeout_at(begun + self.wait, link.read(&mut buffer));
                     let Ok(read) = wait.await else {
@@ -505,7 +505,7 @@ impl Engine {
                     };
                     let n = read?;
                     self.counts.bytes_in += n as u64;
-                    self.tap.piece(Way::In, &buffer[..n]);
+                    self.tap.heard(&buffer[..n]);
                     stream.extend_from_slice(&buffer[..n]);
                 }
             }

@@ -37,6 +37,7 @@ mod lines;
 mod upstreams;
 mod watchdog;
 mod windows;
+mod wire_log;
 
 /// Batches of samples between the lines and publish, and of device events. Full: the line waits, its schedule counts the
 /// missed turns.
@@ -172,7 +173,7 @@ impl Daemon {
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
         let lines::Seen { lines, account, buses } = lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
-        let windows = windows::of(&plant.lines, &buses);
+        let windows = windows::of(&groups.services, &panics, &plant.lines, &buses);
         commands::start(&groups.services, &panics, &plant, &broker, buses);
         watchdog::start(
             &groups.services,
