@@ -31,7 +31,7 @@ fn serial(path: impl Into<std::path::PathBuf>, baud: u32, format: CharFormat) ->
 }
 
 fn line(port: Port, retries: u8) -> Line {
-    Line { id: LineId(0), name: "bus".into(), port, timeout: TIMEOUT, retries, gap: None }
+    Line { id: LineId(0), name: "bus".into(), port, timeout: TIMEOUT, min_timeout: TIMEOUT, retries, gap: None }
 }
 
 /// The other end of a line in memory: what the devices hear and say.
@@ -310,6 +310,24 @@ async fn writes_go_next_before_waiting_reads_and_before_a_retry() {
     far.says(10, &words(2, &[2])).await;
     assert_eq!(data(first).await, Ok(Data::Registers(vec![1])));
     assert_eq!(data(waiting).await, Ok(Data::Registers(vec![2])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_on_demand_goes_next_before_waiting_polls() {
+    let (bus, mut far) = at_9600(0);
+    let first = ask(&bus, holding(1, 0, 1));
+    far.hears(&question(1, 0, 1)).await;
+    let poll = ask(&bus, holding(2, 0, 1));
+    let asker = bus.clone();
+    let on_demand = tokio::spawn(async move { asker.read_next(holding(3, 0, 1)).await });
+    far.says(10, &words(1, &[1])).await;
+    far.hears(&question(3, 0, 1)).await;
+    far.says(10, &words(3, &[3])).await;
+    far.hears(&question(2, 0, 1)).await;
+    far.says(10, &words(2, &[2])).await;
+    assert_eq!(data(first).await, Ok(Data::Registers(vec![1])));
+    assert_eq!(data(on_demand).await, Ok(Data::Registers(vec![3])));
+    assert_eq!(data(poll).await, Ok(Data::Registers(vec![2])));
 }
 
 #[tokio::test(start_paused = true)]

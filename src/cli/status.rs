@@ -123,6 +123,36 @@ fn lines(lines: &[LineStatus]) -> String {
         let why = line.error.as_deref().unwrap_or("not opened yet");
         let _ = writeln!(text, "{} is down: {why}", line.name);
     }
+    for line in lines {
+        text.push_str(&unmet(line));
+    }
+    text
+}
+
+/// So many of a line's unmet periods are shown; the rest are counted.
+const UNMET_SHOWN: usize = 5;
+
+/// Which periods are not met, the most stretched first, and what can be had instead.
+fn unmet(line: &LineStatus) -> String {
+    let mut text = String::new();
+    for u in line.unmet.iter().take(UNMET_SHOWN) {
+        let others = u.points.len().saturating_sub(1);
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        let _ = writeln!(
+            text,
+            "{}: {}/{}{others} every {:.0} ms cannot be met, {:.0} ms can; {} turns missed",
+            line.name,
+            u.device,
+            u.points.first().map_or("", String::as_str),
+            u.period_ms,
+            u.achievable_ms,
+            thousands(u.missed_turns),
+        );
+    }
+    let rest = line.unmet.len().saturating_sub(UNMET_SHOWN);
+    if rest > 0 {
+        let _ = writeln!(text, "{}: and {rest} more periods (see --json)", line.name);
+    }
     text
 }
 

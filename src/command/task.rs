@@ -235,7 +235,7 @@ async fn read(bus: &Bus, device: &Device, point: &Point, exponent: Option<i32>) 
     let Source::Wire(wire) = &point.source else {
         return Err(BusError::ShutDown);
     };
-    let reply = bus.read(ReadRequest { unit: device.unit_id, table: wire.table, range: wire.range }).await?;
+    let reply = bus.read_next(ReadRequest { unit: device.unit_id, table: wire.table, range: wire.range }).await?;
     let bad = |reason: crate::sample::Reason| Value::Text(reason.to_string().into());
     Ok(match reply.data {
         Data::Registers(mut words) => {

@@ -68,7 +68,7 @@ fn parts(plant: &Plant, line: &Line) -> poll::Parts {
     let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
     let points: Vec<Point> =
         plant.points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).cloned().collect();
-    poll::Parts { line: line.clone(), devices, points }
+    poll::Parts { line: line.clone(), devices, points, lessons: Default::default() }
 }
 
 fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (watch::Receiver<LineStatus>, Seat) {

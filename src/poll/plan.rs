@@ -78,17 +78,55 @@ fn nanos(d: Duration) -> u64 {
 pub struct Holes {
     dead: BTreeSet<AddressRange>,
     seams: BTreeSet<u32>,
+    /// Known before and asked for again: to find them once more is no news.
+    doubted: (BTreeSet<AddressRange>, BTreeSet<u32>),
 }
 
 impl Holes {
-    /// Values here are refused even when asked for alone.
+    /// Values here are refused even when asked for alone. Returns whether that is news.
     pub fn bury(&mut self, range: AddressRange) -> bool {
-        self.dead.insert(range)
+        self.dead.insert(range) && !self.doubted.0.contains(&range)
     }
 
-    /// No read may hold both this address and the one before: both sides answer, together they are refused.
+    /// No read may hold both this address and the one before: both sides answer, together they are refused. Returns whether
+    /// that is news.
     pub fn seam(&mut self, address: u32) -> bool {
-        self.seams.insert(address)
+        self.seams.insert(address) && !self.doubted.1.contains(&address)
+    }
+
+    /// Everything is asked for again.
+    pub fn doubt(&mut self) {
+        self.doubted.0.append(&mut self.dead);
+        self.doubted.1.append(&mut self.seams);
+    }
+
+    /// Without what is only doubted.
+    #[must_use]
+    pub fn sure(&self) -> Self {
+        self.without(|_| false)
+    }
+
+    /// Without what is only doubted, and without these refused values.
+    #[must_use]
+    pub fn without(&self, gone: impl Fn(AddressRange) -> bool) -> Self {
+        let dead = self.dead.iter().copied().filter(|refused| !gone(*refused)).collect();
+        Self { dead, seams: self.seams.clone(), doubted: Default::default() }
+    }
+
+    /// What is refused even alone, in order.
+    pub fn refused(&self) -> impl Iterator<Item = AddressRange> {
+        self.dead.iter().copied()
+    }
+
+    /// Addresses that no read may reach from below, in order.
+    pub fn seams(&self) -> impl Iterator<Item = u32> {
+        self.seams.iter().copied()
+    }
+
+    /// Each for people: `holding 4–6` cannot be read at all, `holding before 20` lies between two values that can.
+    pub fn named(&self, table: Table) -> impl Iterator<Item = String> {
+        let refused = self.dead.iter().map(move |range| format!("{table} {range}"));
+        refused.chain(self.seams.iter().map(move |address| format!("{table} before {address}")))
     }
 
     /// Whether a value can never be read.
@@ -188,6 +226,7 @@ mod tests {
             name: "hall".into(),
             port: Port::Serial(port),
             timeout: Duration::from_millis(300),
+            min_timeout: Duration::from_millis(100),
             retries: 1,
             gap: None,
         }
@@ -231,6 +270,18 @@ mod tests {
         let wanted = [range(0, 2), range(5, 2), range(10, 2), range(18, 2), range(20, 2)];
         let reads = plan(Table::Holding, &wanted, 125, cost, &holes);
         assert_eq!(reads, [range(0, 2), range(10, 10), range(20, 2)]);
+    }
+
+    #[test]
+    fn a_hole_that_is_found_again_after_a_doubt_is_no_news() {
+        let mut holes = Holes::default();
+        assert!(holes.bury(range(5, 2)) && holes.seam(20));
+        assert!(!holes.bury(range(5, 2)) && !holes.seam(20));
+        holes.doubt();
+        assert!(holes.is_empty() && !holes.hides(range(5, 2)) && holes.sure() == Holes::default());
+        assert!(!holes.bury(range(5, 2)) && !holes.seam(20), "said before");
+        assert!(holes.hides(range(5, 2)) && holes.bury(range(6, 1)));
+        assert_eq!(holes.named(Table::Input).collect::<Vec<_>>(), ["input 5–6", "input 6", "input before 20"]);
     }
 
     #[test]
