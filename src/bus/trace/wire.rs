@@ -95,17 +95,12 @@ impl Wire {
     pub fn push(&mut self, event: &Event) -> Vec<Packet> {
         match &event.what {
             What::Sent(frame) => self.sent(event.at, frame),
-            What::Heard(bytes) if self.asked.is_some() => {
+            // The look began between question and answer.
+            What::Heard(_) if self.asked.is_none() => Vec::new(),
+            // What was put aside may end in the next piece, or have been the answer after all, so it waits like the rest.
+            What::Heard(bytes) | What::Aside(bytes) => {
                 self.collect(event.at, bytes);
                 if self.buffer.len() > PORTION { self.flush(None) } else { Vec::new() }
-            }
-            // The look began between question and answer.
-            What::Heard(_) => Vec::new(),
-            What::Aside(bytes) => {
-                let mut packets = self.flush(None);
-                self.collect(event.at, bytes);
-                packets.extend(self.flush(None));
-                packets
             }
             What::Answered { unit, length, turnaround_us } => {
                 self.answered(*unit, usize::from(*length), *turnaround_us)
@@ -372,9 +367,22 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_there_before_a_question_is_put_aside() {
-        let late = What::Aside(frame::rtu(1, &ANSWER));
-        assert_eq!(kinds(&packets(Framing::Rtu, vec![late])), [(Kind::Aside, 0)]);
+    fn what_lies_there_before_a_question_is_put_aside_whole() {
+        let late = frame::rtu(1, &ANSWER);
+        let (a, b) = late.split_at(4);
+        let sent = What::Sent(frame::rtu(1, &QUESTION));
+        let seen = packets(Framing::Rtu, vec![What::Aside(a.into()), What::Aside(b.into()), sent]);
+        assert_eq!(kinds(&seen), [(Kind::Aside, 1), (Kind::Question, 2)]);
+        assert_eq!(seen[0].bytes, late);
+    }
+
+    #[test]
+    fn an_answer_that_came_earlier_than_it_could_is_found_all_the_same() {
+        let whole = frame::rtu(1, &ANSWER);
+        let (a, b) = whole.split_at(4);
+        let sent = What::Sent(frame::rtu(1, &QUESTION));
+        let seen = packets(Framing::Rtu, vec![sent, What::Aside(a.into()), What::Heard(b.into()), answered(6)]);
+        assert_eq!(kinds(&seen), [(Kind::Question, 0), (Kind::Answer, 2)]);
     }
 
     #[test]
