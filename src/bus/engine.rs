@@ -22,9 +22,7 @@ use crate::bus::frame::Next;
 use crate::bus::line::Pause;
 use crate::bus::line::Timing;
 use crate::bus::link::Link;
-use crate::bus::trace::Passed;
 use crate::bus::trace::Tap;
-use crate::bus::trace::Way;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::status::WireCounts;
@@ -125,7 +123,7 @@ impl Engine {
             leftover: Vec::new(),
             has_wire: true,
             early_alone: 0,
-            tap: Tap::default(),
+            tap: Tap::new(line),
             counts: WireCounts::default(),
             busy: Duration::ZERO,
             in_vain: Duration::ZERO,
@@ -173,7 +171,7 @@ impl Engine {
         }
         self.count(&result);
         if let Err(miss) = &result {
-            self.tap.tell(Way::In, || Passed::Nothing(format!("{} {miss}", ask.unit)));
+            self.tap.missed(ask.unit, miss);
         }
         if matches!(result, Err(Miss::NoReply | Miss::Garbled(_))) {
             self.in_vain += self.busy - busy;
@@ -193,7 +191,7 @@ impl Engine {
     }
 
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
-        self.tap.piece(Way::Out, frame);
+        self.tap.sent(frame);
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;
         let bound = self.timing.of(frame.len()) + self.timeout;
@@ -209,7 +207,6 @@ impl Engine {
         self.counts.stale_replies += u64::from(!aside.is_empty());
         self.transaction = self.transaction.wrapping_add(1);
         let begun = Instant::now();
-        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame::mbap(self.transaction, asked.unit(), asked.pdu())).await?;
         if asked.unit() == 0 {
             return Ok(Heard::broadcast(asked, Duration::ZERO));
@@ -225,11 +222,15 @@ impl Engine {
         loop {
             match frame::take_mbap(&mut stream, self.transaction, asked) {
                 Next::Answer(pdu) => {
-                    self.tap.frame(Way::In, asked.unit(), &pdu);
-                    return Ok(Heard { pdu, at: Instant::now(), turnaround: begun.elapsed(), is_sure: true });
+                    let turnaround = begun.elapsed();
+                    self.tap.answered(asked.unit(), pdu.len(), turnaround);
+                    return Ok(Heard { pdu, at: Instant::now(), turnaround, is_sure: true });
                 }
                 Next::Broken(garble) => return Err(Miss::Garbled(garble)),
-                Next::Foreign => self.counts.stale_replies += 1,
+                Next::Foreign => {
+                    self.counts.stale_replies += 1;
+                    self.tap.put_aside();
+                }
                 Next::More => {
                     let wait = tokio::time::timeout_at(begun + self.wait, link.read(&mut buffer));
                     let Ok(read) = wait.await else {
@@ -238,7 +239,7 @@ impl Engine {
                     };
                     let n = read?;
                     self.counts.bytes_in += n as u64;
-                    self.tap.piece(Way::In, &buffer[..n]);
+                    self.tap.heard(&buffer[..n]);
                     stream.extend_from_slice(&buffer[..n]);
                 }
             }
@@ -252,7 +253,7 @@ impl Engine {
         if n > 0 {
             self.counts.bytes_in += n as u64;
             self.quiet_since = Instant::now();
-            self.tap.piece(Way::Aside, &buffer[..n]);
+            self.tap.aside(&buffer[..n]);
             aside.extend_from_slice(&buffer[..n]);
         }
         Ok(n)

@@ -18,7 +18,6 @@ pub mod trace;
 use std::fmt;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -33,7 +32,7 @@ use crate::bus::engine::Miss;
 use crate::bus::line::Serial;
 use crate::bus::link::Link;
 use crate::bus::trace::Tap;
-use crate::bus::trace::Traced;
+use crate::bus::trace::Trace;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::AddressRange;
@@ -296,9 +295,9 @@ impl Bus {
         self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries }).await
     }
 
-    /// Everything that passes from now on; a reader too slow loses the oldest and is told.
-    pub fn trace(&self) -> broadcast::Receiver<Traced> {
-        self.tap.subscribe()
+    /// What passes from now on, or from as far back as is remembered; a reader too slow loses the oldest and is told.
+    pub fn trace(&self) -> Trace {
+        self.tap.trace()
     }
 
     /// Counters and state, kept up after every transaction.

@@ -597,12 +597,41 @@ async fn what_passes_can_be_watched_at_run_time() {
     far.says(10, &words(9, &[5])).await;
     far.says(10, &words(1, &[7])).await;
     assert!(data(answer).await.is_ok());
-    let mut shown = Vec::new();
-    while let Ok(traced) = trace.try_recv() {
-        shown.extend(traced.show(trace::Depth::Message));
-    }
+    let mut view = trace::View::new(trace.framing(), None);
+    let shown =
+        trace.take().into_iter().flat_map(|item| view.see(item)).filter_map(|shown| shown.text(trace::Depth::Message));
+    let shown: Vec<String> = shown.collect();
     let name = "read holding registers";
-    assert_eq!(shown, [format!("→ 1 {name} 10 count 1"), format!("⤳ 9 {name}: 5"), format!("← 1 {name}: 7")]);
+    let [question, aside, answer] = shown.as_slice() else { panic!("{shown:?}") };
+    assert_eq!(*question, format!("→ unit   1  {name}  10"));
+    assert!(aside.starts_with(&format!("⤳ unit   9  {name}")) && aside.ends_with("put aside: 5"), "{aside}");
+    assert!(answer.starts_with(&format!("← unit   1  {name}  10")) && answer.ends_with(" ms  7"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_passed_can_be_looked_at_afterwards() {
+    let (bus, mut far) = at_9600(0);
+    let answer = ask(&bus, holding(1, 10, 1));
+    far.hears(&question(1, 10, 1)).await;
+    let mut damaged = words(1, &[7]);
+    damaged[3] ^= 1;
+    far.says(10, &damaged).await;
+    assert!(data(answer).await.is_err());
+    let mut trace = bus.trace();
+    trace.rewind();
+    let mut view = trace::View::new(trace.framing(), None);
+    let shown =
+        trace.take().into_iter().flat_map(|item| view.see(item)).filter_map(|shown| shown.text(trace::Depth::Frame));
+    let wanted = [
+        format!("→ {}", hex(&question(1, 10, 1))),
+        format!("! {}  (checksum)", hex(&damaged)),
+        "× unit 1 garbled: checksum".to_owned(),
+    ];
+    assert_eq!(shown.collect::<Vec<_>>(), wanted);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(" ")
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control::forget::Forget;
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
+use crate::control::window;
 use crate::control::window::{Items, Window, look};
 use crate::status::Board;
 
@@ -194,6 +195,8 @@ impl Connection {
         match request.method.as_str() {
             "status" => to_value(&self.access.board.snapshot()),
             "forget" => to_value(&self.access.forget.answer(&request.params)?),
+            "trace.lines" => Ok(window::tell(&self.access.windows)),
+            "trace.log" => window::log(&self.access.windows, &request.params),
             "version" => Ok(json!({
                 "name": env!("CARGO_PKG_NAME"),
                 "version": env!("CARGO_PKG_VERSION"),
@@ -201,7 +204,7 @@ impl Connection {
                 "pid": std::process::id(),
             })),
             other => {
-                let known = "forget, status, status.watch, trace, version";
+                let known = "forget, status, status.watch, trace, trace.lines, trace.log, version";
                 Err(Fault::new(Code::UnknownMethod, format!("no method `{other}`; this daemon knows {known}")))
             }
         }
@@ -262,6 +265,7 @@ mod tests {
     use super::*;
     use crate::control::client::{Client, ClientError};
     use crate::control::forget::Forgotten;
+    use crate::control::window::{LogOrder, Look};
     use crate::status::{Parts, Snapshot};
     use std::io::{BufRead, BufReader, Write};
     use tokio::sync::watch;
@@ -280,8 +284,13 @@ mod tests {
     }
 
     fn window() -> Window {
-        let items = || futures_util::stream::iter([json!("a"), json!("b")]);
-        Window::new("hall".into(), move || Box::pin(items().chain(futures_util::stream::pending())))
+        let open = |look: Look| -> Items {
+            let past = futures_util::stream::iter(look.last.then(|| json!("past")));
+            let now = futures_util::stream::iter([json!("a"), json!("b")]).chain(futures_util::stream::pending());
+            if look.follow { Box::pin(past.chain(now)) } else { Box::pin(past) }
+        };
+        let log = |order: LogOrder| if order.for_s > 600 { Err("too long".to_owned()) } else { Ok(()) };
+        Window::new("hall".into(), open, || json!({"line": "hall"}), log)
     }
 
     fn forget() -> Forget {
@@ -354,6 +363,23 @@ mod tests {
         let value =
             asked(|path, _| Client::connect(&path).unwrap().call("forget", json!({"all": true})).unwrap()).await;
         assert_eq!(value, json!({"forgotten": [{"device": "meter-1", "holes": ["holding 4"]}]}));
+    }
+
+    #[tokio::test]
+    async fn what_has_passed_can_be_asked_for_alone_and_lines_be_told_and_logged() {
+        asked(|path, _| {
+            let mut client = Client::connect(&path).unwrap();
+            let past = client.stream("trace", json!({"line": "hall", "last": true, "follow": false})).unwrap();
+            assert_eq!(past.map(Result::unwrap).collect::<Vec<_>>(), [json!("past")]);
+            assert_eq!(client.call("trace.lines", Value::Null).unwrap(), json!([{"line": "hall"}]));
+            let on = client.call("trace.log", json!({"line": "hall", "depth": "frame"})).unwrap();
+            assert_eq!(on, json!({"line": "hall"}));
+            let error = client.call("trace.log", json!({"line": "hall", "depth": "frame", "for_s": 601})).unwrap_err();
+            assert_eq!(error.to_string(), "too long");
+            let error = client.call("trace.log", json!({"line": "hall"})).unwrap_err();
+            assert!(error.to_string().contains("missing field `depth`"), "{error}");
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -39,6 +39,7 @@ mod memory;
 mod upstreams;
 mod watchdog;
 mod windows;
+mod wire_log;
 
 /// Batches of samples between the lines and publish, and of device events. Full: the line waits, its schedule counts the
 /// missed turns.
@@ -178,7 +179,7 @@ impl Daemon {
         let ends = lines::Ends { sink: broker.inlet(), lessons: memory.lessons.clone() };
         let lines::Seen { lines, account, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
         memory.start(&groups.services, &panics);
-        let windows = windows::of(&plant.lines, &desks);
+        let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
         commands::start(&groups.services, &panics, &plant, &broker, desks);
         watchdog::start(
             &groups.services,

@@ -394,7 +394,9 @@ impl PollTask {
         let member = &mut self.members[at];
         member.failures += 1;
         let Change::Offline(reason) = member.health.missed(now, reason, silence) else { return Ok(()) };
-        tracing::warn!(device = %member.device.name, %reason, "device offline");
+        let (line, unit) = (&self.line.name, member.device.unit_id);
+        let see = format!("trunkline trace {line} --last 1m --unit {unit}");
+        tracing::warn!(device = %member.device.name, %reason, see, "device offline");
         member.reason = Some(reason);
         let event = DeviceEvent { device: member.device.id, online: false, reason: Some(reason) };
         self.tell();

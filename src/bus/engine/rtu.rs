@@ -15,7 +15,6 @@ use crate::bus::frame;
 use crate::bus::frame::Asked;
 use crate::bus::frame::Scanner;
 use crate::bus::link::Link;
-use crate::bus::trace::Way;
 
 /// Beyond the time its characters take, an answer that has begun may be held up this long by a USB adapter's latency timer.
 const SLACK: Duration = Duration::from_millis(40);
@@ -92,7 +91,7 @@ impl Engine {
     }
 
     fn take(&mut self, asked: &Asked, heard: Heard) -> Heard {
-        self.tap.frame(Way::In, asked.unit(), &heard.pdu);
+        self.tap.answered(asked.unit(), heard.pdu.len(), heard.turnaround);
         self.debts.answered(asked, &heard.pdu, heard.at);
         self.copies.answered(asked, &heard.pdu, (heard.at, heard.turnaround));
         heard
@@ -103,7 +102,6 @@ impl Engine {
         let frame = frame::rtu(asked.unit(), asked.pdu());
         let begun = Instant::now();
         let sent = begun + self.timing.of(frame.len());
-        self.tap.frame(Way::Out, asked.unit(), asked.pdu());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
         let mut early = self.hear_early(link, (begun, sent)).await?;
@@ -161,7 +159,7 @@ impl Engine {
         }
         if !is_sure {
             self.counts.stale_replies += 1;
-            self.tap.frame(Way::Aside, asked.unit(), &pdu);
+            self.tap.put_aside();
         }
         if is_known && !is_owed {
             self.copies.repeated(asked.unit(), &pdu, now);
@@ -209,7 +207,7 @@ impl Engine {
     fn aside(&mut self, unit: u8, pdu: &[u8]) {
         let now = self.quiet_since;
         self.counts.stale_replies += 1;
-        self.tap.frame(Way::Aside, unit, pdu);
+        self.tap.put_aside();
         match (self.copies.is_known(unit, pdu, now), self.debts.is_owed(unit, pdu)) {
             (true, true) => {}
             (true, false) => self.copies.repeated(unit, pdu, now),
@@ -260,7 +258,7 @@ impl Engine {
             now = Instant::now();
             self.quiet_since = now;
             self.counts.bytes_in += n as u64;
-            self.tap.piece(Way::In, &buffer[..n]);
+            self.tap.heard(&buffer[..n]);
         }
     }
 
@@ -291,7 +289,7 @@ impl Engine {
                 return Ok(heard);
             };
             self.counts.stale_replies += 1;
-            self.tap.frame(Way::Aside, unit, &heard.pdu);
+            self.tap.put_aside();
             if is_copy && owed == 0 {
                 self.copies.repeated(unit, &heard.pdu, heard.at);
             }

@@ -192,7 +192,7 @@ async fn a_copy_does_not_pay_what_is_owed() {
     let (bus, mut far) = at_9600(0);
     reads(&bus, &mut far, (0, 1)).await;
     let hurried = bus.clone();
-    let unheard = tokio::spawn(async move { hurried.probe(holding(1, 1, 1), Duration::from_millis(10)).await });
+    let unheard = tokio::spawn(async move { hurried.read_once(holding(1, 1, 1), Duration::from_millis(10)).await });
     far.hears(&question(1, 1, 1)).await;
     assert_eq!(data(unheard).await, Err(BusError::NoReply));
     let next = ask(&bus, holding(1, 2, 1));
