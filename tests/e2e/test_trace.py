@@ -32,7 +32,7 @@ broker: {{listen: [{{tcp: 127.0.0.1:{port}}}]}}
 ABSENT = "  - {name: ghost, line: hall, unit_id: 9, points: {v: {input: 5, every: 100ms}}}"
 CLOCK = r"\d\d:\d\d:\d\d\.\d{6}"
 PEERS = {
-    "serial": lambda devices: SerialPeer(devices, timeout="300ms"),
+    "serial": lambda devices: SerialPeer(devices, timeout="1s"),
     "tcp": TcpPeer,
     "rtu_over_tcp": lambda devices: TcpPeer(devices, framer=FramerType.RTU),
 }
@@ -52,7 +52,7 @@ def framing(request):
 def running(make_gateway, begin, port, framing, more=""):
     peer = begin(PEERS[framing]([meter()]).start())
     gateway = make_gateway(YAML.format(line=peer.line(), port=port, more=more)).start()
-    eventually(lambda: gateway.device("meter")["replies"] > 4, hoped="the meter answers")
+    eventually(lambda: gateway.status()["lines"][0]["devices"][0]["replies"] > 4, hoped="the meter answers")
     return gateway
 
 
@@ -100,7 +100,8 @@ def tshark(capture, *fields, only=None):
 def test_each_depth_shows_its_own(make_gateway, begin, port, framing):
     gateway = running(make_gateway, begin, port, framing)
     messages = eventually(lambda: (m := trace(gateway, "--last", "40")) and len(m) == 40 and m, hoped="40 messages")
-    assert all(re.match(CLOCK + r" [→←] unit   1  read ", line) for line in messages), messages
+    # A busy machine may answer late now and then; that is shown as well.
+    assert all(re.match(CLOCK + r" [→←×⤳] unit   1  read ", line) for line in messages), messages
     assert any(re.search(r"→ unit   1  read holding registers  10-11 \(2\)$", line) for line in messages), messages
     assert any(re.search(r"← unit   1  read holding registers  10-11 \(2\) +\d+\.\d ms  7 256$", line) for line in messages)
     assert any(re.search(r"← unit   1  read coils +3 +\d+\.\d ms  1$", line) for line in messages), messages
