@@ -12,6 +12,8 @@ mod link;
 mod modbus;
 mod tcp;
 pub mod trace;
+#[cfg(test)]
+pub(crate) mod wire;
 
 use std::fmt;
 use std::time::Duration;
