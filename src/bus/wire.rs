@@ -1,7 +1,7 @@
-//! A simulated RS485 wire in memory, under tokio's paused clock, for tests: each character takes its time, a device begins
-//! to answer after 3.5 characters of silence and as long as it thinks, and the wire keeps an account of its own.
-//! Its arithmetic is its own too, so that it can contradict the planner's. The trick: tokio's clock knows whole milliseconds
-//! only, so a fast line is watched in slow motion, with every time multiplied.
+//! A simulated RS485 wire in memory, under tokio's paused clock, for tests: each character takes its time, a device
+//! begins to answer after 3.5 characters of silence and as long as it thinks, and the wire keeps an account of its own.
+//! Its arithmetic is its own too, so that it can contradict the planner's. The trick: tokio's clock knows whole
+//! milliseconds only, so a fast line is watched in slow motion, with every time multiplied.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -34,7 +34,8 @@ pub(crate) struct Pace {
     pub(crate) piece: usize,
 }
 
-/// What a device says to a question (unit, PDU): the PDU, after thinking for so long beyond the silence; `None`: nothing.
+/// What a device says to a question (unit, PDU): the PDU, after thinking for so long beyond the silence; `None`:
+/// nothing.
 pub(crate) type Saying = Option<(Duration, Vec<u8>)>;
 
 /// What the wire saw, times as the wire had them (slowed).
@@ -97,8 +98,8 @@ impl Pace {
     }
 }
 
-/// The same line as the host has to be told of it, for its clock runs as slowly: baud, silence and timeout. Periods of points
-/// are the caller's to multiply.
+/// The same line as the host has to be told of it, for its clock runs as slowly: baud, silence and timeout. Periods of
+/// points are the caller's to multiply.
 pub(crate) fn slow_motion(line: &Line, slowed: u32) -> Line {
     let Port::Serial(port) = &line.port else { panic!("no wire behind a socket") };
     assert_eq!(port.baud % slowed, 0, "{} baud cannot be slowed {slowed} times", port.baud);

@@ -33,6 +33,7 @@ impl Checker {
             let retries = node.get("retries").and_then(|n| self.reader.int(n, 0, 10)).unwrap_or(1);
             let gap = node.get("gap").and_then(|n| self.gap(n));
             let id = LineId(u16::try_from(lines.len()).unwrap_or(u16::MAX));
+            self.line_at.push(at);
             lines.push(Line { id, name: name.into(), port, timeout, retries: u8::try_from(retries).unwrap_or(1), gap });
         }
         lines
