@@ -12,7 +12,7 @@ pub(super) fn of(planned: &Planned<'_>, detail: Detail) -> Value {
     let wanted = |device: &str| planned.only.is_none_or(|only| *only.name == *device);
     let mut points: Vec<(usize, &Age)> = forecast.points.iter().enumerate().collect();
     points.retain(|(_, age)| planned.only.is_none_or(|only| age.device == only.id));
-    points.sort_by_key(|(_, age)| std::cmp::Reverse(age.worst));
+    points.sort_by(|(_, a), (_, b)| b.lateness().total_cmp(&a.lateness()));
     let deaths = forecast.without.iter().filter(|w| wanted(&w.device));
     json!({
         "name": &*forecast.line,
@@ -47,10 +47,10 @@ fn without(forecast: &Forecast, without: &Without, detail: Detail) -> Value {
         let name = &forecast.points[bereft.at].name;
         json!({ "point": name, "worst_ms": ms(bereft.worst), "until_noticed_ms": ms(bereft.unnoticed) })
     };
+    let (late, until_then) = forecast.late_without(without);
     json!({
-        "device": &*without.device, "load": without.load, "worst_ms": ms(without.worst()),
-        "hold_up_ms": ms(without.hold_up), "noticed_ms": ms(without.noticed),
-        "until_noticed_ms": ms(without.unnoticed()),
+        "device": &*without.device, "load": without.load, "hold_up_ms": ms(without.hold_up),
+        "noticed_ms": ms(without.noticed), "late_ms": ms(late), "until_noticed_late_ms": ms(until_then),
         "points": without.points.iter().filter(changes).map(point).collect::<Vec<_>>(),
     })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cli::plan::{Detail, Planned};
 use crate::cli::table::{Align, render, span, wrap};
-use crate::poll::forecast::{Age, Forecast, Request, Without};
+use crate::poll::forecast::{Age, Forecast, Without};
 
 /// Columns of a terminal that one can count on.
 const WIDTH: usize = 100;
@@ -15,14 +15,15 @@ const ROWS: usize = 12;
 /// The last column is at least so wide, however wide the others are.
 const NAMES: usize = 24;
 
-/// One row of values, and the names that share it.
+/// What shares a row: equal in words, alike in times.
 struct Group {
-    key: Vec<String>,
-    names: Vec<String>,
-    /// How many things that is.
-    count: usize,
-    /// What it adds to the sum of those that are not shown.
-    weight: f64,
+    words: Vec<String>,
+    /// The longest of each.
+    times: Vec<Option<Duration>>,
+    /// Whose, and which; of a device as a whole the second is empty.
+    names: Vec<(String, String)>,
+    /// The load of each, or its lateness.
+    weights: Vec<f64>,
 }
 
 pub(super) fn text(planned: &Planned<'_>, detail: Detail) -> String {
@@ -75,32 +76,32 @@ fn requests(planned: &Planned<'_>, detail: Detail) -> String {
         ("EVERY", Align::Right),
         ("REQUEST TO", Align::Left),
     ];
-    let load = |r: &Request| r.wire.div_duration_f64(r.every);
     let mut groups: Vec<Group> = Vec::new();
     for r in planned.forecast.requests.iter().filter(|r| planned.only.is_none_or(|only| only.name == r.device)) {
         let wire = format!("{:.1} ms", r.wire.as_secs_f64() * 1e3);
-        let key = vec![r.table.to_string(), r.range.to_string(), wire, span(r.every)];
-        join(&mut groups, key, r.device.to_string(), load(r));
+        let words = vec![r.table.to_string(), r.range.to_string(), wire];
+        let names = vec![(r.device.to_string(), String::new())];
+        join(
+            &mut groups,
+            Group { words, times: vec![Some(r.every)], names, weights: vec![r.wire.div_duration_f64(r.every)] },
+        );
     }
-    groups.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-    for group in &mut groups {
-        group.key.insert(0, percent(group.weight));
-    }
-    let rest: f64 = groups.iter().skip(ROWS).map(|g| g.weight).sum();
-    let (rows, left) = rows(&head, groups, detail);
-    let mut out = render(&head, &rows);
+    let load = |g: &Group| g.weights.iter().sum::<f64>();
+    groups.sort_by(|a, b| load(b).total_cmp(&load(a)));
+    let rest: f64 = groups.iter().skip(ROWS).map(load).sum();
+    let cells = |g: &Group| [vec![percent(load(g))], g.words.clone(), times(g)].concat();
+    let (mut out, left) = table(&head, &groups, detail, cells);
     if left > 0 {
-        let _ = writeln!(out, "and {} more, load {}; --all shows them", count(left, "request"), percent(rest));
+        let _ = writeln!(out, "and {}, load {}; --all shows them", more(left, "request"), percent(rest));
     }
     out
 }
 
-/// Worst first; points that fare alike share a row. Their names are shown where few are asked for, else how many of
-/// which device.
+/// The oldest for their period first. Names are shown where few are asked for, else how many of which device.
 fn ages(planned: &Planned<'_>, detail: Detail) -> String {
     let head = [
-        ("WORST AGE", Align::Right),
         ("PERIOD", Align::Right),
+        ("WORST AGE", Align::Right),
         ("CAN BE", Align::Right),
         ("ONE DEAD", Align::Right),
         ("UNNOTICED", Align::Right),
@@ -108,144 +109,150 @@ fn ages(planned: &Planned<'_>, detail: Detail) -> String {
     ];
     let mut sorted: Vec<(usize, &Age)> = planned.forecast.points.iter().enumerate().collect();
     sorted.retain(|(_, age)| planned.only.is_none_or(|only| age.device == only.id));
-    // Equal as they are shown: microseconds would tear apart what belongs together.
-    sorted.sort_by_key(|(_, a)| Reverse(a.worst.as_millis()));
-    let by_name = detail == Detail::All || planned.only.is_some();
-    let groups = if by_name { points_by_name(planned, &sorted) } else { points_by_device(planned, &sorted) };
-    let oldest = groups.get(ROWS).map(|g| g.key[0].clone());
-    let (rows, left) = rows(&head, groups, detail);
-    let mut out = render(&head, &rows);
-    if let Some(oldest) = oldest.filter(|_| left > 0) {
-        let _ = writeln!(out, "and {} more, none older than {oldest}; --all shows them", count(left, "point"));
+    sorted.sort_by(|(_, a), (_, b)| b.lateness().total_cmp(&a.lateness()));
+    let mut groups: Vec<Group> = Vec::new();
+    for (at, age) in sorted {
+        let (device, point) = age.name.split_once('/').unwrap_or((&age.name, ""));
+        let words = vec![age.period.map_or_else(|| "cron".to_owned(), span)];
+        let names = vec![(device.to_owned(), point.to_owned())];
+        join(
+            &mut groups,
+            Group { words, times: age_times(&planned.forecast, at, age), names, weights: vec![age.lateness()] },
+        );
+    }
+    // In order of lateness: the first of the first group that is left out is the latest of all that are.
+    let rest = groups.get(ROWS).map_or(1.0, |g| g.weights[0]);
+    if detail == Detail::Most && planned.only.is_none() {
+        groups.iter_mut().for_each(count_by_device);
+    }
+    let (mut out, left) = table(&head, &groups, detail, |g| [g.words.clone(), times(g)].concat());
+    if left > 0 {
+        let what = more(left, "row");
+        let _ = writeln!(out, "and {what}, nothing older than {rest:.2} times its period; --all shows them");
     }
     out
 }
 
-fn points_by_name(planned: &Planned<'_>, sorted: &[(usize, &Age)]) -> Vec<Group> {
-    let mut groups = Vec::new();
-    for (at, age) in sorted {
-        join(&mut groups, age_key(&planned.forecast, *at, age), age.name.clone(), 0.0);
-    }
-    groups
-}
-
-fn points_by_device(planned: &Planned<'_>, sorted: &[(usize, &Age)]) -> Vec<Group> {
-    let mut owned: Vec<(Vec<String>, Vec<&Age>)> = Vec::new();
-    for (at, age) in sorted {
-        let key = age_key(&planned.forecast, *at, age);
-        match owned.iter_mut().find(|(k, ages)| *k == key && ages[0].device == age.device) {
-            Some((_, ages)) => ages.push(age),
-            None => owned.push((key, vec![age])),
-        }
-    }
-    let mut groups: Vec<Group> = Vec::new();
-    for (key, ages) in owned {
-        let device = ages[0].name.split('/').next().unwrap_or_default();
-        let name = if ages.len() == 1 { ages[0].name.clone() } else { format!("{device} ({})", ages.len()) };
-        join(&mut groups, key.clone(), name, 0.0);
-        if let Some(group) = groups.iter_mut().find(|g| g.key == key) {
-            group.count += ages.len() - 1;
-        }
-    }
-    groups
-}
-
-fn age_key(forecast: &Forecast, at: usize, age: &Age) -> Vec<String> {
-    let period = age.period.map_or_else(|| "cron".to_owned(), span);
-    let can_be = if age.is_met() { String::new() } else { span(age.achievable) };
+fn age_times(forecast: &Forecast, at: usize, age: &Age) -> Vec<Option<Duration>> {
     // Only what is worse than with all alive.
     let worse = |death: Option<(&Without, Duration)>| {
-        let shown = death.filter(|(_, worst)| *worst > age.worst && age.changes(*worst));
-        shown.map_or_else(String::new, |(_, worst)| span(worst))
+        death.map(|(_, worst)| worst).filter(|worst| *worst > age.worst && age.changes(*worst))
     };
+    let can_be = (!age.is_met()).then_some(age.achievable);
     let (dead, unnoticed) = (worse(forecast.worst_without(at)), worse(forecast.worst_unnoticed(at)));
-    vec![span(age.worst), period, can_be, dead, unnoticed]
+    vec![Some(age.worst), can_be, dead, unnoticed]
+}
+
+/// Several points of one device become their number.
+fn count_by_device(group: &mut Group) {
+    let mut counted: Vec<(String, String, usize)> = Vec::new();
+    for (device, point) in group.names.drain(..) {
+        match counted.iter_mut().find(|(d, ..)| *d == device) {
+            Some((.., n)) => *n += 1,
+            None => counted.push((device, point, 1)),
+        }
+    }
+    let name = |(device, point, n)| if n == 1 { (device, point) } else { (format!("{device} ({n})"), String::new()) };
+    group.names.extend(counted.into_iter().map(name));
 }
 
 /// The ones that hurt the others most first.
 fn deaths(planned: &Planned<'_>, detail: Detail) -> String {
     let head = [
         ("LOAD", Align::Right),
-        ("OTHERS AT MOST OLD", Align::Right),
-        ("HELD UP EACH TURN", Align::Right),
+        ("OTHERS LATE", Align::Right),
+        ("UNNOTICED", Align::Right),
         ("NOTICED AFTER", Align::Right),
-        ("UNTIL THEN", Align::Right),
+        ("HELD UP EACH TURN", Align::Right),
         ("WITH THIS ONE DEAD", Align::Left),
     ];
-    let mut sorted: Vec<&Without> = planned.forecast.without.iter().collect();
-    sorted.retain(|w| planned.only.is_none_or(|only| w.id == only.id));
-    sorted.sort_by_key(|w| Reverse((w.worst().as_millis(), w.unnoticed().as_millis())));
+    let mut sorted: Vec<(&Without, (Duration, Duration))> =
+        planned.forecast.without.iter().map(|w| (w, planned.forecast.late_without(w))).collect();
+    sorted.retain(|(w, _)| planned.only.is_none_or(|only| w.id == only.id));
+    sorted.sort_by_key(|(_, late)| Reverse(*late));
     let mut groups: Vec<Group> = Vec::new();
-    for w in sorted {
-        let key = vec![percent(w.load), span(w.worst()), span(w.hold_up), span(w.noticed), span(w.unnoticed())];
-        join(&mut groups, key, w.device.to_string(), 0.0);
+    for (w, (late, unnoticed)) in sorted {
+        let times = vec![Some(late), Some(unnoticed), Some(w.noticed), Some(w.hold_up)];
+        let names = vec![(w.device.to_string(), String::new())];
+        join(&mut groups, Group { words: vec![percent(w.load)], times, names, weights: Vec::new() });
     }
-    let (rows, left) = rows(&head, groups, detail);
-    let mut out = render(&head, &rows);
+    let (mut out, left) = table(&head, &groups, detail, |g| [g.words.clone(), times(g)].concat());
     if left > 0 {
-        let _ = writeln!(out, "and {} more, which hurt the others less; --all shows them", count(left, "device"));
+        let _ = writeln!(out, "and {}, which hurt the others less; --all shows them", more(left, "row"));
     }
     out
 }
 
-fn join(groups: &mut Vec<Group>, key: Vec<String>, name: String, weight: f64) {
-    match groups.iter_mut().find(|g| g.key == key) {
-        Some(group) => {
-            group.names.push(name);
-            group.count += 1;
-            group.weight += weight;
-        }
-        None => groups.push(Group { key, names: vec![name], count: 1, weight }),
+fn times(group: &Group) -> Vec<String> {
+    group.times.iter().map(|time| time.map_or_else(String::new, span)).collect()
+}
+
+/// Times that differ by less than a fiftieth, or a few milliseconds, are one to a reader.
+fn alike(a: Option<Duration>, b: Option<Duration>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.abs_diff(b) <= (a.max(b) / 50).max(Duration::from_millis(2)),
+        (None, None) => true,
+        _ => false,
     }
 }
 
-/// Rows that fit, the names in the last column; and how many things were left out.
-fn rows(head: &[(&str, Align)], groups: Vec<Group>, detail: Detail) -> (Vec<Vec<String>>, usize) {
-    let column = |n: usize| groups.iter().map(|g| g.key[n].chars().count()).chain([head[n].0.len()]).max().unwrap_or(0);
-    let taken: usize = (0..head.len() - 1).map(|n| column(n) + 2).sum();
-    let width = WIDTH.saturating_sub(taken).max(NAMES);
-    let shown = if detail == Detail::All { groups.len() } else { ROWS.min(groups.len()) };
-    let left = groups[shown..].iter().map(|g| g.count).sum();
-    let rows = groups.into_iter().take(shown).flat_map(|group| match detail {
-        Detail::All => every_name(group, width),
-        Detail::Most => vec![first_names(group, width)],
-    });
-    (rows.collect(), left)
+fn join(groups: &mut Vec<Group>, one: Group) {
+    let fits = |g: &&mut Group| g.words == one.words && g.times.iter().zip(&one.times).all(|(a, b)| alike(*a, *b));
+    let Some(group) = groups.iter_mut().find(fits) else { return groups.push(one) };
+    group.names.extend(one.names);
+    group.weights.extend(one.weights);
+    group.times.iter_mut().zip(one.times).for_each(|(longest, time)| *longest = (*longest).max(time));
 }
 
-fn every_name(group: Group, width: usize) -> Vec<Vec<String>> {
-    let blank = vec![String::new(); group.key.len()];
-    let keys = std::iter::once(group.key).chain(std::iter::repeat(blank));
-    let names: Vec<&str> = group.names.iter().map(String::as_str).collect();
-    let row = |(mut cells, names): (Vec<String>, String)| {
-        cells.push(names);
-        cells
+/// The rows that fit, the names in the last column; and how many rows were left out.
+fn table(
+    head: &[(&str, Align)],
+    groups: &[Group],
+    detail: Detail,
+    cells: impl Fn(&Group) -> Vec<String>,
+) -> (String, usize) {
+    let shown = if detail == Detail::All { groups.len() } else { ROWS.min(groups.len()) };
+    let keys: Vec<Vec<String>> = groups[..shown].iter().map(cells).collect();
+    let column = |n: usize| keys.iter().map(|k| k[n].chars().count()).chain([head[n].0.len()]).max().unwrap_or(0);
+    let taken: usize = (0..head.len() - 1).map(|n| column(n) + 2).sum();
+    let width = WIDTH.saturating_sub(taken).max(NAMES);
+    let name = |(device, point): &(String, String)| {
+        if point.is_empty() { device.clone() } else { format!("{device}/{point}") }
     };
+    let rows = keys.into_iter().zip(groups).flat_map(|(key, group)| {
+        let names: Vec<String> = group.names.iter().map(name).collect();
+        let names = if detail == Detail::All { every(&names, width) } else { vec![first(&names, width)] };
+        let blank = vec![String::new(); key.len()];
+        let keys = std::iter::once(key).chain(std::iter::repeat(blank));
+        keys.zip(names).map(|(key, names)| [key, vec![names]].concat()).collect::<Vec<_>>()
+    });
+    (render(head, &rows.collect::<Vec<_>>()), groups.len() - shown)
+}
+
+fn every(names: &[String], width: usize) -> Vec<String> {
     // A row that goes on ends with a comma beyond its width.
-    keys.zip(wrap(&names, width - 1)).map(row).collect()
+    wrap(&names.iter().map(String::as_str).collect::<Vec<_>>(), width - 1)
 }
 
 /// As many names as fit in one row, and how many more there are.
-fn first_names(group: Group, width: usize) -> Vec<String> {
-    let all = group.names.len();
-    let rest = format!(", … ({})", group.count);
+fn first(names: &[String], width: usize) -> String {
     let mut shown = String::new();
-    for (n, name) in group.names.iter().enumerate() {
-        let more = if n + 1 == all { 0 } else { rest.chars().count() };
+    for (n, name) in names.iter().enumerate() {
         let comma = if n == 0 { "" } else { ", " };
-        if n > 0 && shown.chars().count() + comma.len() + name.chars().count() + more > width {
+        let rest = format!(", and {} more", names.len() - n);
+        let last = n + 1 == names.len();
+        let room = if last { 0 } else { rest.chars().count() };
+        if n > 0 && shown.chars().count() + comma.len() + name.chars().count() + room > width {
             shown.push_str(&rest);
             break;
         }
         let _ = write!(shown, "{comma}{name}");
     }
-    let mut cells = group.key;
-    cells.push(shown);
-    cells
+    shown
 }
 
-fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+fn more(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 more {what}") } else { format!("{n} more {what}s") }
 }
 
 fn percent(part: f64) -> String {

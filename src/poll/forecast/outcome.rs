@@ -90,21 +90,14 @@ impl Age {
         self.period.is_none_or(|period| self.achievable <= period + period / TOLERANCE)
     }
 
+    /// How many times as old as its period; 1 for cron.
+    pub fn lateness(&self) -> f64 {
+        self.period.map_or(1.0, |period| self.worst.div_duration_f64(period))
+    }
+
     /// Whether another worst age differs from this point's own by more than a hundredth.
     pub fn changes(&self, worst: Duration) -> bool {
         worst.abs_diff(self.worst) > self.worst / TOLERANCE
-    }
-}
-
-impl Without {
-    /// The worst age among the points of the others, once the death is noticed.
-    pub fn worst(&self) -> Duration {
-        self.points.iter().map(|p| p.worst).max().unwrap_or_default()
-    }
-
-    /// The worst age among them until it is noticed.
-    pub fn unnoticed(&self) -> Duration {
-        self.points.iter().map(|p| p.unnoticed).max().unwrap_or_default()
     }
 }
 
@@ -133,6 +126,16 @@ impl Forecast {
     /// The same until the death is noticed.
     pub fn worst_unnoticed(&self, at: usize) -> Option<(&Without, Duration)> {
         self.over_deaths(at, |bereft| bereft.unnoticed)
+    }
+
+    /// By how much a point of the others is at most older than its period with this one dead: once that is noticed, and
+    /// until then.
+    pub fn late_without(&self, without: &Without) -> (Duration, Duration) {
+        let late = |age: fn(&Bereft) -> Duration| {
+            let all = without.points.iter().filter_map(|b| Some(age(b).saturating_sub(self.points[b.at].period?)));
+            all.max().unwrap_or_default()
+        };
+        (late(|b| b.worst), late(|b| b.unnoticed))
     }
 
     fn over_deaths(&self, at: usize, age: impl Fn(&Bereft) -> Duration) -> Option<(&Without, Duration)> {

@@ -301,7 +301,9 @@ async fn a_death_is_felt_as_was_foreseen() {
             let live = parts.points.iter().filter(|p| p.device != without.id);
             live.map(|p| longest(&readings[&p.id])).max().unwrap()
         };
-        let foreseen = [without.noticed, without.unnoticed(), without.worst()];
+        let period = Duration::from_secs(secs);
+        let (late, late_until_then) = forecast.late_without(without);
+        let foreseen = [without.noticed, period + late_until_then, period + late];
         let measured = [noticed, worst(&before), worst(&after)];
         println!("{baud}, every {secs} s: foreseen {foreseen:.2?}, measured {measured:.2?}");
         for ((foreseen, measured), what) in foreseen.into_iter().zip(measured).zip(["noticed", "until then", "after"]) {
