@@ -14,6 +14,8 @@ mod line;
 mod link;
 mod tcp;
 pub mod trace;
+#[cfg(test)]
+pub(crate) mod wire;
 
 use std::fmt;
 use std::time::Duration;

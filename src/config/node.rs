@@ -183,7 +183,7 @@ impl Reader {
         self.warnings.push(problem);
     }
 
-    fn problem(&self, at: At, message: String, help: String) -> Problem {
+    pub(super) fn problem(&self, at: At, message: String, help: String) -> Problem {
         let (file, text) = self.files.get(at.file).map_or(("", ""), |(n, t)| (n.as_str(), &**t));
         let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default().replace('\t', " ");
         let excerpt = self.secrets.iter().fold(line, |line, secret| line.replace(secret.as_str(), "…"));

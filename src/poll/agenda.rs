@@ -63,9 +63,10 @@ impl<T> Agenda<T> {
         resting.chain(self.table.next_of(|device| !waits(device))).min()
     }
 
-    pub(crate) fn begin(&mut self, due: &Due, work: T) {
+    /// Its device is not to be asked before `not_before`.
+    pub(crate) fn begin(&mut self, due: &Due, work: T, not_before: Duration) {
         let (device, deadline) = (due.device, due.deadline);
-        self.begun.push(Begun { device, deadline, not_before: Duration::ZERO, work });
+        self.begun.push(Begun { device, deadline, not_before, work });
     }
 
     /// A turn out of turn: before all others, but not before its device may be asked.
@@ -120,7 +121,7 @@ mod tests {
     fn asked(agenda: &mut Agenda<u32>, ms: u64) -> Option<DeviceId> {
         loop {
             match agenda.next(at(ms)) {
-                Next::Begin(due) => agenda.begin(&due, if due.device == SLOW { 5 } else { 1 }),
+                Next::Begin(due) => agenda.begin(&due, if due.device == SLOW { 5 } else { 1 }, Duration::ZERO),
                 Next::GoOn(mut turn) => {
                     let device = turn.device;
                     turn.work -= 1;
@@ -153,7 +154,7 @@ mod tests {
     fn a_turn_that_rests_holds_up_only_its_own_device() {
         let mut agenda = agenda(&[(DeviceId(3), 100), (FAST, 100)]);
         let Next::Begin(due) = agenda.next(at(0)) else { panic!("both are due") };
-        agenda.begin(&due, 1);
+        agenda.begin(&due, 1, Duration::ZERO);
         let resting = due.device;
         let Next::GoOn(turn) = agenda.next(at(0)) else { panic!("it has begun") };
         agenda.rest(turn, Duration::from_millis(300));
@@ -171,7 +172,7 @@ mod tests {
     fn an_abandoned_turn_is_not_gone_on_with() {
         let mut agenda = agenda(&[(SLOW, 1000)]);
         let Next::Begin(due) = agenda.next(at(0)) else { panic!("it is due") };
-        agenda.begin(&due, 5);
+        agenda.begin(&due, 5, Duration::ZERO);
         assert!(agenda.is_busy(Duration::ZERO));
         agenda.abandon(SLOW);
         assert_eq!((asked(&mut agenda, 500), agenda.is_busy(Duration::ZERO)), (None, false));

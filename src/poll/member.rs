@@ -34,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) cut: bool,
     /// Not to be asked.
     pub(crate) paused: bool,
+    /// Not to be asked before: its late answer is awaited, and the line would have to wait with it.
+    pub(crate) quiet_until: Duration,
     pub(crate) replies: u64,
     pub(crate) failures: u64,
 }
@@ -86,6 +88,7 @@ impl Member {
             reason: None,
             cut: false,
             paused: false,
+            quiet_until: Duration::ZERO,
             replies: 0,
             failures: 0,
         }

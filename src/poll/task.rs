@@ -221,7 +221,7 @@ impl PollTask {
         let member = &mut self.members[at];
         let planned = member.planned(&due.points, &self.line);
         let turn = Turn::new(at, member, &planned);
-        self.agenda.begin(due, turn);
+        self.agenda.begin(due, turn, member.quiet_until);
     }
 
     /// The turn's next read, or its end.
@@ -230,14 +230,18 @@ impl PollTask {
         let Some(read) = begun.work.next() else { return self.finish(begun.work).await };
         let request = ReadRequest { unit: self.members[at].device.unit_id, table: read.table, range: read.range };
         let result = self.bus.read_once(request, self.wait(at, read)).await;
-        if result == Err(BusError::NoReply) {
-            self.members[at].wait.missed();
-        }
-        if let Some(pause) = self.worth_another_try(&result, read) {
-            self.retries += 1;
-            begun.work.try_again();
-            self.agenda.rest(begun, self.clocks().now + pause);
-            return Ok(());
+        if let Some(pause) = self.pause_after(&result) {
+            let until = self.clocks().now + pause;
+            self.members[at].quiet_until = until;
+            if result == Err(BusError::NoReply) {
+                self.members[at].wait.missed();
+            }
+            if read.tries < self.line.retries {
+                self.retries += 1;
+                begun.work.try_again();
+                self.agenda.rest(begun, until);
+                return Ok(());
+            }
         }
         let outcome = self.judge(at, result).await?;
         let (member, turn) = (&mut self.members[at], &mut begun.work);
@@ -263,9 +267,9 @@ impl PollTask {
         if is_last || matches!(self.line.port, Port::Tcp(_)) { self.line.timeout } else { self.members[at].wait.now() }
     }
 
-    /// How long to leave the device alone before the same is asked again, where that may help.
-    fn worth_another_try(&self, result: &Result<Reply, BusError>, read: Read) -> Option<Duration> {
-        let pause = result.as_ref().err().filter(|_| read.tries < self.line.retries)?.heals_after(self.line.timeout)?;
+    /// How long to leave the device alone, where the same may be asked again.
+    fn pause_after(&self, result: &Result<Reply, BusError>) -> Option<Duration> {
+        let pause = result.as_ref().err()?.heals_after(self.line.timeout)?;
         // A Modbus TCP connection is made anew after a miss: no late answer can come.
         Some(if matches!(self.line.port, Port::Tcp(_)) { Duration::ZERO } else { pause })
     }

@@ -36,6 +36,7 @@ impl Checker {
             let retries = node.get("retries").and_then(|n| self.reader.int(n, 0, 10)).unwrap_or(1);
             let gap = node.get("gap").and_then(|n| self.gap(n));
             let id = LineId(u16::try_from(lines.len()).unwrap_or(u16::MAX));
+            self.line_at.push(at);
             let retries = u8::try_from(retries).unwrap_or(1);
             lines.push(Line { id, name: name.into(), port, timeout, min_timeout, retries, gap });
         }

@@ -21,6 +21,7 @@ use crate::config::node::Node;
 use crate::config::node::Reader;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
+use crate::config::report::Problem;
 
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
@@ -44,6 +45,8 @@ pub(super) struct Checker {
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
+    /// Where the plant's lines are written, in their order.
+    line_at: Vec<At>,
 }
 
 impl Checker {
@@ -55,7 +58,13 @@ impl Checker {
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
+            line_at: Vec::new(),
         }
+    }
+
+    /// Where each line is written, ready for a message about it.
+    pub(super) fn line_places(&self) -> Vec<Problem> {
+        self.line_at.iter().map(|at| self.reader.problem(*at, String::new(), String::new())).collect()
     }
 
     /// The folder of the main file.
