@@ -82,7 +82,7 @@ pub fn run(rounds: u16) -> Outcome {
 
 async fn measure(rounds: u16) -> Outcome {
     let points = points();
-    let parts = publish::Parts { gateway: "bench".into(), devices: Vec::new(), points: points.clone() };
+    let parts = publish::Parts { gateway: "bench", devices: &[], points: &points };
     let (samples, sampled) = mpsc::channel(DEVICES as usize);
     let (_events, happened) = mpsc::channel(1);
     let (sink, mut messages) = mpsc::channel(DEVICES as usize);

@@ -1,7 +1,6 @@
 //! Performs commands: one worker a line, so that a slow line delays nobody else's commands, each with a bounded queue.
 //! A full queue is answered, never waited for: the asker is told that the line is busy.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,6 @@ use crate::decode::Words;
 use crate::message::Message;
 use crate::message::Properties;
 use crate::message::Retain;
-use crate::point::LineId;
 use crate::sample::Value;
 use crate::topic::Qos;
 use crate::topic::TopicName;
@@ -46,20 +44,35 @@ pub type Outlet = mpsc::Sender<Vec<Message>>;
 pub struct CommandTask {
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
-    targets: HashMap<String, Target>,
+    plant: Arc<Plant>,
     buses: Vec<Seat>,
 }
 
 /// A line's bus as it stands now; `None` while the line is being made anew.
 pub type Seat = watch::Receiver<Option<Bus>>;
 
-/// A point that can be named in a topic, with what a write needs.
-#[derive(Debug, Clone)]
+/// A point that was named in a topic, with what a write needs.
+#[derive(Debug)]
 struct Target {
-    line: LineId,
-    device: Arc<Device>,
-    point: Arc<Point>,
-    scale_from: Option<Arc<Point>>,
+    device: Device,
+    point: Point,
+    scale_from: Option<Point>,
+}
+
+impl Target {
+    /// Looked up by its names each time: commands are rare, and an index over all points of a large site would cost a
+    /// megabyte for ever.
+    fn named(plant: &Plant, topic: &str) -> Option<Self> {
+        let names = topic.strip_prefix(&*plant.gateway)?.strip_prefix('/')?.strip_suffix("/set")?;
+        let (device, point) = names.split_once('/')?;
+        let device = plant.devices.iter().find(|d| *d.name == *device)?;
+        let point = plant.points.iter().find(|p| p.device == device.id && *p.name == *point)?;
+        let scale_from = match &point.source {
+            Source::Wire(wire) => wire.scale_from.map(|id| plant.point(id).clone()),
+            Source::Compute(_) => None,
+        };
+        Some(Self { device: device.clone(), point: point.clone(), scale_from })
+    }
 }
 
 /// One command on its way to its line.
@@ -71,20 +84,13 @@ struct Job {
 }
 
 /// A task over all points of the plant; `buses` are in the order of `plant.lines`.
-pub fn new(plant: &Plant, buses: Vec<Seat>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
-    let mut targets = HashMap::new();
-    for point in &plant.points {
-        let device = plant.device(point.device);
-        let scale_from = match &point.source {
-            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(plant.point(id).clone())),
-            Source::Compute(_) => None,
-        };
-        let topic = format!("{}/{}/{}/set", plant.gateway, device.name, point.name);
-        let target =
-            Target { line: device.line, device: Arc::new(device.clone()), point: Arc::new(point.clone()), scale_from };
-        targets.insert(topic, target);
-    }
-    CommandTask { commands, answers, targets, buses }
+pub fn new(
+    plant: Arc<Plant>,
+    buses: Vec<Seat>,
+    commands: mpsc::Receiver<Vec<Message>>,
+    answers: Outlet,
+) -> CommandTask {
+    CommandTask { commands, answers, plant, buses }
 }
 
 impl CommandTask {
@@ -111,12 +117,12 @@ impl CommandTask {
         workers.join_all().await;
     }
 
-    async fn take(&self, message: Message, queues: &[mpsc::Sender<Job>]) {
+    async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
         let refused = match self.understand(&message, came) {
             Ok(job) => {
-                let line = usize::from(job.target.line.0);
-                match queues[line].try_send(job) {
+                let line = usize::from(job.target.device.line.0);
+                match queues[line].try_send(Box::new(job)) {
                     Ok(()) => return,
                     Err(_) => (None, "busy: too many commands wait for this line, try again".to_owned()),
                 }
@@ -144,18 +150,20 @@ impl CommandTask {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();
-        let target = self.targets.get(topic).ok_or_else(|| (None, Refusal::UnknownPoint(topic.to_owned())))?;
+        let target = Target::named(&self.plant, topic);
+        let target = target.ok_or_else(|| (None, Refusal::UnknownPoint(topic.to_owned())))?;
         let request = request::parse(&message.payload).map_err(|refusal| (None, refusal))?;
         let write = target.point.write.as_ref();
         let write = write.ok_or_else(|| (request.id.clone(), Refusal::ReadOnly(target.point.name.to_string())))?;
         request::in_time(&request, write, crate::time::now().wall_us, Duration::ZERO)
             .map_err(|refusal| (request.id.clone(), refusal))?;
-        Ok(Job { target: target.clone(), request, message: message.clone(), came })
+        Ok(Job { target, request, message: message.clone(), came })
     }
 }
 
-fn start_worker(workers: &mut JoinSet<()>, bus: &Seat, answers: &Outlet) -> mpsc::Sender<Job> {
-    let (queue, mut jobs) = mpsc::channel::<Job>(WAITING);
+fn start_worker(workers: &mut JoinSet<()>, bus: &Seat, answers: &Outlet) -> mpsc::Sender<Box<Job>> {
+    // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
+    let (queue, mut jobs) = mpsc::channel::<Box<Job>>(WAITING);
     let bus = bus.clone();
     let answers = answers.clone();
     workers.spawn(async move {
@@ -299,5 +307,25 @@ fn value_json(value: &Value) -> serde_json::Value {
         Value::Text(text) => json!(&**text),
         Value::Bool(on) => json!(on),
         number => serde_json::from_str(&number.to_string()).unwrap_or_else(|_| json!(number.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_point_is_found_by_the_names_in_its_topic_and_by_nothing_else() {
+        let yaml = "gateway: g\nlines: {a: {tcp: \"127.0.0.1:502\"}}\ndevices:\n\
+            - {name: d, line: a, unit_id: 1, points: {p: {holding: 1, write: true}, q: {holding: 2}}}\n\
+            - {name: e, line: a, unit_id: 2, points: {p: {holding: 3, write: true}}}\n";
+        let plant = crate::config::load_text("test", yaml, Path::new("")).unwrap().plant;
+        let found = |topic| Target::named(&plant, topic).map(|t| (t.device.name.to_string(), t.point.name.to_string()));
+        assert_eq!(found("g/d/q/set"), Some(("d".into(), "q".into())));
+        assert_eq!(found("g/e/p/set"), Some(("e".into(), "p".into())));
+        for topic in ["g/e/q/set", "g/d/p", "h/d/p/set", "gg/d/p/set", "g/d/p/set/set", "g/d/set"] {
+            assert_eq!(found(topic), None, "{topic}");
+        }
     }
 }
