@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -61,25 +63,20 @@ pub enum Passed {
     Nothing(String),
 }
 
-/// Where the line tells what passes.
-#[derive(Debug, Clone)]
-pub(super) struct Tap(broadcast::Sender<Traced>);
-
-impl Default for Tap {
-    fn default() -> Self {
-        Self(broadcast::Sender::new(KEPT))
-    }
-}
+/// Where the line tells what passes. The channel has all its places from the start, 40 kB, so it is made for the first who
+/// looks: most lines of a large site are never looked at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tap(Arc<OnceLock<broadcast::Sender<Traced>>>);
 
 impl Tap {
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Traced> {
-        self.0.subscribe()
+        self.0.get_or_init(|| broadcast::Sender::new(KEPT)).subscribe()
     }
 
     pub(super) fn tell(&self, way: Way, what: impl FnOnce() -> Passed) {
-        if self.0.receiver_count() > 0 {
+        if let Some(readers) = self.0.get().filter(|readers| readers.receiver_count() > 0) {
             // The last reader may have gone in this moment; then nobody misses it.
-            let _ = self.0.send(Traced { at: time::now(), way, what: what() });
+            let _ = readers.send(Traced { at: time::now(), way, what: what() });
         }
     }
 
