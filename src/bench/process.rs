@@ -50,6 +50,8 @@ impl Gateway {
             .arg("--socket")
             .arg(folder.join("control.sock"))
             .env("STATE_DIRECTORY", folder)
+            // As the service's unit has it.
+            .env("MALLOC_ARENA_MAX", "2")
             .env_remove("NOTIFY_SOCKET")
             .env_remove("TRUNKLINE_LOG")
             .stdin(Stdio::null())
