@@ -46,7 +46,7 @@ pub struct Fleet {
 pub struct Outcome {
     /// Values that arrived, a second.
     pub values_per_s: f64,
-    /// Of those that the periods promise.
+    /// Share of the readings between a topic's first and last that arrived.
     pub arrived: f64,
     /// Processor time of the gateway: 1 is a whole core.
     pub load: f64,
@@ -135,11 +135,12 @@ impl Fleet {
         let tenths = |n: u16| Duration::from_micros(u64::from(n) * 100);
         let millis = |n: u16| Duration::from_millis(u64::from(n));
         let (between, worst_period) = self.periods(heard);
+        let arrived = self.arrived(heard);
         #[expect(clippy::cast_precision_loss, reason = "counts of values, far below 2^52")]
         let values_per_s = heard.len() as f64 / lasted.as_secs_f64();
         Outcome {
             values_per_s,
-            arrived: values_per_s / self.rate(),
+            arrived,
             load: loads.0,
             own_load: loads.1,
             memory,
@@ -148,6 +149,20 @@ impl Fleet {
             between,
             worst_period,
         }
+    }
+
+    /// Told by the gaps: all values of a period come together, so that counting them would be off by what is just coming when
+    /// the measuring begins or ends.
+    fn arrived(&self, heard: &[Heard]) -> f64 {
+        let mut last: HashMap<u32, Duration> = HashMap::with_capacity(self.topics());
+        let (mut came, mut due) = (0.0, 0.0);
+        for h in heard {
+            if let Some(before) = last.insert(h.topic, h.at) {
+                came += 1.0;
+                due += (h.at - before).div_duration_f64(self.period).round().max(1.0);
+            }
+        }
+        if due > 0.0 { came / due } else { 0.0 }
     }
 
     /// By the devices' clocks, which know nothing of the gateway's.
@@ -188,6 +203,13 @@ mod tests {
         fs::write(&path, fleet().yaml(&addresses)).unwrap();
         let loaded = config::load(&path).unwrap();
         assert_eq!((loaded.plant.lines.len(), loaded.plant.points.len()), (2, 6));
+    }
+
+    #[test]
+    fn a_reading_that_is_missing_between_two_others_is_told() {
+        let at = |ms| Heard { topic: 0, clock: 0, age: 0, behind: 0, at: Duration::from_millis(ms) };
+        let heard = [at(10), at(1_030), at(3_005), at(4_000)];
+        assert!((fleet().arrived(&heard) - 0.75).abs() < 1e-9);
     }
 
     #[test]

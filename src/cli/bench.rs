@@ -153,7 +153,7 @@ fn poll(args: &FleetArguments) -> Result<(), String> {
     let outcome = measured.map_err(text)?;
     removed.map_err(|e| format!("{} could not be removed: {e}", folder.display()))?;
     say(&format!(
-        "{} devices of {} registers every {} ms, subscriber with QoS {}: {:.0} values/s arrived, {:.2} % of the promised",
+        "{} devices of {} registers every {} ms, subscriber with QoS {}: {:.0} values/s, {:.2} % of the readings arrived",
         args.devices,
         args.registers,
         args.period,
