@@ -94,7 +94,8 @@ pub fn reference(port: Port, period: Duration) -> poll::Parts {
     parts
 }
 
-fn point(id: PointId, device: DeviceId, address: u16, period: Duration) -> Point {
+/// One register, told at every poll, as a bare value.
+pub(crate) fn point(id: PointId, device: DeviceId, address: u16, period: Duration) -> Point {
     Point {
         id,
         device,

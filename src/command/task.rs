@@ -1,7 +1,6 @@
 //! Takes commands in and sees them done: one worker a line, so that a slow line delays nobody else's commands, each with a
 //! bounded queue. A full queue is answered, never waited for: the asker is told that the line is busy.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -61,18 +60,10 @@ pub type Seat = watch::Receiver<Option<Desk>>;
 pub struct CommandTask {
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
-    prefix: String,
-    devices: HashMap<Arc<str>, Whole>,
+    plant: Arc<Plant>,
     desks: Vec<Seat>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
-}
-
-/// A device with all of its points by name.
-#[derive(Debug)]
-struct Whole {
-    device: Arc<Device>,
-    points: HashMap<Arc<str>, Target>,
 }
 
 /// A point that can be named in a topic, with what a write needs.
@@ -114,23 +105,41 @@ struct Job {
 type Refused = (Option<String>, Refusal);
 
 /// A task over all points of the plant; `desks` are in the order of `plant.lines`.
-pub fn new(plant: &Plant, desks: Vec<Seat>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
-    let mut devices = HashMap::new();
-    for device in &plant.devices {
-        let device = Arc::new(device.clone());
-        let own = plant.points.iter().filter(|p| p.device == device.id);
-        let points = own.map(|point| (Arc::clone(&point.name), target(plant, &device, point))).collect();
-        devices.insert(Arc::clone(&device.name), Whole { device, points });
-    }
-    CommandTask { commands, answers, prefix: format!("{}/", plant.gateway), devices, desks, answered: Arc::default() }
+pub fn new(
+    plant: Arc<Plant>,
+    desks: Vec<Seat>,
+    commands: mpsc::Receiver<Vec<Message>>,
+    answers: Outlet,
+) -> CommandTask {
+    CommandTask { commands, answers, plant, desks, answered: Arc::default() }
 }
 
-fn target(plant: &Plant, device: &Arc<Device>, point: &Point) -> Target {
-    let scale_from = match &point.source {
-        Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(plant.point(id).clone())),
-        Source::Compute(_) => None,
-    };
-    Target { device: Arc::clone(device), point: Arc::new(point.clone()), scale_from }
+/// A device and its points, looked up by their names each time: commands are rare, and an index over all points of a large
+/// site would cost a megabyte for ever.
+struct Whole<'a> {
+    plant: &'a Plant,
+    device: Arc<Device>,
+}
+
+impl<'a> Whole<'a> {
+    fn named(plant: &'a Plant, name: &str) -> Option<Self> {
+        let device = plant.devices.iter().find(|d| *d.name == *name)?;
+        Some(Self { plant, device: Arc::new(device.clone()) })
+    }
+
+    fn points(&self) -> impl Iterator<Item = &'a Point> {
+        let id = self.device.id;
+        self.plant.points.iter().filter(move |p| p.device == id)
+    }
+
+    fn point(&self, name: &str) -> Option<Target> {
+        let point = self.points().find(|p| *p.name == *name)?;
+        let scale_from = match &point.source {
+            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(self.plant.point(id).clone())),
+            Source::Compute(_) => None,
+        };
+        Some(Target { device: Arc::clone(&self.device), point: Arc::new(point.clone()), scale_from })
+    }
 }
 
 impl CommandTask {
@@ -157,14 +166,15 @@ impl CommandTask {
         workers.join_all().await;
     }
 
-    fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Job> {
-        let (queue, jobs) = mpsc::channel::<Job>(MOST);
+    fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
+        // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
+        let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
         let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
         workers.spawn(work(jobs, desk, teller));
         queue
     }
 
-    async fn take(&self, message: Message, queues: &[mpsc::Sender<Job>]) {
+    async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
         let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
         let (id, refusal) = match self.understand(&message, came) {
@@ -176,7 +186,7 @@ impl CommandTask {
                     }
                     return;
                 }
-                if let Err(full) = queues[job.line].try_send(job) {
+                if let Err(full) = queues[job.line].try_send(Box::new(job)) {
                     teller.tell(&full.into_inner(), &busy()).await;
                 }
                 return;
@@ -204,22 +214,22 @@ impl CommandTask {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();
-        let rest = topic.strip_prefix(&self.prefix).unwrap_or(topic);
+        let rest = topic.strip_prefix(&*self.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
         let levels: Vec<&str> = rest.split('/').collect();
         let unknown = || (None, Refusal::UnknownPoint(topic.to_owned()));
-        let whole = levels.first().and_then(|device| self.devices.get(*device));
+        let whole = levels.first().and_then(|device| Whole::named(&self.plant, device));
         let whole = whole.ok_or_else(|| match levels.as_slice() {
             [_, _, _] => unknown(),
             _ => (None, Refusal::UnknownDevice(levels.first().copied().unwrap_or_default().to_owned())),
         })?;
-        let point = |name: &str| whole.points.get(name).cloned().ok_or_else(unknown);
+        let point = |name: &str| whole.point(name).ok_or_else(unknown);
         let (work, id, expires_us) = match levels[1..] {
             [name, "set"] => set(point(name)?, &message.payload)?,
             [name, "get"] => get(point(name)?, &message.payload)?,
-            ["set"] => batch(whole, &message.payload)?,
+            ["set"] => batch(&whole, &message.payload)?,
             ["$command"] => {
                 let (action, id) = request::parse_action(&message.payload).map_err(|refusal| (None, refusal))?;
-                let points = whole.points.values().map(|t| t.point.id).collect();
+                let points = whole.points().map(|point| point.id).collect();
                 (Work::Act(Arc::clone(&whole.device), points, action), id, None)
             }
             _ => return Err(unknown()),
@@ -248,11 +258,11 @@ fn get(target: Target, payload: &[u8]) -> Result<Understood, Refused> {
     }
 }
 
-fn batch(whole: &Whole, payload: &[u8]) -> Result<Understood, Refused> {
+fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
     let asked = request::parse_batch(payload).map_err(|refusal| (None, refusal))?;
     let mut changes = Vec::with_capacity(asked.writes.len());
     for (name, value) in asked.writes {
-        let target = whole.points.get(name.as_str()).cloned();
+        let target = whole.point(&name);
         let target = target.ok_or_else(|| (asked.id.clone(), Refusal::UnknownPoint(name)))?;
         changes.push(Change { target, value });
     }
@@ -290,7 +300,7 @@ fn busy() -> Outcome {
     Outcome::Refused("busy: too many commands wait for this line, try again".to_owned())
 }
 
-async fn work(mut jobs: mpsc::Receiver<Job>, desk: Seat, teller: Teller) {
+async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
     let mut waiting = Waiting::new();
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
@@ -304,14 +314,14 @@ async fn work(mut jobs: mpsc::Receiver<Job>, desk: Seat, teller: Teller) {
 }
 
 /// All that has come meanwhile.
-async fn take_in(jobs: &mut mpsc::Receiver<Job>, waiting: &mut Waiting<PointId, Job>, teller: &Teller) {
+async fn take_in(jobs: &mut mpsc::Receiver<Box<Job>>, waiting: &mut Waiting<PointId, Box<Job>>, teller: &Teller) {
     while let Ok(job) = jobs.try_recv() {
         put(waiting, job, teller).await;
     }
 }
 
 /// Takes a command into the queue; whoever loses by it is told.
-async fn put(waiting: &mut Waiting<PointId, Job>, job: Job, teller: &Teller) {
+async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &Teller) {
     let key = match &job.work {
         Work::Set(change) => Some(change.target.point.id),
         _ => None,

@@ -215,3 +215,20 @@ fn the_shipped_examples_load_and_warn_only_of_factory_settings() {
         assert_eq!(other, None);
     }
 }
+
+#[test]
+fn a_client_may_fall_behind_by_two_readings_of_a_large_site() {
+    let limit = |points: usize, broker: &str| {
+        let points: Vec<String> = (0..points).map(|n| format!("p{n}: {{holding: {n}}}")).collect();
+        let yaml = format!(
+            "gateway: g\nlines: {{a: {{tcp: \"127.0.0.1:502\"}}}}\n{broker}\ndevices:\n\
+             - {{name: d, line: a, unit_id: 1, points: {{{}}}}}\n",
+            points.join(", ")
+        );
+        load_text("test", &yaml, Path::new("")).unwrap().plant.broker.limits.queue
+    };
+    assert_eq!(limit(10, ""), 1000);
+    assert_eq!(limit(700, ""), 1400);
+    assert_eq!(limit(700, "broker: {limits: {clients: 9}}"), 1400);
+    assert_eq!(limit(700, "broker: {limits: {queue: 50}}"), 50);
+}

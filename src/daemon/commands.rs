@@ -1,5 +1,7 @@
 //! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered through the broker.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
@@ -15,17 +17,17 @@ use crate::topic::{Qos, TopicFilter};
 const WAITING: usize = 256;
 
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, plant: &Plant, broker: &Broker, desks: Vec<Seat>) {
+pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, desks: Vec<Seat>) {
     let stop = group.stop.clone();
-    let (plant, broker) = (plant.clone(), broker.clone());
+    let (plant, broker) = (Arc::clone(plant), broker.clone());
     let make = {
         let stop = stop.clone();
-        move || hear(plant.clone(), broker.clone(), desks.clone(), stop.clone())
+        move || hear(Arc::clone(&plant), broker.clone(), desks.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
-async fn hear(plant: Plant, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
+async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
         let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
@@ -34,7 +36,7 @@ async fn hear(plant: Plant, broker: Broker, desks: Vec<Seat>, stop: tokio_util::
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let task = command::new(&plant, desks, commands, answers);
+    let task = command::new(plant, desks, commands, answers);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {

@@ -45,7 +45,13 @@ struct Out {
 }
 
 /// Starts publish, then the lines.
-pub(super) fn start(groups: &Groups, panics: &Panics, plant: &Plant, fatal: &mpsc::Sender<String>, ends: Ends) -> Seen {
+pub(super) fn start(
+    groups: &Groups,
+    panics: &Panics,
+    plant: &Arc<Plant>,
+    fatal: &mpsc::Sender<String>,
+    ends: Ends,
+) -> Seen {
     let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
     let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
     let (account, task) = publish::new(publish_parts(plant), sampled, happened, ends.sink);
@@ -58,32 +64,41 @@ pub(super) fn start(groups: &Groups, panics: &Panics, plant: &Plant, fatal: &mps
         stop.cancelled().await;
         drop(held);
     });
-    let parts = |line| parts(plant, line, ends.lessons.clone());
-    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(line), out.clone()));
+    let of = |line| (plant, line, &ends.lessons);
+    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, of(line), out.clone()));
     let (lines, desks) = lines.unzip();
     Seen { lines, account, desks }
 }
 
-fn publish_parts(plant: &Plant) -> publish::Parts {
-    publish::Parts { gateway: Arc::clone(&plant.gateway), devices: plant.devices.clone(), points: plant.points.clone() }
+fn publish_parts(plant: &Plant) -> publish::Parts<'_> {
+    publish::Parts { gateway: &plant.gateway, devices: &plant.devices, points: &plant.points }
 }
 
 fn parts(plant: &Plant, line: &Line, lessons: Lessons) -> poll::Parts {
     let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
+    // Points of one device lie together.
     let points: Vec<Point> =
-        plant.points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).cloned().collect();
+        devices.iter().flat_map(|d| &plant.points[d.points.start as usize..d.points.end as usize]).cloned().collect();
     poll::Parts { line: line.clone(), devices, points, lessons }
 }
 
-fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (watch::Receiver<LineStatus>, Seat) {
-    let first = LineStatus { name: parts.line.name.to_string(), ..LineStatus::default() };
+/// The parts are made from the plant each time the line is: one copy of its points is with its task, and none is kept here.
+fn start_line(
+    group: &Group,
+    panics: &Panics,
+    (plant, line, lessons): (&Arc<Plant>, &Line, &Lessons),
+    out: Out,
+) -> (watch::Receiver<LineStatus>, Seat) {
+    let first = LineStatus { name: line.name.to_string(), ..LineStatus::default() };
     let board = watch::Sender::new(first);
     let seen = board.subscribe();
     let (seat, seated) = watch::channel(None);
     let stop = group.stop.clone();
-    let name = format!("line {}", parts.line.name);
+    let name = format!("line {}", line.name);
+    let (plant, id, lessons) = (Arc::clone(plant), line.id, lessons.clone());
     supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
-        run_line(parts.clone(), out.clone(), (board.clone(), seat.clone()), stop.clone())
+        let parts = parts(&plant, &plant.lines[usize::from(id.0)], lessons.clone());
+        run_line(parts, out.clone(), (board.clone(), seat.clone()), stop.clone())
     });
     (seen, seated)
 }

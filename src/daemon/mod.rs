@@ -149,6 +149,7 @@ pub struct Running {
 impl Daemon {
     /// Returns when listeners are bound and all tasks run; on an error nothing is left running.
     pub async fn start(plant: Plant, options: Options) -> Result<Running, StartError> {
+        let plant = Arc::new(plant);
         prepare_state_dir(&plant.state_dir)?;
         let control = bind_control(&options.socket)?;
         let web = match plant.web {

@@ -161,6 +161,8 @@ pub fn plan(table: Table, wanted: &[AddressRange], limit: u16, cost: Cost, holes
     // Before the ones inside others are left out: those others may be the ones that cannot be read.
     let readable = |v: &AddressRange| u32::from(v.count()) <= limit && !holes.hides(*v);
     let values = outermost(&wanted.iter().copied().filter(readable).collect::<Vec<_>>());
+    // Asked some thousand times a plan, and most devices refuse nothing.
+    let forbids = |start, end| !holes.is_empty() && holes.forbids(start, end);
     // best[n]: least time and reads for the first n values, and where the last of these reads begins.
     let mut best: Vec<(u64, u32, usize)> = vec![(0, 0, 0)];
     for last in 0..values.len() {
@@ -168,7 +170,7 @@ pub fn plan(table: Table, wanted: &[AddressRange], limit: u16, cost: Cost, holes
         let mut choice = (u64::MAX, u32::MAX, last);
         for first in (0..=last).rev() {
             let start = u32::from(values[first].start());
-            if end - start > limit || (first < last && holes.forbids(start, end)) {
+            if end - start > limit || (first < last && forbids(start, end)) {
                 break;
             }
             let (time, reads, _) = best[first];

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::plant::{Device, Point};
 use crate::message::{Message, OwnValue, Retain};
-use crate::payload::{self, Series};
+use crate::payload::{Format, Pen, Series};
 use crate::point::{DeviceId, PointId};
 use crate::poll::DeviceEvent;
 use crate::publish::Parts;
@@ -31,7 +31,8 @@ struct Outlet {
 
 /// Turns samples into messages.
 pub struct PublishTask {
-    outlets: HashMap<PointId, Outlet>,
+    /// By the number of the point; a line's share of a plant leaves the others empty.
+    outlets: Vec<Option<Outlet>>,
     states: HashMap<DeviceId, TopicName>,
     own_state: Option<TopicName>,
     samples: mpsc::Receiver<Vec<Sample>>,
@@ -40,6 +41,7 @@ pub struct PublishTask {
     status: watch::Sender<PublishStatus>,
     account: PublishStatus,
     held: BTreeSet<(u64, PointId)>,
+    pen: Pen,
 }
 
 /// What woke the task.
@@ -51,25 +53,28 @@ enum Event {
 
 impl PublishTask {
     pub(crate) fn new(
-        parts: Parts,
+        parts: Parts<'_>,
         samples: mpsc::Receiver<Vec<Sample>>,
         events: mpsc::Receiver<DeviceEvent>,
         sink: mpsc::Sender<Vec<Message>>,
     ) -> (watch::Receiver<PublishStatus>, Self) {
-        let devices: HashMap<DeviceId, Device> = parts.devices.into_iter().map(|d| (d.id, d)).collect();
-        let gateway = &parts.gateway;
+        let devices: HashMap<DeviceId, &Device> = parts.devices.iter().map(|d| (d.id, d)).collect();
+        let gateway = parts.gateway;
         // Names are checked by the configuration; one that makes no topic could only lose its state messages here.
-        let state = |d: &Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
+        let state = |d: &&Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
         let states = devices.values().filter_map(state).collect();
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
-        let outlet = |point: Point| {
-            let series = Arc::new(series(gateway, devices.get(&point.device), &point));
-            (point.id, Outlet { series, policy: Policy::new(point.report) })
-        };
-        let outlets = parts.points.into_iter().map(outlet).collect();
+        let count = parts.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
+        let mut outlets = Vec::new();
+        outlets.resize_with(count, || None);
+        for point in parts.points {
+            let series = Arc::new(series(gateway, devices.get(&point.device).copied(), point));
+            outlets[place(point.id)] = Some(Outlet { series, policy: Policy::new(point.report.clone()) });
+        }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
-        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held })
+        let pen = Pen::default();
+        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held, pen })
     }
 
     /// Until the samples end or the sink is gone.
@@ -122,7 +127,7 @@ impl PublishTask {
     fn sample(&mut self, sample: Sample) -> Option<Message> {
         let id = sample.point();
         // A sample of a point that a reload has just removed.
-        let outlet = self.outlets.get_mut(&id)?;
+        let outlet = self.outlets.get_mut(place(id))?.as_mut()?;
         self.account.polled += 1;
         self.account.failed += u64::from(sample.value().is_none());
         if let Some(at) = outlet.policy.held_until() {
@@ -133,7 +138,7 @@ impl PublishTask {
         match verdict {
             Verdict::Publish => {
                 self.account.published += 1;
-                Some(message(&outlet.series, sample))
+                Some(message(&mut self.pen, &outlet.series, sample))
             }
             Verdict::Suppress => {
                 self.account.suppressed += 1;
@@ -151,10 +156,10 @@ impl PublishTask {
         let mut messages = Vec::new();
         while let Some((_, id)) = self.held.first().copied().filter(|(at, _)| *at <= now_us) {
             self.held.pop_first();
-            let Some(outlet) = self.outlets.get_mut(&id) else { continue };
+            let Some(outlet) = self.outlets.get_mut(place(id)).and_then(Option::as_mut) else { continue };
             if let Some(sample) = outlet.policy.release() {
                 self.account.published += 1;
-                messages.push(message(&outlet.series, sample));
+                messages.push(message(&mut self.pen, &outlet.series, sample));
             }
         }
         messages
@@ -181,10 +186,15 @@ fn wait_for(at_us: u64) -> Duration {
     Duration::from_micros(at_us.saturating_sub(time::now().mono_us).max(1))
 }
 
-fn message(series: &Arc<Series>, sample: Sample) -> Message {
+/// Points are numbered from 0 without gaps.
+const fn place(id: PointId) -> usize {
+    id.0 as usize
+}
+
+fn message(pen: &mut Pen, series: &Arc<Series>, sample: Sample) -> Message {
     Message {
         topic: series.topic.clone(),
-        payload: payload::render(series, &sample),
+        payload: pen.render(series, &sample),
         qos: series.qos,
         retain: series.retain,
         properties: None,
@@ -194,12 +204,11 @@ fn message(series: &Arc<Series>, sample: Sample) -> Message {
 }
 
 fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
-    let mut names =
-        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
-    if let Some(device) = device {
-        names.insert("device".to_owned(), device.name.to_string());
-        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
-    }
+    // Half a kilobyte a point, which nobody but a template reads.
+    let names = match point.payload {
+        Format::Template(_) => names(gateway, device, point),
+        Format::Json | Format::Value => BTreeMap::new(),
+    };
     Series {
         topic: point.topic.clone(),
         format: point.payload.clone(),
@@ -209,6 +218,16 @@ fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
         retain: point.retain,
         class: point.class,
     }
+}
+
+fn names(gateway: &str, device: Option<&Device>, point: &Point) -> BTreeMap<String, String> {
+    let mut names =
+        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
+    if let Some(device) = device {
+        names.insert("device".to_owned(), device.name.to_string());
+        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
+    }
+    names
 }
 
 #[cfg(test)]

@@ -100,7 +100,9 @@ impl Checker {
         self.schedules = self.read_schedules(roots);
         let lines = self.lines(roots);
         let publish = self.once(roots, "publish");
-        let (devices, points) = self.devices(roots, &lines, publish);
+        let (devices, mut points) = self.devices(roots, &lines, publish);
+        // They stay as long as the process; what the vector grew ahead is megabytes on a large site.
+        points.shrink_to_fit();
         if devices.is_empty() && self.reader.errors.is_empty() {
             self.reader.warn(
                 roots[0].at,
@@ -109,7 +111,7 @@ impl Checker {
             );
         }
         let section = self.once(roots, "broker");
-        let broker = self.broker(section);
+        let broker = self.broker(section, points.len());
         let upstreams = self.upstreams(roots);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);
