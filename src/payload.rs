@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{Sample, Value};
+use crate::time::Stamp;
 use crate::topic::{Qos, TopicName};
 
 /// What stays the same from one reading of a point to the next.
@@ -53,13 +54,9 @@ pub enum Class {
     Alarm,
 }
 
-/// The bytes of one reading in the series' format.
+/// The bytes of one reading in the series' format. Whoever renders many keeps a [`Pen`].
 pub fn render(series: &Series, sample: &Sample) -> Bytes {
-    match &series.format {
-        Format::Json => json(series, sample),
-        Format::Value => Bytes::from(sample.value().map(ToString::to_string).unwrap_or_default()),
-        Format::Template(text) => template(text, series, sample),
-    }
+    Pen::default().render(series, sample)
 }
 
 /// The value alone as JSON text; `null` where there is none.
@@ -69,21 +66,58 @@ pub fn value_as_json(sample: &Sample) -> String {
     out
 }
 
-fn json(series: &Series, sample: &Sample) -> Bytes {
-    let mut out = String::with_capacity(112);
-    out.push_str("{\"value\":");
-    json_value(&mut out, sample.value());
-    if !series.unit.is_empty() {
-        out.push_str(",\"unit\":");
-        json_text(&mut out, &series.unit);
+/// What readings are written with, one after the other: paper that is used again, and the time as it was written last, for
+/// all values of a reply were taken at the same moment.
+#[derive(Debug, Default)]
+pub struct Pen {
+    paper: String,
+    time: String,
+    time_of: Option<i64>,
+}
+
+impl Pen {
+    /// The bytes of one reading in the series' format, in an allocation of exactly their size: the broker keeps the last of
+    /// each topic.
+    pub fn render(&mut self, series: &Series, sample: &Sample) -> Bytes {
+        self.paper.clear();
+        match &series.format {
+            Format::Json => self.json(series, sample),
+            Format::Value => {
+                if let Some(value) = sample.value() {
+                    let _ = write!(self.paper, "{value}");
+                }
+            }
+            Format::Template(text) => return template(text, series, sample),
+        }
+        Bytes::copy_from_slice(self.paper.as_bytes())
     }
-    let quality = sample.quality();
-    let _ = write!(out, ",\"quality\":\"{}\"", quality.word());
-    if let Some(reason) = quality.reason() {
-        let _ = write!(out, ",\"reason\":\"{reason}\"");
+
+    fn json(&mut self, series: &Series, sample: &Sample) {
+        self.set_time(sample.taken());
+        let out = &mut self.paper;
+        out.push_str("{\"value\":");
+        json_value(out, sample.value());
+        if !series.unit.is_empty() {
+            out.push_str(",\"unit\":");
+            json_text(out, &series.unit);
+        }
+        let quality = sample.quality();
+        out.push_str(",\"quality\":\"");
+        out.push_str(quality.word());
+        if let Some(reason) = quality.reason() {
+            let _ = write!(out, "\",\"reason\":\"{reason}");
+        }
+        out.push_str("\",\"time\":\"");
+        out.push_str(&self.time);
+        out.push_str("\"}");
     }
-    let _ = write!(out, ",\"time\":\"{}\"}}", sample.taken().rfc3339());
-    Bytes::from(out)
+
+    fn set_time(&mut self, taken: Stamp) {
+        if self.time_of != Some(taken.wall_us) {
+            self.time_of = Some(taken.wall_us);
+            self.time = taken.rfc3339();
+        }
+    }
 }
 
 fn json_value(out: &mut String, value: Option<&Value>) {
@@ -152,7 +186,6 @@ mod tests {
     use super::*;
     use crate::point::PointId;
     use crate::sample::Reason;
-    use crate::time::Stamp;
 
     const TAKEN: Stamp = Stamp { mono_us: 0, wall_us: 1_795_222_923_456_000 };
 
@@ -173,6 +206,20 @@ mod tests {
         let sample = Sample::good(PointId(0), Value::Decimal("230.1".parse().unwrap()), TAKEN);
         let bytes = render(&series(Format::Json), &sample);
         assert_eq!(bytes, r#"{"value":230.1,"unit":"V","quality":"good","time":"2026-11-21T01:02:03.456Z"}"#);
+    }
+
+    #[test]
+    fn one_pen_writes_each_reading_with_its_own_value_and_time() {
+        let mut pen = Pen::default();
+        let later = Stamp { wall_us: TAKEN.wall_us + 1_000, ..TAKEN };
+        for (format, taken) in
+            [(Format::Json, TAKEN), (Format::Value, TAKEN), (Format::Json, TAKEN), (Format::Json, later)]
+        {
+            for value in [Value::Bool(false), Value::Int(-7), Value::Text("a long enough name".into())] {
+                let (series, sample) = (series(format.clone()), Sample::good(PointId(0), value, taken));
+                assert_eq!(pen.render(&series, &sample), render(&series, &sample));
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use rust_decimal::Decimal;
+use serde::Deserialize;
 use serde::Serialize;
 
 /// Index of a line (RS485 trunk or TCP endpoint) in the plant.
@@ -48,7 +49,7 @@ impl fmt::Display for UnitId {
 }
 
 /// The four tables of the Modbus data model (V1.1b3, 4.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
     /// Single bits, read and write: functions 1, 5, 15.

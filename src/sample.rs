@@ -77,6 +77,8 @@ pub enum Reason {
     Offline,
     /// The line (port or connection) is down.
     LineDown,
+    /// Somebody has paused the polling of the device.
+    Paused,
     /// A value this one is computed from is bad.
     Source,
 }
@@ -94,6 +96,7 @@ impl fmt::Display for Reason {
             Self::NotBcd => f.write_str("not bcd"),
             Self::Offline => f.write_str("offline"),
             Self::LineDown => f.write_str("line down"),
+            Self::Paused => f.write_str("paused"),
             Self::Source => f.write_str("bad source"),
         }
     }
@@ -136,22 +139,34 @@ pub struct Sample {
     value: Option<Value>,
     quality: Quality,
     taken: Stamp,
+    wanted: bool,
 }
 
 impl Sample {
     /// A good value, taken when its reply arrived.
     pub const fn good(point: PointId, value: Value, taken: Stamp) -> Self {
-        Self { point, value: Some(value), quality: Quality::Good, taken }
+        Self { point, value: Some(value), quality: Quality::Good, taken, wanted: false }
     }
 
     /// No value, and why; `taken` is when that became known.
     pub const fn bad(point: PointId, reason: Reason, taken: Stamp) -> Self {
-        Self { point, value: None, quality: Quality::Bad(reason), taken }
+        Self { point, value: None, quality: Quality::Bad(reason), taken, wanted: false }
     }
 
     /// An old value that could not be read again.
     pub const fn stale(point: PointId, value: Value, reason: Reason, taken: Stamp) -> Self {
-        Self { point, value: Some(value), quality: Quality::Stale(reason), taken }
+        Self { point, value: Some(value), quality: Quality::Stale(reason), taken, wanted: false }
+    }
+
+    /// Somebody asked for it: it is told even if it says nothing new.
+    #[must_use]
+    pub fn wanted(self) -> Self {
+        Self { wanted: true, ..self }
+    }
+
+    /// Whether somebody asked for it.
+    pub const fn is_wanted(&self) -> bool {
+        self.wanted
     }
 
     /// Which point was read.

@@ -22,10 +22,27 @@ pub struct LineStatus {
     pub load: f64,
     /// Counters of the wire.
     pub wire: WireCounts,
-    /// Turns that began later than a whole period.
+    /// Turns that began later than a whole period, by point.
     pub missed_turns: u64,
+    /// Points whose period is not met now, the most stretched first.
+    pub unmet: Vec<Unmet>,
     /// Devices, in order of the file.
     pub devices: Vec<DeviceStatus>,
+}
+
+/// Points of one device with one schedule that are read less often than they should be.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct Unmet {
+    /// `{device}` in topics.
+    pub device: String,
+    /// Their names.
+    pub points: Vec<String>,
+    /// What is configured, in milliseconds.
+    pub period_ms: f64,
+    /// What can be had now: the time between two readings, smoothed, in milliseconds.
+    pub achievable_ms: f64,
+    /// Turns that each of them has missed since the start.
+    pub missed_turns: u64,
 }
 
 /// What happened on a wire since the start.
@@ -74,6 +91,9 @@ pub struct DeviceStatus {
     pub points: usize,
     /// Points whose last sample was bad.
     pub bad_points: usize,
+    /// What it has refused and is not asked for any more, in words: `holding 4–6`.
+    #[serde(default)]
+    pub holes: Vec<String>,
 }
 
 /// Whether a device answers.

@@ -37,6 +37,19 @@ pub fn stamp_of(at: Instant) -> Stamp {
     Stamp { mono_us: u64::try_from(mono.as_micros()).unwrap_or(u64::MAX), wall_us: wall }
 }
 
+/// Microseconds since this process began: what the monotonic half of a stamp holds, for half the price.
+pub fn mono_us() -> u64 {
+    u64::try_from(uptime().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The stamp of a moment of this process that was kept as [`mono_us`]; its wall time is reckoned back from now, so that what
+/// happened before the clock was set is shown right afterwards.
+pub fn stamp_of_mono(mono_us: u64) -> Stamp {
+    let now = now();
+    let age = i64::try_from(now.mono_us.saturating_sub(mono_us)).unwrap_or(0);
+    Stamp { mono_us, wall_us: now.wall_us - age }
+}
+
 /// A random number that names this run of the process: monotonic stamps of different boots are not comparable.
 pub fn boot_id() -> u64 {
     static BOOT: OnceLock<u64> = OnceLock::new();
@@ -48,6 +61,14 @@ pub fn rfc3339_millis(wall_us: i64) -> String {
     match jiff::Timestamp::from_microsecond(wall_us) {
         Ok(t) => format!("{t:.3}"),
         Err(_) => "1970-01-01T00:00:00.000Z".to_owned(),
+    }
+}
+
+/// RFC 3339 in UTC with microseconds: `2026-11-21T01:02:03.456789Z`.
+pub fn rfc3339_micros(wall_us: i64) -> String {
+    match jiff::Timestamp::from_microsecond(wall_us) {
+        Ok(t) => format!("{t:.6}"),
+        Err(_) => "1970-01-01T00:00:00.000000Z".to_owned(),
     }
 }
 
@@ -83,5 +104,14 @@ mod tests {
     #[test]
     fn a_stamp_prints_milliseconds_in_utc() {
         assert_eq!(rfc3339_millis(1_795_222_923_456_789), "2026-11-21T01:02:03.456Z");
+        assert_eq!(rfc3339_micros(1_795_222_923_456_789), "2026-11-21T01:02:03.456789Z");
+    }
+
+    #[test]
+    fn a_moment_kept_by_the_monotonic_clock_finds_its_wall_time() {
+        let before = now();
+        let again = stamp_of_mono(before.mono_us);
+        assert_eq!(again.mono_us, before.mono_us);
+        assert!((again.wall_us - before.wall_us).abs() < 1_000_000, "{again:?} {before:?}");
     }
 }

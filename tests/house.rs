@@ -55,7 +55,7 @@ const STRANGERS: &[(&str, &[&str])] = &[
 /// Crate, and the files that may name it (a folder ends in a slash).
 const DOORS: &[(&str, &[&str])] = &[
     ("tokio_serial", &["bus/line.rs"]),
-    ("tokio_modbus", &["bus/modbus.rs", "sim/"]),
+    ("tokio_modbus", &["bus/ask.rs", "sim/"]),
     ("rusqlite", &["spool/", "broker/store/"]),
     ("rumqttc", &["bridge/link/"]),
     ("rumqttc_v4", &["bridge/link/"]),

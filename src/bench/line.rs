@@ -74,6 +74,8 @@ pub struct Outcome {
     pub what: String,
     /// What a scan, or the period, must at least take.
     pub least: Duration,
+    /// It is the period.
+    pub is_periodic: bool,
     /// Between two reads of a register.
     pub between: Spread,
     /// Requests the devices heard.
@@ -99,6 +101,10 @@ pub struct Spread {
     pub count: usize,
     /// All by their number.
     pub mean: Duration,
+    /// The shortest.
+    pub shortest: Duration,
+    /// One in a hundred is shorter.
+    pub p1: Duration,
     /// Half are shorter.
     pub median: Duration,
     /// One in a hundred is longer.
@@ -114,7 +120,8 @@ impl Spread {
         let Some(longest) = times.last().copied() else { return Self::default() };
         let count = times.len();
         let mean = times.iter().sum::<Duration>() / u32::try_from(count).unwrap_or(u32::MAX);
-        Self { count, mean, median: times[count / 2], p99: times[(count - 1) * 99 / 100], longest }
+        let part = |hundredths: usize| times[(count - 1) * hundredths / 100];
+        Self { count, mean, shortest: times[0], p1: part(1), median: times[count / 2], p99: part(99), longest }
     }
 }
 
@@ -144,6 +151,15 @@ impl fmt::Display for Outcome {
             self.collisions,
             self.load,
         )?;
+        if self.is_periodic {
+            let off = |d: Duration| ms(d) - ms(self.least);
+            let (p1, p99) = (off(self.between.p1), off(self.between.p99));
+            let (shortest, longest) = (off(self.between.shortest), off(self.between.longest));
+            write!(
+                f,
+                "  period off by {p1:+.2} to {p99:+.2} ms in 98 of 100, at most {shortest:+.2} to {longest:+.2}"
+            )?;
+        }
         if let Some(foreseen) = self.foreseen {
             write!(f, " ({:.3} of the foreseen)", self.load / foreseen)?;
         }
@@ -228,6 +244,7 @@ fn outcome(
     Outcome {
         what: scene.name(),
         least: scene.period.unwrap_or_else(|| least(scene)),
+        is_periodic: scene.period.is_some(),
         between: Spread::of(times),
         requests: after.requests - before.requests,
         violations: after.violations - before.violations,

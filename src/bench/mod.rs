@@ -1,7 +1,11 @@
 //! Measuring the house against what is physically possible, with simulated peers: for `trunkline bench` and `cargo bench`.
 //! Ratios are printed, never asserted: machines are busy.
 
+pub mod fleet;
 pub mod line;
+pub mod process;
 pub mod soak;
+pub mod subscriber;
 pub mod unpaced;
+pub mod values;
 pub mod work;

@@ -39,6 +39,7 @@ pub const F8N1: CharFormat = CharFormat { data_bits: 8, parity: Parity::None, st
 pub const F8E1: CharFormat = CharFormat { data_bits: 8, parity: Parity::Even, stop_bits: 1 };
 /// How long the host waits for an answer.
 const TIMEOUT: Duration = Duration::from_millis(300);
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The scattered registers of the reference work: gaps of 1, 3, 8 and 30.
 const SCATTERED: [u16; 10] = [100, 102, 106, 115, 146, 148, 152, 161, 192, 194];
 
@@ -59,12 +60,21 @@ pub fn serial_port(path: impl Into<PathBuf>, baud: u32, format: CharFormat) -> S
 }
 
 pub(crate) fn line(port: Port) -> Line {
-    Line { id: LineId(0), name: "bench".into(), port, timeout: TIMEOUT, retries: 1, gap: None }
+    Line {
+        id: LineId(0),
+        name: "bench".into(),
+        port,
+        timeout: TIMEOUT,
+        min_timeout: MIN_TIMEOUT,
+        retries: 1,
+        gap: None,
+    }
 }
 
 /// The reference work: ten devices, 20 registers in a row and 10 scattered.
 pub fn reference(port: Port, period: Duration) -> poll::Parts {
-    let mut parts = poll::Parts { line: line(port), devices: Vec::new(), points: Vec::new() };
+    let mut parts =
+        poll::Parts { line: line(port), devices: Vec::new(), points: Vec::new(), lessons: Default::default() };
     for id in 1..=10_u8 {
         let first = u32::try_from(parts.points.len()).unwrap_or(0);
         let device = DeviceId(u32::from(id) - 1);
@@ -84,7 +94,8 @@ pub fn reference(port: Port, period: Duration) -> poll::Parts {
     parts
 }
 
-fn point(id: PointId, device: DeviceId, address: u16, period: Duration) -> Point {
+/// One register, told at every poll, as a bare value.
+pub(crate) fn point(id: PointId, device: DeviceId, address: u16, period: Duration) -> Point {
     Point {
         id,
         device,

@@ -183,6 +183,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                         core.read(*read.as_ref().unwrap_or(&0));
                         understand(core, now, key, &mut self.decoder, &mut self.buffer);
                     });
+                    hub.heard();
                     if self.buffer.is_empty() && read.is_ok_and(|n| n >= READ_SMALL) {
                         self.buffer.reserve(READ_LARGE);
                     }

@@ -22,6 +22,11 @@ use crate::topic::TopicName;
 pub const MAX_ALIASES: u16 = 16;
 /// Bytes written ahead for one connection. Full: QoS 0 is dropped, the rest waits in the session.
 pub const WRITE_AHEAD: usize = 128 * 1024;
+/// The same for a burst of this process's own values, as long as all connections together have less than [`BURSTS`] unwritten:
+/// a site of 5,000 points that is polled all at once, and a client that just now is not looking.
+pub const BURST_AHEAD: usize = STALL;
+/// Bytes unwritten to all clients together, beyond which bursts get no more room than anything else.
+pub const BURSTS: usize = 2 * 1024 * 1024;
 /// With so much unwritten its own packets are not read any more: answers to them are bytes too.
 pub const STALL: usize = 4 * WRITE_AHEAD;
 
@@ -67,9 +72,14 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// Bytes that are not written yet.
+    pub const fn unwritten(&self) -> usize {
+        self.outbox.len() + self.writing
+    }
+
     /// Whether more may be written ahead.
     pub const fn has_room(&self) -> bool {
-        self.outbox.len() + self.writing < WRITE_AHEAD
+        self.unwritten() < WRITE_AHEAD
     }
 
     /// Whether its keep-alive has run out: one and a half times the period (3.1.2.10).

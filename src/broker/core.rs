@@ -12,6 +12,7 @@ use super::access::Access;
 use super::conn::Conn;
 use super::conn::MAX_ALIASES;
 use super::conn::STALL;
+use super::conn::WRITE_AHEAD;
 use super::deliver::Local;
 use super::keep::Keep;
 use super::keep::Kept;
@@ -115,6 +116,8 @@ pub struct Core {
     pub(super) scratch: Vec<Match>,
     pub(super) keep: Keep,
     pub(super) loads: Loads,
+    /// Bytes that QoS 0 may write ahead of one connection at this moment.
+    pub(super) room: usize,
     swept: Instant,
 }
 
@@ -140,6 +143,7 @@ impl Core {
             scratch: Vec::new(),
             keep: Keep::default(),
             loads: Loads::default(),
+            room: WRITE_AHEAD,
             swept: now,
         }
     }
@@ -152,6 +156,16 @@ impl Core {
     /// Largest packet taken, in bytes.
     pub const fn packet_limit(&self) -> usize {
         self.limits.packet
+    }
+
+    /// Most messages that wait for one client.
+    pub const fn queue_limit(&self) -> usize {
+        self.bounds.messages
+    }
+
+    /// Whether the queue of a connected client is more than half full: it acknowledges slower than messages come.
+    pub fn is_crowded(&self) -> bool {
+        self.seats.iter().any(|(_, seat)| seat.conn.is_some() && seat.session.waiting() > self.bounds.messages / 2)
     }
 
     /// The client sent what is no packet.
@@ -451,7 +465,7 @@ impl Core {
     pub fn take_output(&mut self, key: usize) -> Output {
         let Some(conn) = self.conns.get_mut(key) else { return Output { closing: true, ..Output::default() } };
         // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
-        let stalled = conn.outbox.len() + conn.writing > STALL + self.limits.packet;
+        let stalled = conn.unwritten() > STALL + self.limits.packet;
         conn.writing += conn.outbox.len();
         self.counts.bytes_out += conn.outbox.len() as u64;
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }

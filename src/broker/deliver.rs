@@ -5,6 +5,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conn::BURST_AHEAD;
+use super::conn::BURSTS;
+use super::conn::WRITE_AHEAD;
 use super::core::Core;
 use super::local::Inbox;
 use super::packet::Ack;
@@ -39,11 +42,14 @@ pub struct Local {
 
 impl Core {
     /// Messages of this process, under the publisher's name.
-    pub fn publish_local(&mut self, now: Instant, name: &str, messages: Vec<Message>) {
+    pub fn publish_local(&mut self, now: Instant, name: &str, messages: impl IntoIterator<Item = Message>) {
+        let unwritten: usize = self.conns.iter().map(|(_, conn)| conn.unwritten()).sum();
+        self.room = if unwritten < BURSTS { BURST_AHEAD } else { WRITE_AHEAD };
         for message in messages {
             self.counts.messages_in += 1;
             self.route(now, None, Some(name), message);
         }
+        self.room = WRITE_AHEAD;
         self.settle(now);
     }
 
@@ -150,7 +156,7 @@ impl Core {
     fn deliver_at_most_once(&mut self, now: Instant, key: usize, item: &Item) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let asleep = conn.outbox.is_empty();
-        if conn.has_room() && conn.publish(now, item, None, false) {
+        if conn.unwritten() < self.room && conn.publish(now, item, None, false) {
             self.counts.messages_out += 1;
             // Once is enough until it is taken.
             if asleep {

@@ -28,6 +28,8 @@ pub(super) struct Hub {
     pub(super) sockets: Cell<usize>,
     /// Said once, when the broker stops.
     pub(super) stopping: tokio_util::sync::CancellationToken,
+    /// Whoever waits for clients to acknowledge looks again when one has said something.
+    heard: Notify,
 }
 
 impl Hub {
@@ -40,6 +42,7 @@ impl Hub {
             failures: RefCell::default(),
             sockets: Cell::new(0),
             stopping: tokio_util::sync::CancellationToken::new(),
+            heard: Notify::new(),
         })
     }
 
@@ -71,12 +74,29 @@ impl Hub {
         waker
     }
 
+    /// A client has said something.
+    pub(super) fn heard(&self) {
+        self.heard.notify_waiters();
+    }
+
+    /// Until no connected client's queue is crowded.
+    pub(super) async fn eased(&self) {
+        loop {
+            let heard = self.heard.notified();
+            if !self.with(|core, _| core.is_crowded()) {
+                return;
+            }
+            heard.await;
+        }
+    }
+
     /// The connection's task ends.
     pub(super) fn gone(&self, key: usize) {
         if let Some(slot) = self.wakers.borrow_mut().get_mut(key) {
             *slot = None;
         }
         self.with(|core, now| core.gone(now, key));
+        self.heard();
     }
 }
 

@@ -19,6 +19,7 @@ mod client;
 mod deliver;
 mod hub;
 mod inbound;
+mod inlet;
 mod listener;
 mod store;
 mod sys;
@@ -253,7 +254,7 @@ impl Owner {
                 }
             });
         }
-        tokio::task::spawn_local(publish_all(Rc::clone(&hub), "".into(), self.published));
+        tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), "".into(), self.published));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut count = 0_u64;
@@ -273,7 +274,7 @@ impl Owner {
                     let _ = done.send(());
                 }
                 Some(Request::Inlet(name, published)) => {
-                    tokio::task::spawn_local(publish_all(Rc::clone(&hub), name, published));
+                    tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), name, published));
                 }
                 Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
                 Some(Request::Kick(client_id, done)) => {
@@ -320,12 +321,6 @@ fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners:
             told.send_replace(core.status(listeners));
         }
     });
-}
-
-async fn publish_all(hub: Rc<Hub>, name: Arc<str>, mut published: mpsc::Receiver<Vec<Message>>) {
-    while let Some(messages) = published.recv().await {
-        hub.with(|core, now| core.publish_local(now, &name, messages));
-    }
 }
 
 /// No new clients; those there are hear why. Whoever does not read it in time is cut off.

@@ -162,6 +162,54 @@ async fn what_was_handed_over_before_the_stop_still_goes_out() {
     assert_eq!(count, 200);
 }
 
+/// Subscribes to everything with this QoS, and reads until the last of the burst; acknowledges where that is due.
+async fn hear(broker: &Broker, qos: u8, last: usize) -> Vec<usize> {
+    let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;
+    client.write_all(&[&b"\x82\x07\0\x01\0\0\x01#"[..], &[qos]].concat()).await.unwrap();
+    assert_eq!(packet(&mut client).await.unwrap().0, 0x90);
+    let payload = "x".repeat(100).leak();
+    let burst = (0..=last).map(|n| message(&format!("{n:05}"), payload, Retain::Yes)).collect();
+    broker.inlet().send(burst).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.last() != Some(&last) {
+        let Some((first, body)) = packet(&mut client).await else { break };
+        if first >> 4 == 3 {
+            heard.push(std::str::from_utf8(&body[2..7]).unwrap().parse().unwrap());
+        }
+        if first & 6 != 0 {
+            client.write_all(&[0x40, 2, body[7], body[8]]).await.unwrap();
+        }
+    }
+    heard
+}
+
+#[tokio::test]
+async fn clients_that_read_lose_nothing_of_a_large_site_polled_all_at_once() {
+    for qos in [0, 1] {
+        let broker = broker();
+        // Fifty times what may wait for one client.
+        assert!(hear(&broker, qos, 4_999).await.iter().copied().eq(0..5_000), "QoS {qos}");
+        broker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_acknowledges_delays_a_burst_by_the_budget_and_is_closed() {
+    let broker = broker();
+    let (mut stuck, _) = join(broker.addresses()[0], &hello("stuck", &[])).await;
+    stuck.write_all(b"\x82\x07\0\x01\0\0\x01#\x01").await.unwrap();
+    assert_eq!(packet(&mut stuck).await.unwrap().0, 0x90);
+    assert_eq!(hear(&broker, 0, 999).await.len(), 1_000);
+    loop {
+        let (first, body) = packet(&mut stuck).await.unwrap();
+        if first == 0xE0 {
+            assert_eq!(body[0], 0x97, "quota exceeded");
+            break;
+        }
+    }
+    broker.stop().await;
+}
+
 #[tokio::test]
 async fn only_the_right_password_comes_in() {
     let users = vec![("hmi".to_owned(), hash_password("secret").unwrap())];

@@ -18,9 +18,17 @@ const DEAF: u8 = 3;
 /// A unit for which no question tells is left alone this many timeouts, or longer if it has been heard to be slower.
 const REST: u32 = 8;
 
+#[derive(Debug)]
+struct Owed {
+    asked: Asked,
+    at: Instant,
+    /// Something did come, and was most likely the answer: one that tells is asked, but nobody waits.
+    unlikely: bool,
+}
+
 #[derive(Debug, Default)]
 struct Account {
-    owed: Vec<(Asked, Instant)>,
+    owed: Vec<Owed>,
     quiet_until: Option<Instant>,
     latest: Duration,
     unheard_echoes: u8,
@@ -47,27 +55,39 @@ impl Debts {
         self.0.get(&asked.unit()).is_some_and(|a| a.doubts(asked))
     }
 
+    /// True when this is an exception that an owed question could have brought as well.
+    pub(super) fn doubts_exception(&self, asked: &Asked, pdu: &[u8]) -> bool {
+        let same = |a: &Account| a.owed.iter().any(|o| o.asked.pdu()[0] == asked.pdu()[0]);
+        pdu[0] & 0x80 != 0 && self.0.get(&asked.unit()).is_some_and(same)
+    }
+
     /// No answer came, or none that could be read.
     pub(super) fn missed(&mut self, asked: &Asked, now: Instant, timeout: Duration) {
         let account = self.0.entry(asked.unit()).or_default();
-        account.owed.retain(|(_, at)| now.saturating_duration_since(*at) < FORGOTTEN.max(timeout * 10));
-        if account.owed.len() == REMEMBERED {
-            account.owed.remove(0);
-        }
-        account.owed.push((asked.clone(), now));
+        account.owe(Owed { asked: asked.clone(), at: now, unlikely: false }, timeout);
         account.quiet_until = Some(now + timeout);
         if asked.is_echo() {
             account.unheard_echoes = account.unheard_echoes.saturating_add(1);
         }
     }
 
-    /// A sound frame was put aside: what it answers is paid, and so is everything before.
-    pub(super) fn heard_late(&mut self, unit: u8, pdu: &[u8], now: Instant) {
-        let Some(account) = self.0.get_mut(&unit) else { return };
-        if let Some(at) = account.owed.iter().position(|(owed, _)| owed.is_answered_by(pdu)) {
-            account.latest = account.latest.max(now.saturating_duration_since(account.owed[at].1));
-            account.owed.drain(..=at);
-        }
+    /// What came was most likely the answer, if damaged or not believed; it may still be on its way.
+    pub(super) fn unsettled(&mut self, asked: &Asked, now: Instant, timeout: Duration) {
+        let account = self.0.entry(asked.unit()).or_default();
+        account.owe(Owed { asked: asked.clone(), at: now, unlikely: true }, timeout);
+    }
+
+    /// A sound frame was put aside: what it answers is paid, and so is everything before. What it answers, where anything.
+    pub(super) fn heard_late(&mut self, unit: u8, pdu: &[u8], now: Instant) -> Option<Asked> {
+        let account = self.0.get_mut(&unit)?;
+        let at = account.position(pdu)?;
+        account.latest = account.latest.max(now.saturating_duration_since(account.owed[at].at));
+        account.owed.drain(..=at).next_back().map(|o| o.asked)
+    }
+
+    /// True when such a frame would pay for something.
+    pub(super) fn is_owed(&self, unit: u8, pdu: &[u8]) -> bool {
+        self.0.get(&unit).is_some_and(|a| a.position(pdu).is_some())
     }
 
     /// An answer was taken. An exception of a function that is owed may be an old one: then this is owed instead.
@@ -75,9 +95,9 @@ impl Debts {
         let Some(account) = self.0.get_mut(&asked.unit()) else { return };
         account.unheard_echoes = 0;
         let exception = pdu[0] & 0x80 != 0;
-        if exception && account.owed.iter().any(|(owed, _)| owed.pdu()[0] == asked.pdu()[0]) {
+        if exception && account.owed.iter().any(|o| o.asked.pdu()[0] == asked.pdu()[0]) {
             account.owed.remove(0);
-            account.owed.push((asked.clone(), now));
+            account.owed.push(Owed { asked: asked.clone(), at: now, unlikely: false });
         } else {
             account.owed.clear();
         }
@@ -96,7 +116,8 @@ impl Debts {
     pub(super) fn is_resting(&self, unit: u8, now: Instant, timeout: Duration) -> bool {
         let Some(account) = self.0.get(&unit) else { return false };
         let rest = (timeout * REST).max(account.latest * 3 / 2);
-        account.unheard_echoes >= DEAF && account.owed.last().is_some_and(|(_, at)| now < *at + rest)
+        let last = account.owed.iter().rfind(|o| !o.unlikely);
+        account.unheard_echoes >= DEAF && last.is_some_and(|o| now < o.at + rest)
     }
 
     /// How long after its time a unit has been heard to answer.
@@ -107,7 +128,19 @@ impl Debts {
 
 impl Account {
     fn doubts(&self, asked: &Asked) -> bool {
-        self.owed.iter().any(|(owed, _)| owed.is_like(asked))
+        self.owed.iter().any(|o| o.asked.is_like(asked))
+    }
+
+    fn position(&self, pdu: &[u8]) -> Option<usize> {
+        self.owed.iter().position(|o| o.asked.is_answered_by(pdu))
+    }
+
+    fn owe(&mut self, owed: Owed, timeout: Duration) {
+        self.owed.retain(|o| owed.at.saturating_duration_since(o.at) < FORGOTTEN.max(timeout * 10));
+        if self.owed.len() == REMEMBERED {
+            self.owed.remove(0);
+        }
+        self.owed.push(owed);
     }
 }
 

@@ -21,9 +21,9 @@ use crate::point::UnitId;
 /// Of the time an answer takes, what the device thinks; the rest is characters.
 const THINKS: Duration = Duration::from_millis(5);
 
-/// A handle whose reads go to `answer`, one after the other; each takes as long as it says. Writes are shut down.
+/// A handle whose reads go to `answer`, one after the other; each takes as long as it says. Writes and reads on demand are shut down.
 pub(crate) fn bus(mut answer: impl FnMut(ReadRequest) -> (Duration, Result<Data, BusError>) + Send + 'static) -> Bus {
-    let (writes, _) = mpsc::channel(1);
+    let (urgent, _) = mpsc::channel(1);
     let (reads, mut queue) = mpsc::channel::<Job>(4);
     let (status, seen) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
     tokio::spawn(async move {
@@ -35,7 +35,7 @@ pub(crate) fn bus(mut answer: impl FnMut(ReadRequest) -> (Duration, Result<Data,
             let _ = job.done.send(reply);
         }
     });
-    Bus { writes, reads, retries: 0, status: seen, tap: Tap::default() }
+    Bus { urgent, reads, retries: 0, status: seen, tap: Tap::default() }
 }
 
 fn asked(job: &Job) -> ReadRequest {

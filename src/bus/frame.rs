@@ -131,13 +131,15 @@ impl Asked {
     }
 
     /// The bytes of the answer's PDU that are known beforehand: function and byte count, or all that is echoed.
-    fn known(&self) -> Vec<u8> {
-        let data = self.answer_len() - 2;
-        match self.pdu[0] {
-            f @ 1..=4 => vec![f, u8::try_from(data).unwrap_or(u8::MAX)],
-            0x16 => self.pdu.clone(),
-            _ => self.pdu[..5].to_vec(),
+    fn known(&self) -> Known {
+        let mut known = Known { bytes: [0; 7], len: 2 };
+        if let f @ 1..=4 = self.pdu[0] {
+            known.bytes[..2].copy_from_slice(&[f, u8::try_from(self.answer_len() - 2).unwrap_or(u8::MAX)]);
+        } else {
+            known.len = if self.pdu[0] == 0x16 { 7 } else { 5 };
+            known.bytes[..known.len].copy_from_slice(&self.pdu[..known.len]);
         }
+        known
     }
 
     fn fit(&self, pdu: &[u8]) -> Fit {
@@ -147,16 +149,33 @@ impl Asked {
         if pdu[0] != self.pdu[0] {
             return Fit::WrongFunction;
         }
-        if pdu.len() == self.answer_len() && pdu.starts_with(&self.known()) { Fit::Answer } else { Fit::WrongShape }
+        if pdu.len() == self.answer_len() && pdu.starts_with(self.known().as_slice()) {
+            Fit::Answer
+        } else {
+            Fit::WrongShape
+        }
+    }
+}
+
+/// How an answer must begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    bytes: [u8; 7],
+    len: usize,
+}
+
+impl Known {
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
 /// Collects what comes in on an RTU line after a request, in any chunking.
 #[derive(Debug)]
-pub(crate) struct Scanner {
-    asked: Asked,
-    sent: Vec<u8>,
-    known: Vec<u8>,
+pub(crate) struct Scanner<'a> {
+    asked: &'a Asked,
+    sent: &'a [u8],
+    known: Known,
     echo: bool,
     buffer: Vec<u8>,
     mismatch: Option<Garble>,
@@ -167,15 +186,25 @@ pub(crate) struct Scanner {
 /// More than two of the longest frames: what lies further back cannot belong to an answer any more.
 const KEPT: usize = 600;
 
-impl Scanner {
+impl<'a> Scanner<'a> {
     /// `echo`: our own frame is heard first, and nothing before it counts.
-    pub(crate) fn new(asked: Asked, sent: Vec<u8>, echo: bool) -> Self {
+    pub(crate) fn new(asked: &'a Asked, sent: &'a [u8], echo: bool) -> Self {
         let known = asked.known();
         Self { asked, sent, known, echo, buffer: Vec::with_capacity(64), mismatch: None, aside: Vec::new() }
     }
 
-    pub(crate) fn unit(&self) -> u8 {
-        self.asked.unit
+    pub(crate) fn asked(&self) -> &'a Asked {
+        self.asked
+    }
+
+    /// The same, before anything came.
+    pub(crate) fn anew(&self) -> Self {
+        Self::new(self.asked, self.sent, false)
+    }
+
+    /// What came and was neither answer nor a frame of its own.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// True when nothing at all came.
@@ -205,7 +234,7 @@ impl Scanner {
 
     fn strip_echo(&mut self) {
         // Without `echo` a read of registers still knows its own request: no answer to it is eight bytes long.
-        let unasked = matches!(self.sent[1], 3 | 4) && self.buffer.starts_with(&self.sent);
+        let unasked = matches!(self.sent[1], 3 | 4) && self.buffer.starts_with(self.sent);
         if (self.echo || unasked)
             && let Some(at) = self.buffer.windows(self.sent.len()).position(|w| w == self.sent)
         {
@@ -254,7 +283,7 @@ impl Scanner {
             rest[0] == unit
                 && rest.get(1..).is_some_and(|pdu| {
                     pdu.first().is_some_and(|f| *f == self.asked.pdu[0] | 0x80)
-                        || (!pdu.is_empty() && pdu.starts_with(&self.known[..pdu.len().min(self.known.len())]))
+                        || (!pdu.is_empty() && pdu.starts_with(&self.known.as_slice()[..pdu.len().min(self.known.len)]))
                 })
         })
     }
@@ -308,17 +337,18 @@ fn lengths(bytes: &[u8]) -> [Option<usize>; 2] {
     }
 }
 
-/// The sound frames in bytes nobody waits for: who sent them, and their PDU.
-pub(crate) fn sound_frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
-    let mut frames = Vec::new();
-    while let Some(&unit) = bytes.first() {
-        let sound = lengths(bytes).into_iter().flatten().find(|n| bytes.get(..*n).is_some_and(is_sound));
+/// The sound frames in bytes nobody waits for: who sent them, and their PDU; and where the last of them ends.
+pub(crate) fn sound_frames(bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, usize) {
+    let (mut frames, mut at, mut end) = (Vec::new(), 0, 0);
+    while let Some(rest @ [unit, ..]) = bytes.get(at..) {
+        let sound = lengths(rest).into_iter().flatten().find(|n| rest.get(..*n).is_some_and(is_sound));
+        at += sound.unwrap_or(1);
         if let Some(length) = sound {
-            frames.push((unit, bytes[1..length - 2].to_vec()));
+            frames.push((*unit, rest[1..length - 2].to_vec()));
+            end = at;
         }
-        bytes = &bytes[sound.unwrap_or(1)..];
     }
-    frames
+    (frames, end)
 }
 
 /// What a Modbus TCP stream holds next.
@@ -364,10 +394,10 @@ mod tests {
         Asked::new(1, vec![3, 0, 10, 0, count])
     }
 
-    fn scanner(count: u8) -> Scanner {
-        let asked = asked(count);
-        let sent = rtu(1, asked.pdu());
-        Scanner::new(asked, sent, false)
+    /// Lives as long as the test: a scanner looks at what was asked and sent.
+    fn scanner(count: u8) -> Scanner<'static> {
+        let asked: &Asked = Box::leak(Box::new(asked(count)));
+        Scanner::new(asked, rtu(1, asked.pdu()).leak(), false)
     }
 
     fn answer(count: u8, fill: u8) -> Vec<u8> {
@@ -419,7 +449,7 @@ mod tests {
     fn a_write_is_confirmed_only_by_its_own_address_and_value() {
         let asked = Asked::new(1, vec![6, 0, 10, 0, 5]);
         let sent = rtu(1, asked.pdu());
-        let mut scanner = Scanner::new(asked, sent, false);
+        let mut scanner = Scanner::new(&asked, &sent, false);
         assert_eq!(scanner.push(&rtu(1, &[6, 0, 11, 0, 5])), None);
         assert_eq!(scanner.push(&rtu(1, &[6, 0, 10, 0, 4])), None);
         assert_eq!(scanner.push(&rtu(1, &[6, 0, 10, 0, 5])), Some(vec![6, 0, 10, 0, 5]));
@@ -429,7 +459,7 @@ mod tests {
     fn local_echo_of_a_write_is_not_its_confirmation() {
         let asked = Asked::new(1, vec![6, 0, 10, 0, 5]);
         let sent = rtu(1, asked.pdu());
-        let mut scanner = Scanner::new(asked, sent.clone(), true);
+        let mut scanner = Scanner::new(&asked, &sent, true);
         assert_eq!(scanner.push(&sent), None);
         assert_eq!(scanner.push(&rtu(1, &[0x86, 2])), Some(vec![0x86, 2]));
     }

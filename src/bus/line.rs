@@ -53,11 +53,7 @@ impl Timing {
 #[derive(Debug)]
 pub(super) struct Serial {
     stream: SerialStream,
-    is_virtual: bool,
 }
-
-/// Device numbers of pseudo terminals' user side (Linux, Documentation/admin-guide/devices.txt: UNIX98 PTY slaves).
-const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
 impl Serial {
     /// Opens by path; the error says what to do.
@@ -89,13 +85,7 @@ impl Serial {
             // Ptys and many USB chips have no such mode and are none the worse.
             tracing::debug!(port = %port.path.display(), error = %e, "no low-latency mode");
         }
-        let is_virtual = rustix::fs::stat(&port.path).is_ok_and(|s| PTY_MAJORS.contains(&rustix::fs::major(s.st_rdev)));
-        Ok(Self { stream, is_virtual })
-    }
-
-    /// No wire behind it (a pseudo terminal: a serial server's port, a test): a question takes no time to leave.
-    pub(super) const fn is_virtual(&self) -> bool {
-        self.is_virtual
+        Ok(Self { stream })
     }
 
     pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -33,12 +33,6 @@ impl Link {
         }
     }
 
-    /// Whether a question is on the wire for the time its characters take. Not so behind a pseudo terminal: there an answer
-    /// may come at once.
-    pub(super) const fn has_wire(&self) -> bool {
-        !matches!(self, Self::Serial(port) if port.is_virtual())
-    }
-
     /// At least one byte.
     pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = match self {

@@ -1,22 +1,25 @@
 //! One line and whoever wants something of it. [`Bus`] is the handle, [`BusTask`] owns the port: turns, tries, reopening.
-//! Writes go next, before any waiting read; a transaction in flight is never cut. Never a wrong value: what is not surely
+//! Writes and reads on demand go next, before any poll; a transaction in flight is never cut. Never a wrong value: what is not surely
 //! the answer is put aside and counted. What the devices mean by their words is not known here.
 
+mod ask;
+mod copies;
 mod debt;
+mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod frame;
 mod ioctl;
 mod line;
 mod link;
-mod modbus;
 mod tcp;
 pub mod trace;
+#[cfg(test)]
+pub(crate) mod wire;
 
 use std::fmt;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -24,14 +27,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::bus::ask::Ask;
+use crate::bus::engine::Answer;
+use crate::bus::engine::Engine;
+use crate::bus::engine::Miss;
 use crate::bus::line::Serial;
 use crate::bus::link::Link;
-use crate::bus::modbus::Answer;
-use crate::bus::modbus::Ask;
-use crate::bus::modbus::Engine;
-use crate::bus::modbus::Miss;
 use crate::bus::trace::Tap;
-use crate::bus::trace::Traced;
+use crate::bus::trace::Trace;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
 use crate::point::AddressRange;
@@ -43,8 +46,8 @@ pub use crate::bus::line::Timing;
 
 /// Reads that wait for their turn; a caller that finds it full waits too, which slows only that caller.
 const READS: usize = 32;
-/// Writes that wait; a person writes a few a second at most.
-const WRITES: usize = 16;
+/// Writes and reads on demand that wait; a person asks a few a second at most.
+const URGENT: usize = 16;
 /// Between tries to open a port: an adapter that is plugged in again works within five seconds.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// A device that says "busy" (exceptions 5 and 6) gets a moment.
@@ -154,6 +157,22 @@ pub enum BusError {
     ShutDown,
 }
 
+impl BusError {
+    /// How long the unit is to be left alone before it is asked the same again; `None` where that does not help. Exceptions
+    /// 1 to 3 say the request is wrong and 0x0A that no way leads there; 4, 5, 6 and 0x0B are states that pass (V1.1b3, 7).
+    /// After a miss the late answer is awaited; after a wrong checksum the answer has been there.
+    pub const fn heals_after(&self, timeout: Duration) -> Option<Duration> {
+        match self {
+            Self::NoReply | Self::Garbled(Garble::Truncated | Garble::Length | Garble::Function | Garble::Noise) => {
+                Some(timeout)
+            }
+            Self::Garbled(Garble::Crc) => Some(Duration::ZERO),
+            Self::Refused(4 | 5 | 6 | 0x0B) => Some(BUSY_PAUSE),
+            Self::Refused(_) | Self::LineDown(_) | Self::ShutDown => None,
+        }
+    }
+}
+
 /// What was wrong with what came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Garble {
@@ -212,7 +231,7 @@ struct Job {
 /// The handle; clones share the line.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    writes: mpsc::Sender<Job>,
+    urgent: mpsc::Sender<Job>,
     reads: mpsc::Sender<Job>,
     retries: u8,
     status: watch::Receiver<BusStatus>,
@@ -223,7 +242,7 @@ pub struct Bus {
 pub struct BusTask {
     line: Line,
     engine: Engine,
-    writes: mpsc::Receiver<Job>,
+    urgent: mpsc::Receiver<Job>,
     reads: mpsc::Receiver<Job>,
     again: Option<Job>,
     status: watch::Sender<BusStatus>,
@@ -234,12 +253,12 @@ pub struct BusTask {
 
 /// A handle and its task; nothing is opened before the task runs.
 pub fn new(line: Line) -> (Bus, BusTask) {
-    let (writes, write_queue) = mpsc::channel(WRITES);
+    let (urgent, urgent_queue) = mpsc::channel(URGENT);
     let (reads, read_queue) = mpsc::channel(READS);
     let (status, seen) = watch::channel(BusStatus::default());
     let task = BusTask {
         engine: Engine::new(&line),
-        writes: write_queue,
+        urgent: urgent_queue,
         reads: read_queue,
         again: None,
         status,
@@ -249,7 +268,7 @@ pub fn new(line: Line) -> (Bus, BusTask) {
         line,
     };
     let tap = task.engine.tap.clone();
-    (Bus { writes, reads, retries: task.line.retries, status: seen, tap }, task)
+    (Bus { urgent, reads, retries: task.line.retries, status: seen, tap }, task)
 }
 
 impl Bus {
@@ -259,22 +278,28 @@ impl Bus {
         self.ask(&self.reads, ask, Turn { is_read: true, tries_left: self.retries }).await
     }
 
-    /// A read without further tries that waits for at most so long: asks whether a silent device is back. A device that has
-    /// been heard answering too late gets as long as that took, up to the line's timeout.
-    pub async fn probe(&self, request: ReadRequest, wait: Duration) -> Result<Reply, BusError> {
+    /// A read without further tries that waits for at most so long. A device that has been heard answering too late gets as
+    /// long as that took, up to the line's timeout.
+    pub async fn read_once(&self, request: ReadRequest, wait: Duration) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?.within(wait);
         self.ask(&self.reads, ask, Turn { is_read: true, tries_left: 0 }).await
+    }
+
+    /// Somebody waits for it: goes next after the transaction in flight, before all polls.
+    pub async fn read_next(&self, request: ReadRequest) -> Result<Reply, BusError> {
+        let ask = Ask::read(request).map_err(BusError::Refused)?;
+        self.ask(&self.urgent, ask, Turn { is_read: true, tries_left: self.retries }).await
     }
 
     /// Goes next after the transaction in flight.
     pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
         let ask = Ask::write(request).map_err(BusError::Refused)?;
-        self.ask(&self.writes, ask, Turn { is_read: false, tries_left: self.retries }).await
+        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries }).await
     }
 
-    /// Everything that passes from now on; a reader too slow loses the oldest and is told.
-    pub fn trace(&self) -> broadcast::Receiver<Traced> {
-        self.tap.subscribe()
+    /// What passes from now on, or from as far back as is remembered; a reader too slow loses the oldest and is told.
+    pub fn trace(&self) -> Trace {
+        self.tap.trace()
     }
 
     /// Counters and state, kept up after every transaction.
@@ -313,8 +338,8 @@ impl BusTask {
     }
 
     async fn next(&mut self, cancelled: &CancellationToken) -> Event {
-        if let Ok(write) = self.writes.try_recv() {
-            return Event::Job(write);
+        if let Ok(job) = self.urgent.try_recv() {
+            return Event::Job(job);
         }
         if let Some(job) = self.again.take() {
             return Event::Job(job);
@@ -323,7 +348,7 @@ impl BusTask {
         tokio::select! {
             biased;
             () = cancelled.cancelled() => Event::Stop,
-            Some(write) = self.writes.recv() => Event::Job(write),
+            Some(job) = self.urgent.recv() => Event::Job(job),
             read = self.reads.recv() => read.map_or(Event::Stop, Event::Job),
             () = tokio::time::sleep_until(self.reopen_at), if is_down => Event::Reopen,
         }
@@ -334,7 +359,8 @@ impl BusTask {
         while !job.done.is_closed() && !cancelled.is_cancelled() {
             let result = self.once(&job.ask).await;
             self.tell();
-            if job.turn.tries_left == 0 || !worth_another_try(&result) {
+            let heals = result.as_ref().err().and_then(|e| e.heals_after(self.line.timeout)).is_some();
+            if job.turn.tries_left == 0 || !heals {
                 // The asker may have gone meanwhile; then nobody misses the answer.
                 let _ = job.done.send(result);
                 return;
@@ -419,12 +445,6 @@ impl BusTask {
             status.in_vain = self.engine.in_vain;
         });
     }
-}
-
-/// Exceptions 1 to 3 say the request is wrong and 0x0A that no way leads there: asking again does not heal that. 4, 5, 6
-/// and 0x0B are states that pass (V1.1b3, 7). All requests of this house can be repeated without harm.
-const fn worth_another_try(result: &Result<Reply, BusError>) -> bool {
-    matches!(result, Err(BusError::NoReply | BusError::Garbled(_) | BusError::Refused(4 | 5 | 6 | 0x0B)))
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
 }
 
 /// `75s`, `5m`, `1h`: a number and its unit, as in the configuration.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no duration: write 75s, 5m or 1h"))?;
     let seconds = match &text[digits.len()..] {

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod demo;
+mod forget;
 mod ledger;
 mod logging;
 mod passwd;
@@ -54,7 +55,7 @@ impl From<Exit> for ExitCode {
 #[command(name = "trunkline", version, arg_required_else_help = true, max_term_width = 100)]
 struct Arguments {
     /// What is logged: error, warn, info, debug, trace, or per module (`info,trunkline::bus=trace`)
-    #[arg(long, global = true, env = "TRUNKLINE_LOG", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, env = "TRUNKLINE_LOG", value_name = "LEVEL", default_value = "info")]
     log: logging::Filter,
     #[command(subcommand)]
     command: Command,
@@ -63,20 +64,22 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
-    Run(run::Arguments),
+    Run(Logging<run::Arguments>),
     /// Check a configuration and say what would run
     Check(check::Arguments),
     /// Say what each line will carry: requests, load, and how old values get
     Plan(plan::Arguments),
     /// Show the whole thing at work with simulated devices and a stand-in cloud
-    Demo(demo::Arguments),
+    Demo(Logging<demo::Arguments>),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Ask a device again for what it has refused so far
+    Forget(forget::Arguments),
     /// Show what became of each point's readings: suppressed, published, failed
     Ledger(ledger::Arguments),
     /// Show, export or clear what waits for the cloud
     Spool(spool::Arguments),
-    /// Show what passes on a line of the running gateway
+    /// Show what passes, or has passed, on a line of the running gateway
     Trace(trace::Arguments),
     /// Measure this machine against what is physically possible
     Bench(bench::Arguments),
@@ -86,6 +89,16 @@ enum Command {
     Schema,
     /// Print the version
     Version,
+}
+
+/// A command that logs: its level may follow it. The others have no use for one, and `trace` has a `--log` of its own.
+#[derive(Debug, clap::Args)]
+struct Logging<T: clap::Args> {
+    #[command(flatten)]
+    args: T,
+    /// What is logged, as before the command
+    #[arg(id = "level", long = "log", value_name = "LEVEL")]
+    level: Option<logging::Filter>,
 }
 
 /// The configuration file, the same option for every command that reads it.
@@ -104,11 +117,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let log = parsed.log;
     let exit = match parsed.command {
-        Command::Run(args) => run::run(&args, &log),
+        Command::Run(run) => run::run(&run.args, &run.level.unwrap_or(log)),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
-        Command::Demo(args) => demo::run(&args, &log),
+        Command::Demo(demo) => demo::run(&demo.args, &demo.level.unwrap_or(log)),
         Command::Status(args) => status::run(&args),
+        Command::Forget(args) => forget::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Trace(args) => trace::run(&args),
@@ -175,6 +189,7 @@ mod tests {
         let Command::Demo(demo) = parse("trunkline demo --steady --for 75s --cloud-port 2884").unwrap().command else {
             panic!("another command");
         };
+        let demo = demo.args;
         assert!(demo.steady);
         assert_eq!((demo.duration, demo.broker_port, demo.cloud_port), (Some(Duration::from_secs(75)), 1883, 2884));
     }
@@ -188,7 +203,17 @@ mod tests {
     }
 
     #[test]
+    fn one_device_or_all_are_forgotten_not_both_nor_none() {
+        assert!(parse("trunkline forget meter-1").is_ok() && parse("trunkline forget --all").is_ok());
+        assert!(parse("trunkline forget").is_err() && parse("trunkline forget meter-1 --all").is_err());
+    }
+
+    #[test]
     fn a_level_may_follow_the_command() {
-        assert!(parse("trunkline run -c a.yaml --log debug").is_ok());
+        let Command::Run(run) = parse("trunkline run -c a.yaml --log debug").unwrap().command else {
+            panic!("another command");
+        };
+        assert!(run.level.is_some());
+        assert!(parse("trunkline --log debug trace hall --log frame").is_ok(), "there it is the line's");
     }
 }

@@ -125,6 +125,36 @@ fn lines(lines: &[LineStatus]) -> String {
         let why = line.error.as_deref().unwrap_or("not opened yet");
         let _ = writeln!(text, "{} is down: {why}", line.name);
     }
+    for line in lines {
+        text.push_str(&unmet(line));
+    }
+    text
+}
+
+/// So many of a line's unmet periods are shown; the rest are counted.
+const UNMET_SHOWN: usize = 5;
+
+/// Which periods are not met, the most stretched first, and what can be had instead.
+fn unmet(line: &LineStatus) -> String {
+    let mut text = String::new();
+    for u in line.unmet.iter().take(UNMET_SHOWN) {
+        let others = u.points.len().saturating_sub(1);
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        let _ = writeln!(
+            text,
+            "{}: {}/{}{others} every {:.0} ms cannot be met, {:.0} ms can; {} turns missed",
+            line.name,
+            u.device,
+            u.points.first().map_or("", String::as_str),
+            u.period_ms,
+            u.achievable_ms,
+            thousands(u.missed_turns),
+        );
+    }
+    let rest = line.unmet.len().saturating_sub(UNMET_SHOWN);
+    if rest > 0 {
+        let _ = writeln!(text, "{}: and {rest} more periods (see --json)", line.name);
+    }
     text
 }
 
@@ -155,7 +185,11 @@ fn devices(lines: &[LineStatus]) -> String {
             format!("{:.1} ms", d.turnaround_ms),
         ]
     });
-    render(&head, &rows.collect::<Vec<_>>())
+    let mut text = render(&head, &rows.collect::<Vec<_>>());
+    for device in lines.iter().flat_map(|l| &l.devices).filter(|d| !d.holes.is_empty()) {
+        let _ = writeln!(text, "{} is not asked for {}, which it refused", device.name, device.holes.join(", "));
+    }
+    text
 }
 
 fn upstreams(now: &Snapshot) -> String {
@@ -303,7 +337,8 @@ mod tests {
 
     #[test]
     fn the_tables_say_why_something_is_not_as_it_should_be() {
-        let device = DeviceStatus { name: "meter-1".into(), reason: Some("timeout".into()), ..DeviceStatus::default() };
+        let (reason, holes) = (Some("timeout".into()), vec!["holding 4–6".into(), "input before 9".into()]);
+        let device = DeviceStatus { name: "meter-1".into(), reason, holes, ..DeviceStatus::default() };
         let line = LineStatus {
             name: "hall".into(),
             port: "/dev/ttyUSB0".into(),
@@ -324,7 +359,14 @@ mod tests {
         for want in ["cloud: does NOT add up, 1 have no known fate", "cloud: 1 cleared by hand"] {
             assert!(text.contains(want), "{want} is not in\n{text}");
         }
-        for want in ["hall is down: no such file", "unknown: timeout", "waiting: refused", "1,200", "0 polled"] {
+        for want in [
+            "hall is down: no such file",
+            "meter-1 is not asked for holding 4–6, input before 9",
+            "unknown: timeout",
+            "waiting: refused",
+            "1,200",
+            "0 polled",
+        ] {
             assert!(text.contains(want), "{want} is not in\n{text}");
         }
     }

@@ -1,12 +1,18 @@
-//! `…/set` becomes a checked write, and the asker learns what really happened.
+//! `…/set` becomes a checked write, `…/get` a read on demand, and the asker learns what really happened.
 //! What is asked is judged before the first byte ([`request`], pure); the task performs it, in the order in which it came
-//! per line, and answers on `…/set/result` or on the MQTT 5 response topic. Retained and expired commands are refused: a
-//! command is for now, never for whoever comes later.
+//! per line, and answers on `…/result` or on the MQTT 5 response topic. Retained and expired commands are refused: a command is
+//! for now, never for whoever comes later. The same id is done once.
 
+mod answer;
+mod answered;
+mod batch;
+mod perform;
 pub mod request;
 mod task;
+mod waiting;
 
 pub use task::CommandTask;
+pub use task::Desk;
 pub use task::Outlet;
 pub use task::Seat;
 pub use task::new;

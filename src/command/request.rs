@@ -26,6 +26,28 @@ pub struct Request {
     pub expires_us: Option<i64>,
 }
 
+/// Several writes to one device, all or none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Names of points and what to write, in the order to write in.
+    pub writes: Vec<(String, Value)>,
+    /// As in [`Request`].
+    pub id: Option<String>,
+    /// As in [`Request`].
+    pub expires_us: Option<i64>,
+}
+
+/// What a device's polling shall do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Leave it alone.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Read all its points now.
+    Read,
+}
+
 /// Why a command is not done. The text says the value and the limit; it goes to the asker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -38,6 +60,18 @@ pub enum Refusal {
     /// No such point.
     #[error("no point `{0}`")]
     UnknownPoint(String),
+    /// No such device.
+    #[error("no device `{0}`")]
+    UnknownDevice(String),
+    /// Nothing on the wire to ask for.
+    #[error("`{0}` is computed: it is told whenever what it is made of is read")]
+    Computed(String),
+    /// The same point twice in one batch: which one counts would be a guess.
+    #[error("`{0}` is in the batch twice")]
+    Twice(String),
+    /// Something newer was asked of the same point while this waited.
+    #[error("replaced by a newer command before it was its turn")]
+    Replaced,
     /// The point has no `write`.
     #[error("`{0}` is not writable: its point has no `write`")]
     ReadOnly(String),
@@ -88,30 +122,103 @@ fn bare(value: Value) -> Request {
     Request { value, id: None, expires_us: None }
 }
 
-fn object(fields: &serde_json::Map<String, Json>) -> Result<Request, Refusal> {
-    for key in fields.keys() {
-        if !matches!(key.as_str(), "value" | "id" | "expires") {
-            return Err(Refusal::Malformed(format!("unknown key `{key}`, there are value, id and expires")));
-        }
+fn object(fields: &Fields) -> Result<Request, Refusal> {
+    only(fields, &["value", "id", "expires"])?;
+    let value = value_of(fields)?;
+    Ok(Request { value, id: id_of(fields), expires_us: expiry_of(fields)? })
+}
+
+type Fields = serde_json::Map<String, Json>;
+
+fn only(fields: &Fields, known: &[&str]) -> Result<(), Refusal> {
+    match fields.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(Refusal::Malformed(format!("unknown key `{key}`, there are {}", known.join(", ")))),
+        None => Ok(()),
     }
-    let value = match fields.get("value") {
-        Some(Json::String(name)) => Value::Text(name.as_str().into()),
-        Some(Json::Bool(on)) => Value::Bool(*on),
-        Some(Json::Number(n)) => plain(&n.to_string()),
-        Some(other) => return Err(Refusal::Malformed(format!("`value` is {other}"))),
-        None => return Err(Refusal::Malformed("`value` is missing".to_owned())),
-    };
-    let id = match fields.get("id") {
+}
+
+fn value_of(fields: &Fields) -> Result<Value, Refusal> {
+    match fields.get("value") {
+        Some(Json::String(name)) => Ok(Value::Text(name.as_str().into())),
+        Some(Json::Bool(on)) => Ok(Value::Bool(*on)),
+        Some(Json::Number(n)) => Ok(plain(&n.to_string())),
+        Some(other) => Err(Refusal::Malformed(format!("`value` is {other}"))),
+        None => Err(Refusal::Malformed("`value` is missing".to_owned())),
+    }
+}
+
+fn id_of(fields: &Fields) -> Option<String> {
+    match fields.get("id") {
         None | Some(Json::Null) => None,
         Some(Json::String(id)) => Some(id.clone()),
         Some(other) => Some(other.to_string()),
+    }
+}
+
+fn expiry_of(fields: &Fields) -> Result<Option<i64>, Refusal> {
+    match fields.get("expires") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(text)) => moment(text).map(Some),
+        Some(other) => Err(bad_time(&other.to_string())),
+    }
+}
+
+/// Understands `{"writes": [{"point": …, "value": …}, …], "id": …, "expires": …}`.
+pub fn parse_batch(payload: &[u8]) -> Result<Batch, Refusal> {
+    let wrong = |why: &str| {
+        Refusal::Malformed(format!("{why}; a device takes {{\"writes\": [{{\"point\": …, \"value\": …}}]}}"))
     };
-    let expires_us = match fields.get("expires") {
-        None | Some(Json::Null) => None,
-        Some(Json::String(text)) => Some(moment(text)?),
-        Some(other) => return Err(bad_time(&other.to_string())),
+    let Ok(Json::Object(fields)) = serde_json::from_slice::<Json>(payload) else {
+        return Err(wrong("it is no JSON object"));
     };
-    Ok(Request { value, id, expires_us })
+    only(&fields, &["writes", "id", "expires"])?;
+    let Some(Json::Array(list)) = fields.get("writes") else { return Err(wrong("`writes` is no list")) };
+    let mut writes: Vec<(String, Value)> = Vec::new();
+    for entry in list {
+        let Json::Object(entry) = entry else { return Err(wrong(&format!("{entry} is no write"))) };
+        only(entry, &["point", "value"])?;
+        let Some(Json::String(point)) = entry.get("point") else { return Err(wrong("a write without `point`")) };
+        if writes.iter().any(|(name, _)| name == point) {
+            return Err(Refusal::Twice(point.clone()));
+        }
+        writes.push((point.clone(), value_of(entry)?));
+    }
+    if writes.is_empty() {
+        return Err(wrong("`writes` is empty"));
+    }
+    Ok(Batch { writes, id: id_of(&fields), expires_us: expiry_of(&fields)? })
+}
+
+/// Understands `pause`, `resume` or `read`, bare or as `{"command": …, "id": …}`.
+pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>), Refusal> {
+    let text = std::str::from_utf8(payload).unwrap_or_default().trim();
+    let (word, id) = match serde_json::from_str::<Json>(text) {
+        Ok(Json::Object(fields)) => {
+            only(&fields, &["command", "id"])?;
+            (fields.get("command").and_then(Json::as_str).unwrap_or_default().to_owned(), id_of(&fields))
+        }
+        Ok(Json::String(word)) => (word, None),
+        _ => (text.to_owned(), None),
+    };
+    let action = match word.as_str() {
+        "pause" => Action::Pause,
+        "resume" => Action::Resume,
+        "read" => Action::Read,
+        other => return Err(Refusal::Malformed(format!("no command `{other}`, there are pause, resume, read"))),
+    };
+    Ok((action, id))
+}
+
+/// Understands what a read on demand may carry: nothing, or `{"id": …}`.
+pub fn parse_get(payload: &[u8]) -> Result<Option<String>, Refusal> {
+    if payload.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let Ok(Json::Object(fields)) = serde_json::from_slice::<Json>(payload) else {
+        return Err(Refusal::Malformed("a read carries nothing, or {\"id\": …}".to_owned()));
+    };
+    only(&fields, &["id"])?;
+    Ok(id_of(&fields))
 }
 
 fn moment(text: &str) -> Result<i64, Refusal> {
@@ -141,8 +248,8 @@ fn plain(text: &str) -> Value {
 ///
 /// # Errors
 /// [`Refusal::Expired`] with by how much.
-pub fn in_time(request: &Request, write: &Write, now_us: i64, waited: Duration) -> Result<(), Refusal> {
-    let late_us = request.expires_us.map_or(i64::MIN, |at| now_us - at);
+pub fn in_time(expires_us: Option<i64>, write: &Write, now_us: i64, waited: Duration) -> Result<(), Refusal> {
+    let late_us = expires_us.map_or(i64::MIN, |at| now_us.saturating_sub(at));
     if late_us > 0 {
         return Err(Refusal::Expired(late_us / 1000));
     }
@@ -299,6 +406,26 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_names_its_points_each_once() {
+        let batch = parse_batch(br#"{"writes": [{"point": "a", "value": 1}, {"point": "b", "value": "on"}], "id": 7}"#);
+        let writes = vec![("a".to_owned(), Value::Int(1)), ("b".to_owned(), Value::Text("on".into()))];
+        assert_eq!(batch.unwrap(), Batch { writes, id: Some("7".into()), expires_us: None });
+        let twice = br#"{"writes": [{"point": "a", "value": 1}, {"point": "a", "value": 2}]}"#;
+        assert_eq!(parse_batch(twice).unwrap_err().to_string(), "`a` is in the batch twice");
+        for payload in ["", "5", "{}", r#"{"writes": []}"#, r#"{"writes": [5]}"#, r#"{"writes": [{"value": 1}]}"#] {
+            assert!(matches!(parse_batch(payload.as_bytes()), Err(Refusal::Malformed(_))), "{payload}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_told_in_a_word_or_in_an_object() {
+        assert_eq!(parse_action(b"pause"), Ok((Action::Pause, None)));
+        assert_eq!(parse_action(br#"{"command": "read", "id": "x"}"#), Ok((Action::Read, Some("x".into()))));
+        assert_eq!((parse_get(b" "), parse_get(br#"{"id": 3}"#)), (Ok(None), Ok(Some("3".into()))));
+        assert!(parse_action(b"reboot").is_err() && parse_get(b"now").is_err());
+    }
+
+    #[test]
     fn limits_and_steps_are_judged_before_the_first_byte() {
         let point = setpoint();
         let judged = |text: &str| judge(&point, &parse(text.as_bytes()).unwrap().value, None);
@@ -331,10 +458,10 @@ mod tests {
     fn an_old_command_is_refused() {
         let write = setpoint().write.unwrap();
         let dated = Request { expires_us: Some(1_000_000), ..parse(b"5").unwrap() };
-        assert_eq!(in_time(&dated, &write, 999_000, Duration::ZERO), Ok(()));
-        assert_eq!(in_time(&dated, &write, 1_500_000, Duration::ZERO), Err(Refusal::Expired(500)));
-        let bare = parse(b"5").unwrap();
-        assert_eq!(in_time(&bare, &write, 0, Duration::from_secs(10)), Ok(()));
-        assert_eq!(in_time(&bare, &write, 0, Duration::from_millis(10_250)), Err(Refusal::Expired(250)));
+        let late = |now_us, waited| in_time(dated.expires_us, &write, now_us, waited);
+        assert_eq!(late(999_000, Duration::ZERO), Ok(()));
+        assert_eq!(late(1_500_000, Duration::ZERO), Err(Refusal::Expired(500)));
+        assert_eq!(in_time(None, &write, 0, Duration::from_secs(10)), Ok(()));
+        assert_eq!(in_time(None, &write, 0, Duration::from_millis(10_250)), Err(Refusal::Expired(250)));
     }
 }

@@ -1,12 +1,12 @@
-//! Performs commands: one worker a line, so that a slow line delays nobody else's commands, each with a bounded queue.
-//! A full queue is answered, never waited for: the asker is told that the line is busy.
+//! Takes commands in and sees them done: one worker a line, so that a slow line delays nobody else's commands, each with a
+//! bounded queue. A full queue is answered, never waited for: the asker is told that the line is busy.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -14,84 +14,139 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
-use crate::bus::BusError;
-use crate::bus::Data;
-use crate::bus::ReadRequest;
-use crate::bus::WriteRequest;
+use crate::command::answer;
+use crate::command::answer::Outcome;
+use crate::command::answered::Answered;
+use crate::command::answered::Known;
+use crate::command::perform;
 use crate::command::request;
+use crate::command::request::Action;
 use crate::command::request::Refusal;
-use crate::command::request::Request;
+use crate::command::waiting::MOST;
+use crate::command::waiting::Put;
+use crate::command::waiting::Waiting;
 use crate::config::plant::Device;
 use crate::config::plant::Plant;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
-use crate::decode;
-use crate::decode::Words;
 use crate::message::Message;
-use crate::message::Properties;
 use crate::message::Retain;
-use crate::point::LineId;
+use crate::point::PointId;
+use crate::poll::Order;
+use crate::sample::Sample;
 use crate::sample::Value;
 use crate::topic::Qos;
-use crate::topic::TopicName;
-
-/// Commands waiting for one line; more are answered "busy".
-const WAITING: usize = 32;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
 
-/// Takes `…/set` messages and does what they ask.
+/// What a command needs of a line: its bus, its poll task's ear, and where samples go.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// Writes and reads on demand go next there.
+    pub bus: Bus,
+    /// Taken between two reads.
+    pub orders: mpsc::Sender<Order>,
+    /// What is read on demand is published like anything that was polled. Weak: at the stop publish ends when the lines have
+    /// let go of it, and a desk may be held for longer.
+    pub samples: mpsc::WeakSender<Vec<Sample>>,
+}
+
+/// A line's desk as it stands now; `None` while the line is being made anew.
+pub type Seat = watch::Receiver<Option<Desk>>;
+
+/// Takes `…/set`, `…/get` and `…/$command` messages and does what they ask.
 #[derive(Debug)]
 pub struct CommandTask {
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
-    targets: HashMap<String, Target>,
-    buses: Vec<Seat>,
+    plant: Arc<Plant>,
+    desks: Vec<Seat>,
+    /// Shared with the workers, held for moments.
+    answered: Arc<Mutex<Answered>>,
 }
-
-/// A line's bus as it stands now; `None` while the line is being made anew.
-pub type Seat = watch::Receiver<Option<Bus>>;
 
 /// A point that can be named in a topic, with what a write needs.
 #[derive(Debug, Clone)]
-struct Target {
-    line: LineId,
-    device: Arc<Device>,
-    point: Arc<Point>,
-    scale_from: Option<Arc<Point>>,
+pub(super) struct Target {
+    pub(super) device: Arc<Device>,
+    pub(super) point: Arc<Point>,
+    pub(super) scale_from: Option<Arc<Point>>,
+}
+
+/// One point and what shall be in it.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) target: Target,
+    pub(super) value: Value,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+enum Work {
+    Set(Change),
+    Batch(Vec<Change>),
+    Get(Target),
+    Act(Arc<Device>, Vec<PointId>, Action),
 }
 
 /// One command on its way to its line.
+#[derive(Debug)]
 struct Job {
-    target: Target,
-    request: Request,
+    line: usize,
+    work: Work,
+    id: Option<String>,
+    expires_us: Option<i64>,
     message: Message,
     came: Instant,
 }
 
-/// A task over all points of the plant; `buses` are in the order of `plant.lines`.
-pub fn new(plant: &Plant, buses: Vec<Seat>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
-    let mut targets = HashMap::new();
-    for point in &plant.points {
-        let device = plant.device(point.device);
+/// Why not, with the asker's id where it could be read.
+type Refused = (Option<String>, Refusal);
+
+/// A task over all points of the plant; `desks` are in the order of `plant.lines`.
+pub fn new(
+    plant: Arc<Plant>,
+    desks: Vec<Seat>,
+    commands: mpsc::Receiver<Vec<Message>>,
+    answers: Outlet,
+) -> CommandTask {
+    CommandTask { commands, answers, plant, desks, answered: Arc::default() }
+}
+
+/// A device and its points, looked up by their names each time: commands are rare, and an index over all points of a large
+/// site would cost a megabyte for ever.
+struct Whole<'a> {
+    plant: &'a Plant,
+    device: Arc<Device>,
+}
+
+impl<'a> Whole<'a> {
+    fn named(plant: &'a Plant, name: &str) -> Option<Self> {
+        let device = plant.devices.iter().find(|d| *d.name == *name)?;
+        Some(Self { plant, device: Arc::new(device.clone()) })
+    }
+
+    fn points(&self) -> impl Iterator<Item = &'a Point> {
+        let id = self.device.id;
+        self.plant.points.iter().filter(move |p| p.device == id)
+    }
+
+    fn point(&self, name: &str) -> Option<Target> {
+        let point = self.points().find(|p| *p.name == *name)?;
         let scale_from = match &point.source {
-            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(plant.point(id).clone())),
+            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(self.plant.point(id).clone())),
             Source::Compute(_) => None,
         };
-        let topic = format!("{}/{}/{}/set", plant.gateway, device.name, point.name);
-        let target =
-            Target { line: device.line, device: Arc::new(device.clone()), point: Arc::new(point.clone()), scale_from };
-        targets.insert(topic, target);
+        Some(Target { device: Arc::clone(&self.device), point: Arc::new(point.clone()), scale_from })
     }
-    CommandTask { commands, answers, targets, buses }
 }
 
 impl CommandTask {
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
-        let queues: Vec<_> = self.buses.iter().map(|bus| start_worker(&mut workers, bus, &self.answers)).collect();
+        let queues: Vec<_> = self.desks.iter().map(|desk| self.start_worker(&mut workers, desk.clone())).collect();
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
@@ -111,24 +166,39 @@ impl CommandTask {
         workers.join_all().await;
     }
 
-    async fn take(&self, message: Message, queues: &[mpsc::Sender<Job>]) {
+    fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
+        // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
+        let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
+        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
+        workers.spawn(work(jobs, desk, teller));
+        queue
+    }
+
+    async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
-        let refused = match self.understand(&message, came) {
+        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
+        let (id, refusal) = match self.understand(&message, came) {
             Ok(job) => {
-                let line = usize::from(job.target.line.0);
-                match queues[line].try_send(job) {
-                    Ok(()) => return,
-                    Err(_) => (None, "busy: too many commands wait for this line, try again".to_owned()),
+                if let Some(known) = teller.known(&job) {
+                    // Under way: its first asker is answered on the topic that both hear.
+                    if let Known::Answer(payload) = known {
+                        answer::tell(&self.answers, &message, &payload).await;
+                    }
+                    return;
                 }
+                if let Err(full) = queues[job.line].try_send(Box::new(job)) {
+                    teller.tell(&full.into_inner(), &busy()).await;
+                }
+                return;
             }
-            Err((id, refusal)) => (id, refusal.to_string()),
+            Err(refused) => refused,
         };
-        tracing::info!(topic = %message.topic, reason = refused.1, "command refused");
+        tracing::info!(topic = %message.topic, reason = %refusal, "command refused");
         if message.retain {
             self.forget(&message).await;
         }
-        let (id, reason) = refused;
-        answer(&self.answers, &message, id.as_deref(), &Outcome::Refused(reason), came).await;
+        let payload = answer::payload(&Outcome::Refused(refusal.to_string()), id.as_deref(), came);
+        answer::tell(&self.answers, &message, &payload).await;
     }
 
     /// Takes a refused command out of the retained messages, so that it does not come again at every start, here or upstream.
@@ -139,165 +209,139 @@ impl CommandTask {
         }
     }
 
-    fn understand(&self, message: &Message, came: Instant) -> Result<Job, (Option<String>, Refusal)> {
+    fn understand(&self, message: &Message, came: Instant) -> Result<Job, Refused> {
         if message.retain {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();
-        let target = self.targets.get(topic).ok_or_else(|| (None, Refusal::UnknownPoint(topic.to_owned())))?;
-        let request = request::parse(&message.payload).map_err(|refusal| (None, refusal))?;
-        let write = target.point.write.as_ref();
-        let write = write.ok_or_else(|| (request.id.clone(), Refusal::ReadOnly(target.point.name.to_string())))?;
-        request::in_time(&request, write, crate::time::now().wall_us, Duration::ZERO)
-            .map_err(|refusal| (request.id.clone(), refusal))?;
-        Ok(Job { target: target.clone(), request, message: message.clone(), came })
-    }
-}
-
-fn start_worker(workers: &mut JoinSet<()>, bus: &Seat, answers: &Outlet) -> mpsc::Sender<Job> {
-    let (queue, mut jobs) = mpsc::channel::<Job>(WAITING);
-    let bus = bus.clone();
-    let answers = answers.clone();
-    workers.spawn(async move {
-        while let Some(job) = jobs.recv().await {
-            let seated = bus.borrow().clone();
-            let outcome = match seated {
-                Some(bus) => perform(&bus, &job).await,
-                None => Outcome::Failed("the line is being restarted, try again".to_owned()),
-            };
-            tracing::info!(topic = %job.message.topic, value = %job.request.value, outcome = outcome.word(), "command");
-            answer(&answers, &job.message, job.request.id.as_deref(), &outcome, job.came).await;
-        }
-    });
-    queue
-}
-
-/// What became of a command.
-#[derive(Debug)]
-enum Outcome {
-    /// Confirmed by the device; with the value read back where `verify` asks for it.
-    Written { verified: Option<Value> },
-    /// Not done.
-    Refused(String),
-    /// Tried; the device did not confirm, or shows another value.
-    Failed(String),
-}
-
-impl Outcome {
-    const fn word(&self) -> &'static str {
-        match self {
-            Self::Written { .. } => "written",
-            Self::Refused(_) => "refused",
-            Self::Failed(_) => "failed",
-        }
-    }
-}
-
-async fn perform(bus: &Bus, job: &Job) -> Outcome {
-    let point = &job.target.point;
-    let Some(write) = &point.write else {
-        return Outcome::Refused(Refusal::ReadOnly(point.name.to_string()).to_string());
-    };
-    let now_us = crate::time::now().wall_us;
-    if let Err(refusal) = request::in_time(&job.request, write, now_us, job.came.elapsed()) {
-        return Outcome::Refused(refusal.to_string());
-    }
-    let exponent = match scale(bus, &job.target).await {
-        Ok(exponent) => exponent,
-        Err(error) => return Outcome::Failed(format!("scale factor: {}", words_of(&error))),
-    };
-    let planned = match request::judge(point, &job.request.value, exponent) {
-        Ok(planned) => planned,
-        Err(refusal) => return Outcome::Refused(refusal.to_string()),
-    };
-    let unit = job.target.device.unit_id;
-    if let Err(error) = bus.write(WriteRequest { unit, kind: planned.kind }).await {
-        return Outcome::Failed(words_of(&error));
-    }
-    if !write.verify {
-        return Outcome::Written { verified: None };
-    }
-    match read(bus, &job.target.device, point, exponent).await {
-        Ok((words, value)) if words == planned.words => Outcome::Written { verified: Some(value) },
-        Ok((_, value)) => Outcome::Failed(format!("verify: the device shows {value}")),
-        Err(error) => Outcome::Failed(format!("written, but verify failed: {}", words_of(&error))),
-    }
-}
-
-async fn scale(bus: &Bus, target: &Target) -> Result<Option<i32>, BusError> {
-    let Some(point) = &target.scale_from else { return Ok(None) };
-    let (_, value) = read(bus, &target.device, point, None).await?;
-    Ok(decode::exponent_of(&value))
-}
-
-/// The point's words (of a bit field: those bits) and value, read now.
-async fn read(bus: &Bus, device: &Device, point: &Point, exponent: Option<i32>) -> Result<(Vec<u16>, Value), BusError> {
-    let Source::Wire(wire) = &point.source else {
-        return Err(BusError::ShutDown);
-    };
-    let reply = bus.read(ReadRequest { unit: device.unit_id, table: wire.table, range: wire.range }).await?;
-    let bad = |reason: crate::sample::Reason| Value::Text(reason.to_string().into());
-    Ok(match reply.data {
-        Data::Registers(mut words) => {
-            let value = decode::decode(wire, Words::Registers(&words), exponent).unwrap_or_else(bad);
-            if let Some(span) = wire.bits {
-                words[0] &= u16::MAX >> (15 - (span.high - span.low)) << span.low;
+        let rest = topic.strip_prefix(&*self.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
+        let levels: Vec<&str> = rest.split('/').collect();
+        let unknown = || (None, Refusal::UnknownPoint(topic.to_owned()));
+        let whole = levels.first().and_then(|device| Whole::named(&self.plant, device));
+        let whole = whole.ok_or_else(|| match levels.as_slice() {
+            [_, _, _] => unknown(),
+            _ => (None, Refusal::UnknownDevice(levels.first().copied().unwrap_or_default().to_owned())),
+        })?;
+        let point = |name: &str| whole.point(name).ok_or_else(unknown);
+        let (work, id, expires_us) = match levels[1..] {
+            [name, "set"] => set(point(name)?, &message.payload)?,
+            [name, "get"] => get(point(name)?, &message.payload)?,
+            ["set"] => batch(&whole, &message.payload)?,
+            ["$command"] => {
+                let (action, id) = request::parse_action(&message.payload).map_err(|refusal| (None, refusal))?;
+                let points = whole.points().map(|point| point.id).collect();
+                (Work::Act(Arc::clone(&whole.device), points, action), id, None)
             }
-            (words, value)
+            _ => return Err(unknown()),
+        };
+        let line = usize::from(whole.device.line.0);
+        Ok(Job { line, work, id, expires_us, message: message.clone(), came })
+    }
+}
+
+type Understood = (Work, Option<String>, Option<i64>);
+
+fn set(target: Target, payload: &[u8]) -> Result<Understood, Refused> {
+    let request = request::parse(payload).map_err(|refusal| (None, refusal))?;
+    let refused = |refusal| (request.id.clone(), refusal);
+    let write = target.point.write.as_ref();
+    let write = write.ok_or_else(|| refused(Refusal::ReadOnly(target.point.name.to_string())))?;
+    request::in_time(request.expires_us, write, crate::time::now().wall_us, Duration::ZERO).map_err(refused)?;
+    Ok((Work::Set(Change { target, value: request.value }), request.id, request.expires_us))
+}
+
+fn get(target: Target, payload: &[u8]) -> Result<Understood, Refused> {
+    let id = request::parse_get(payload).map_err(|refusal| (None, refusal))?;
+    match target.point.source {
+        Source::Wire(_) => Ok((Work::Get(target), id, None)),
+        Source::Compute(_) => Err((id, Refusal::Computed(target.point.name.to_string()))),
+    }
+}
+
+fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
+    let asked = request::parse_batch(payload).map_err(|refusal| (None, refusal))?;
+    let mut changes = Vec::with_capacity(asked.writes.len());
+    for (name, value) in asked.writes {
+        let target = whole.point(&name);
+        let target = target.ok_or_else(|| (asked.id.clone(), Refusal::UnknownPoint(name)))?;
+        changes.push(Change { target, value });
+    }
+    Ok((Work::Batch(changes), asked.id, asked.expires_us))
+}
+
+/// Answers, and remembers the answer for whoever asks again with the same id.
+struct Teller {
+    answers: Outlet,
+    answered: Arc<Mutex<Answered>>,
+}
+
+impl Teller {
+    fn known(&self, job: &Job) -> Option<Known> {
+        let key = key_of(job)?;
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, Instant::now())
+    }
+
+    async fn tell(&self, job: &Job, outcome: &Outcome) {
+        tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
+        let payload = answer::payload(outcome, job.id.as_deref(), job.came);
+        if let Some(key) = key_of(job) {
+            let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+            answered.end(&key, Arc::clone(&payload));
         }
-        Data::Bits(bits) => {
-            let value = decode::decode(wire, Words::Bits(&bits), exponent).unwrap_or_else(bad);
-            (bits.into_iter().map(u16::from).collect(), value)
+        answer::tell(&self.answers, &job.message, &payload).await;
+    }
+}
+
+fn key_of(job: &Job) -> Option<Arc<str>> {
+    job.id.as_ref().map(|id| format!("{} {id}", job.message.topic).into())
+}
+
+fn busy() -> Outcome {
+    Outcome::Refused("busy: too many commands wait for this line, try again".to_owned())
+}
+
+async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
+    let mut waiting = Waiting::new();
+    while let Some(job) = jobs.recv().await {
+        put(&mut waiting, job, &teller).await;
+        take_in(&mut jobs, &mut waiting, &teller).await;
+        while let Some(job) = waiting.next() {
+            let outcome = perform_at(&desk, &job).await;
+            teller.tell(&job, &outcome).await;
+            take_in(&mut jobs, &mut waiting, &teller).await;
         }
-        Data::Written => (Vec::new(), Value::Text("nothing".into())),
-    })
-}
-
-fn words_of(error: &BusError) -> String {
-    match error {
-        BusError::NoReply => "timeout: the device did not answer".to_owned(),
-        other => other.to_string(),
     }
 }
 
-/// Says what became of it on `…/set/result`, and on the response topic where one was given (MQTT 5, 4.10).
-async fn answer(answers: &Outlet, asked: &Message, id: Option<&str>, outcome: &Outcome, came: Instant) {
-    let mut body = json!({ "result": outcome.word() });
-    if let Some(id) = id {
-        body["id"] = json!(id);
-    }
-    match outcome {
-        Outcome::Written { verified: Some(value) } => body["value"] = value_json(value),
-        Outcome::Written { verified: None } => {}
-        Outcome::Refused(reason) | Outcome::Failed(reason) => body["reason"] = json!(reason),
-    }
-    body["duration_ms"] = json!(u64::try_from(came.elapsed().as_millis()).unwrap_or(u64::MAX));
-    body["time"] = json!(crate::time::now().rfc3339());
-    let payload = Bytes::from(body.to_string());
-    let properties = asked.properties.as_deref();
-    let wanted = properties.and_then(|p| p.response_topic.clone());
-    let own = format!("{}/result", asked.topic);
-    let topics = wanted.into_iter().map(|t| t.to_string()).chain([own]);
-    let correlation = properties.and_then(|p| p.correlation.clone());
-    let batch: Vec<_> = topics
-        .filter_map(|topic| TopicName::new(topic).ok())
-        .map(|topic| {
-            let mut message = Message::plain(topic, payload.clone(), Qos::AtLeastOnce, Retain::No);
-            message.properties = correlation
-                .clone()
-                .map(|correlation| Arc::new(Properties { correlation: Some(correlation), ..Properties::default() }));
-            message
-        })
-        .collect();
-    if answers.send(batch).await.is_err() {
-        tracing::debug!("broker gone, answer not delivered");
+/// All that has come meanwhile.
+async fn take_in(jobs: &mut mpsc::Receiver<Box<Job>>, waiting: &mut Waiting<PointId, Box<Job>>, teller: &Teller) {
+    while let Ok(job) = jobs.try_recv() {
+        put(waiting, job, teller).await;
     }
 }
 
-fn value_json(value: &Value) -> serde_json::Value {
-    match value {
-        Value::Text(text) => json!(&**text),
-        Value::Bool(on) => json!(on),
-        number => serde_json::from_str(&number.to_string()).unwrap_or_else(|_| json!(number.to_string())),
+/// Takes a command into the queue; whoever loses by it is told.
+async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &Teller) {
+    let key = match &job.work {
+        Work::Set(change) => Some(change.target.point.id),
+        _ => None,
+    };
+    match waiting.put(key, job) {
+        Put::Waits => {}
+        Put::Instead(older) => teller.tell(&older, &Outcome::Refused(Refusal::Replaced.to_string())).await,
+        Put::Full(newest) => teller.tell(&newest, &busy()).await,
+    }
+}
+
+async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
+    let seated = desk.borrow().clone();
+    let Some(desk) = seated else {
+        return Outcome::Failed("the line is being restarted, try again".to_owned());
+    };
+    match &job.work {
+        Work::Set(change) => perform::set(&desk, change, job.expires_us, job.came.elapsed()).await,
+        Work::Batch(changes) => perform::batch(&desk, changes, job.expires_us, job.came.elapsed()).await,
+        Work::Get(target) => perform::get(&desk, target).await,
+        Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
     }
 }

@@ -26,6 +26,8 @@ pub struct Loaded {
     pub warnings: Report,
     /// Every file that was read, the main file first.
     pub files: Vec<PathBuf>,
+    /// Where each line of the plant is written, in order: a problem without a message yet.
+    pub line_places: Vec<Problem>,
 }
 
 /// Reads and checks a configuration file with all that it names.
@@ -51,10 +53,11 @@ fn check(name: &str, text: &str, folder: PathBuf) -> Result<Loaded, Report> {
     let Some(root) = checker.reader.parse(name, text) else { return Err(checker.reader.errors) };
     let roots = with_included(&mut checker, root);
     let plant = checker.plant(&roots);
+    let line_places = checker.line_places();
     let Reader { errors, warnings, files, .. } = checker.reader;
     let files = files.into_iter().map(|(name, _)| PathBuf::from(name)).collect();
     match plant {
-        Some(plant) if errors.is_empty() => Ok(Loaded { plant, warnings, files }),
+        Some(plant) if errors.is_empty() => Ok(Loaded { plant, warnings, files, line_places }),
         _ => Err(errors),
     }
 }

@@ -15,6 +15,7 @@ pub mod users;
 pub use load::Loaded;
 pub use load::load;
 pub use load::load_text;
+pub(crate) use node::near;
 pub use plant::Plant;
 pub use report::Report;
 pub use schema::schema;

@@ -183,7 +183,7 @@ impl Reader {
         self.warnings.push(problem);
     }
 
-    fn problem(&self, at: At, message: String, help: String) -> Problem {
+    pub(super) fn problem(&self, at: At, message: String, help: String) -> Problem {
         let (file, text) = self.files.get(at.file).map_or(("", ""), |(n, t)| (n.as_str(), &**t));
         let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default().replace('\t', " ");
         let excerpt = self.secrets.iter().fold(line, |line, secret| line.replace(secret.as_str(), "…"));
@@ -343,7 +343,7 @@ pub(super) fn user_info(text: &str) -> Option<&str> {
 }
 
 /// The most similar name, where one is similar at all.
-pub(super) fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|n| (strsim::damerau_levenshtein(text, n), n))
         .filter(|(d, n)| *d <= 1 + n.len() / 4)

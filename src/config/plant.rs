@@ -51,6 +51,8 @@ pub struct Line {
     pub port: Port,
     /// Longest wait for the first byte of a reply.
     pub timeout: Duration,
+    /// Shortest wait for it, however quick a device has been so far; at most `timeout`.
+    pub min_timeout: Duration,
     /// More tries after a miss.
     pub retries: u8,
     /// Silence between frames; `None`: 3.5 characters, at least 1.75 ms above 19200 baud. Serial lines only.

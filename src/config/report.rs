@@ -34,6 +34,11 @@ impl Report {
         &self.0
     }
 
+    /// With these.
+    pub fn of(problems: impl IntoIterator<Item = Problem>) -> Self {
+        Self(problems.into_iter().collect())
+    }
+
     pub(super) fn push(&mut self, problem: Problem) {
         if !self.0.contains(&problem) {
             self.0.push(problem);

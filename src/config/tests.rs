@@ -88,6 +88,14 @@ fn the_usual_settings_need_no_words() {
     assert!(plant.web.is_none());
 }
 
+#[test]
+fn the_shortest_wait_is_a_tenth_of_a_second_but_never_above_the_timeout() {
+    for (line, ms) in [("", 100), (", timeout: 50ms", 50), (", timeout: 50ms, min_timeout: 20ms", 20)] {
+        let plant = plant(&GOOD.replace("baud: 19200", &format!("baud: 19200{line}")));
+        assert_eq!(plant.lines[0].min_timeout, Duration::from_millis(ms), "{line}");
+    }
+}
+
 /// Old text, new text, line of the problem, what must be said.
 const WRONG: &[(&str, &str, usize, &str)] = &[
     ("gateway: plant", "gateway: a/b", 1, "contains `/`"),
@@ -97,6 +105,8 @@ const WRONG: &[(&str, &str, usize, &str)] = &[
     ("every: 200ms", "cron: nope", 2, "no cron line"),
     ("baud: 19200", "baud: 5", 4, "from 50"),
     ("baud: 19200", "format: 7E1", 4, "8E1 is the Modbus default"),
+    ("baud: 19200", "min_timeout: 600ms", 4, "above the timeout of 500ms"),
+    ("baud: 19200", "min_timeout: 5ms", 4, "at least 10ms"),
     ("tcp: 10.0.0.1", "tcp: 10.0.0.1:x", 5, "host:port"),
     ("tcp: 10.0.0.1", "tcp: h, baud: 1", 5, "means nothing on a `tcp` line"),
     ("tcp: 10.0.0.1", "serial: /dev/ttyS9", 5, "has the port of line `hall`"),
@@ -125,6 +135,7 @@ const WRONG: &[(&str, &str, usize, &str)] = &[
     ("deadband: 2%", "deadband: -1", 15, "below zero"),
     ("when: poll", "when: pol", 16, "did you mean `poll`?"),
     ("{tags.hall}", "{tags.room}", 16, "`{tags.room}` is not known"),
+    ("/{point}", "/get", 16, "ends in `get`, as commands do"),
     ("/{device}/", "/", 16, "two points have the topic"),
     ("mqtts://h", "http://h", 18, "no broker's URL"),
     ("strip: plant/", "strip: plan7/", 18, "begins with `plan7/`"),
@@ -203,4 +214,21 @@ fn the_shipped_examples_load_and_warn_only_of_factory_settings() {
         let other = loaded.warnings.problems().iter().find(|p| !p.message.contains("leaves its factory"));
         assert_eq!(other, None);
     }
+}
+
+#[test]
+fn a_client_may_fall_behind_by_two_readings_of_a_large_site() {
+    let limit = |points: usize, broker: &str| {
+        let points: Vec<String> = (0..points).map(|n| format!("p{n}: {{holding: {n}}}")).collect();
+        let yaml = format!(
+            "gateway: g\nlines: {{a: {{tcp: \"127.0.0.1:502\"}}}}\n{broker}\ndevices:\n\
+             - {{name: d, line: a, unit_id: 1, points: {{{}}}}}\n",
+            points.join(", ")
+        );
+        load_text("test", &yaml, Path::new("")).unwrap().plant.broker.limits.queue
+    };
+    assert_eq!(limit(10, ""), 1000);
+    assert_eq!(limit(700, ""), 1400);
+    assert_eq!(limit(700, "broker: {limits: {clients: 9}}"), 1400);
+    assert_eq!(limit(700, "broker: {limits: {queue: 50}}"), 50);
 }

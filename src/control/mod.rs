@@ -5,12 +5,14 @@
 use std::path::PathBuf;
 
 pub mod client;
+pub mod forget;
 pub mod protocol;
 pub mod server;
 pub mod verb;
 pub mod window;
 
 pub use client::Client;
+pub use forget::Forget;
 pub use server::Server;
 pub use verb::Verb;
 pub use window::Window;

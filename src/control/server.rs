@@ -1,5 +1,5 @@
 //! The daemon's side of the control socket: binds it with mode 0660, answers each connection in order, streams until the
-//! asker closes. It reads the [`Board`] and the [`Window`]s only, so a slow asker costs its own connection only.
+//! asker closes. It reads the [`Board`] and the [`Window`]s and leaves wishes to [`Forget`], so a slow asker costs its own connection only.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -20,8 +20,10 @@ use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::forget::Forget;
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
 use crate::control::verb::{Answer, Verb};
+use crate::control::window;
 use crate::control::window::{Items, Window, look};
 use crate::status::Board;
 
@@ -85,17 +87,15 @@ impl Server {
     }
 
     /// Answers until `stop`; open streams end with `end`.
-    pub async fn run(self, board: Board, windows: Vec<Window>, stop: CancellationToken) {
-        let windows: Arc<[Window]> = windows.into();
-        let verbs: Arc<[Verb]> = self.verbs.clone().into();
+    pub async fn run(self, board: Board, windows: Vec<Window>, forget: Forget, stop: CancellationToken) {
+        let access = Access { board, windows: windows.into(), forget, verbs: self.verbs.clone().into() };
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
         while let Some(place) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
             let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else { break };
             match accepted {
                 Ok((stream, _)) => {
-                    let mut asked = Connection::new(stream, board.clone(), Arc::clone(&windows), stop.clone());
-                    asked.verbs = Arc::clone(&verbs);
+                    let asked = Connection::new(stream, access.clone(), stop.clone());
                     tasks.spawn(async move {
                         asked.run().await;
                         drop(place);
@@ -134,13 +134,20 @@ fn clear_dead(path: &Path) -> Result<(), ControlError> {
     }
 }
 
+/// What an asker may look at and do.
+#[derive(Clone)]
+struct Access {
+    board: Board,
+    windows: Arc<[Window]>,
+    forget: Forget,
+    verbs: Arc<[Verb]>,
+}
+
 /// One asker.
 struct Connection {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
     out: FramedWrite<OwnedWriteHalf, LinesCodec>,
-    board: Board,
-    windows: Arc<[Window]>,
-    verbs: Arc<[Verb]>,
+    access: Access,
     stop: CancellationToken,
 }
 
@@ -148,10 +155,10 @@ struct Connection {
 struct Gone;
 
 impl Connection {
-    fn new(stream: UnixStream, board: Board, windows: Arc<[Window]>, stop: CancellationToken) -> Self {
+    fn new(stream: UnixStream, access: Access, stop: CancellationToken) -> Self {
         let (read, write) = stream.into_split();
         let lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
-        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), board, windows, verbs: Arc::default(), stop }
+        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), access, stop }
     }
 
     async fn run(mut self) {
@@ -181,12 +188,12 @@ impl Connection {
             return self.watch(request.id).await;
         }
         if request.method == "trace" {
-            return match look(&self.windows, &request.params) {
+            return match look(&self.access.windows, &request.params) {
                 Ok(items) => self.pass_on(request.id, items).await,
                 Err(error) => self.send(&Reply::Error { id: request.id, error }).await,
             };
         }
-        if let Some(verb) = self.verbs.iter().find(|v| v.name() == request.method) {
+        if let Some(verb) = self.access.verbs.iter().find(|v| v.name() == request.method) {
             let answering = verb.ask(request.params);
             let shutting_down = || Err(Fault::new(Code::ShuttingDown, "the gateway is stopping"));
             let answer = self.stop.run_until_cancelled(answering).await.unwrap_or_else(shutting_down);
@@ -205,7 +212,10 @@ impl Connection {
 
     fn result(&self, request: &Request) -> Result<Value, Fault> {
         match request.method.as_str() {
-            "status" => to_value(&self.board.snapshot()),
+            "status" => to_value(&self.access.board.snapshot()),
+            "forget" => to_value(&self.access.forget.answer(&request.params)?),
+            "trace.lines" => Ok(window::tell(&self.access.windows)),
+            "trace.log" => window::log(&self.access.windows, &request.params),
             "version" => Ok(json!({
                 "name": env!("CARGO_PKG_NAME"),
                 "version": env!("CARGO_PKG_VERSION"),
@@ -213,8 +223,8 @@ impl Connection {
                 "pid": std::process::id(),
             })),
             other => {
-                let verbs = self.verbs.iter().map(|v| format!(", {}", v.name())).collect::<String>();
-                let known = format!("status, status.watch, trace, version{verbs}");
+                let verbs = self.access.verbs.iter().map(|v| format!(", {}", v.name())).collect::<String>();
+                let known = format!("forget, status, status.watch, trace, trace.lines, trace.log, version{verbs}");
                 Err(Fault::new(Code::UnknownMethod, format!("no method `{other}`; this daemon knows {known}")))
             }
         }
@@ -228,7 +238,7 @@ impl Connection {
                 () = self.stop.cancelled() => break,
                 line = self.lines.next() => line.is_none_or(|l| l.is_err()),
                 _ = ticks.tick() => {
-                    let item = to_value(&self.board.snapshot()).unwrap_or_default();
+                    let item = to_value(&self.access.board.snapshot()).unwrap_or_default();
                     self.send(&Reply::Item { id, item }).await?;
                     false
                 }
@@ -274,6 +284,8 @@ fn to_value(what: &impl Serialize) -> Result<Value, Fault> {
 mod tests {
     use super::*;
     use crate::control::client::{Client, ClientError};
+    use crate::control::forget::Forgotten;
+    use crate::control::window::{LogOrder, Look};
     use crate::status::{Parts, Snapshot};
     use std::io::{BufRead, BufReader, Write};
     use tokio::sync::watch;
@@ -292,8 +304,17 @@ mod tests {
     }
 
     fn window() -> Window {
-        let items = || futures_util::stream::iter([json!("a"), json!("b")]);
-        Window::new("hall".into(), move || Box::pin(items().chain(futures_util::stream::pending())))
+        let open = |look: Look| -> Items {
+            let past = futures_util::stream::iter(look.last.then(|| json!("past")));
+            let now = futures_util::stream::iter([json!("a"), json!("b")]).chain(futures_util::stream::pending());
+            if look.follow { Box::pin(past.chain(now)) } else { Box::pin(past) }
+        };
+        let log = |order: LogOrder| if order.for_s > 600 { Err("too long".to_owned()) } else { Ok(()) };
+        Window::new("hall".into(), open, || json!({"line": "hall"}), log)
+    }
+
+    fn forget() -> Forget {
+        Forget::new(|_| Ok(vec![Forgotten { device: "meter-1".into(), holes: vec!["holding 4".into()] }]))
     }
 
     /// Runs `ask` against a served socket and gives back what it returns.
@@ -304,7 +325,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let stop = CancellationToken::new();
         let echo = Verb::new("echo", |params| Box::pin(async { Ok(Answer::One(params)) }));
-        let serving = tokio::spawn(server.with(vec![echo]).run(board(), vec![window()], stop.clone()));
+        let serving = tokio::spawn(server.with(vec![echo]).run(board(), vec![window()], forget(), stop.clone()));
         let (there, token) = (path.clone(), stop.clone());
         let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
         stop.cancel();
@@ -357,6 +378,30 @@ mod tests {
             stream.count()
         });
         assert_eq!(rest.await, 0);
+    }
+
+    #[tokio::test]
+    async fn to_forget_is_answered_with_what_was_known() {
+        let value =
+            asked(|path, _| Client::connect(&path).unwrap().call("forget", json!({"all": true})).unwrap()).await;
+        assert_eq!(value, json!({"forgotten": [{"device": "meter-1", "holes": ["holding 4"]}]}));
+    }
+
+    #[tokio::test]
+    async fn what_has_passed_can_be_asked_for_alone_and_lines_be_told_and_logged() {
+        asked(|path, _| {
+            let mut client = Client::connect(&path).unwrap();
+            let past = client.stream("trace", json!({"line": "hall", "last": true, "follow": false})).unwrap();
+            assert_eq!(past.map(Result::unwrap).collect::<Vec<_>>(), [json!("past")]);
+            assert_eq!(client.call("trace.lines", Value::Null).unwrap(), json!([{"line": "hall"}]));
+            let on = client.call("trace.log", json!({"line": "hall", "depth": "frame"})).unwrap();
+            assert_eq!(on, json!({"line": "hall"}));
+            let error = client.call("trace.log", json!({"line": "hall", "depth": "frame", "for_s": 601})).unwrap_err();
+            assert_eq!(error.to_string(), "too long");
+            let error = client.call("trace.log", json!({"line": "hall"})).unwrap_err();
+            assert!(error.to_string().contains("missing field `depth`"), "{error}");
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -1,4 +1,6 @@
-//! From the broker to the devices: whoever publishes to `…/set`, here or upstream, is heard, and answered through the broker.
+//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered through the broker.
+
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -15,24 +17,26 @@ use crate::topic::{Qos, TopicFilter};
 const WAITING: usize = 256;
 
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, plant: &Plant, broker: &Broker, buses: Vec<Seat>) {
+pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, desks: Vec<Seat>) {
     let stop = group.stop.clone();
-    let (plant, broker) = (plant.clone(), broker.clone());
+    let (plant, broker) = (Arc::clone(plant), broker.clone());
     let make = {
         let stop = stop.clone();
-        move || hear(plant.clone(), broker.clone(), buses.clone(), stop.clone())
+        move || hear(Arc::clone(&plant), broker.clone(), desks.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
-async fn hear(plant: Plant, broker: Broker, buses: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
-    let filter = format!("{}/+/+/set", plant.gateway);
-    let filter = TopicFilter::new(filter).expect("the gateway's name is one level");
-    let mut inbox = broker.subscribe("$commands", vec![(filter, Qos::ExactlyOnce)], WAITING).await;
+async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
+    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
+        let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
+        (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
+    });
+    let mut inbox = broker.subscribe("$commands", filters.to_vec(), WAITING).await;
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let task = command::new(&plant, buses, commands, answers);
+    let task = command::new(plant, desks, commands, answers);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus;
-use crate::command::Seat;
+use crate::command::{Desk, Seat};
 use crate::config::Plant;
 use crate::config::plant::{Device, Line, Point};
 use crate::daemon::ledger;
@@ -16,18 +16,27 @@ use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
 use crate::message::Message;
 use crate::poll;
 use crate::poll::DeviceEvent;
+use crate::poll::learned::Lessons;
 use crate::publish;
 use crate::sample::Sample;
 use crate::status::{LineStatus, PublishStatus};
 use crate::supervise;
 use crate::supervise::Panics;
 
-/// What others read: the lines in order, the account in total and by point, and each line's bus for whoever commands.
+/// What others read: the lines in order, the account in total and by point, and each line's desk for whoever commands.
 pub(super) struct Seen {
     pub(super) lines: Vec<watch::Receiver<LineStatus>>,
     pub(super) account: watch::Receiver<PublishStatus>,
     pub(super) accounts: publish::Accounts,
-    pub(super) buses: Vec<Seat>,
+    pub(super) desks: Vec<Seat>,
+}
+
+/// What the lines are joined to.
+pub(super) struct Ends {
+    /// Where messages go.
+    pub(super) sink: mpsc::Sender<Vec<Message>>,
+    /// What their devices have taught.
+    pub(super) lessons: Lessons,
 }
 
 /// Where the lines' yield goes.
@@ -41,13 +50,13 @@ struct Out {
 pub(super) fn start(
     groups: &Groups,
     panics: &Panics,
-    plant: &Plant,
+    plant: &Arc<Plant>,
     fatal: &mpsc::Sender<String>,
-    sink: mpsc::Sender<Vec<Message>>,
+    ends: Ends,
 ) -> Seen {
     let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
     let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
-    let (account, task) = publish::new(publish_parts(plant), sampled, happened, sink);
+    let (account, task) = publish::new(publish_parts(plant), sampled, happened, ends.sink);
     let (books, task) = ledger::Kept::open(&plant.state_dir, task);
     let accounts = task.accounts();
     let kept = ledger::keep(task, books);
@@ -60,31 +69,41 @@ pub(super) fn start(
         stop.cancelled().await;
         drop(held);
     });
-    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, parts(plant, line), out.clone()));
-    let (lines, buses) = lines.unzip();
-    Seen { lines, account, accounts, buses }
+    let of = |line| (plant, line, &ends.lessons);
+    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, of(line), out.clone()));
+    let (lines, desks) = lines.unzip();
+    Seen { lines, account, accounts, desks }
 }
 
-fn publish_parts(plant: &Plant) -> publish::Parts {
-    publish::Parts { gateway: Arc::clone(&plant.gateway), devices: plant.devices.clone(), points: plant.points.clone() }
+fn publish_parts(plant: &Plant) -> publish::Parts<'_> {
+    publish::Parts { gateway: &plant.gateway, devices: &plant.devices, points: &plant.points }
 }
 
-fn parts(plant: &Plant, line: &Line) -> poll::Parts {
+fn parts(plant: &Plant, line: &Line, lessons: Lessons) -> poll::Parts {
     let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
+    // Points of one device lie together.
     let points: Vec<Point> =
-        plant.points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).cloned().collect();
-    poll::Parts { line: line.clone(), devices, points }
+        devices.iter().flat_map(|d| &plant.points[d.points.start as usize..d.points.end as usize]).cloned().collect();
+    poll::Parts { line: line.clone(), devices, points, lessons }
 }
 
-fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (watch::Receiver<LineStatus>, Seat) {
-    let first = LineStatus { name: parts.line.name.to_string(), ..LineStatus::default() };
+/// The parts are made from the plant each time the line is: one copy of its points is with its task, and none is kept here.
+fn start_line(
+    group: &Group,
+    panics: &Panics,
+    (plant, line, lessons): (&Arc<Plant>, &Line, &Lessons),
+    out: Out,
+) -> (watch::Receiver<LineStatus>, Seat) {
+    let first = LineStatus { name: line.name.to_string(), ..LineStatus::default() };
     let board = watch::Sender::new(first);
     let seen = board.subscribe();
     let (seat, seated) = watch::channel(None);
     let stop = group.stop.clone();
-    let name = format!("line {}", parts.line.name);
+    let name = format!("line {}", line.name);
+    let (plant, id, lessons) = (Arc::clone(plant), line.id, lessons.clone());
     supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
-        run_line(parts.clone(), out.clone(), (board.clone(), seat.clone()), stop.clone())
+        let parts = parts(&plant, &plant.lines[usize::from(id.0)], lessons.clone());
+        run_line(parts, out.clone(), (board.clone(), seat.clone()), stop.clone())
     });
     (seen, seated)
 }
@@ -93,12 +112,13 @@ fn start_line(group: &Group, panics: &Panics, parts: poll::Parts, out: Out) -> (
 async fn run_line(
     parts: poll::Parts,
     out: Out,
-    (board, seat): (watch::Sender<LineStatus>, watch::Sender<Option<bus::Bus>>),
+    (board, seat): (watch::Sender<LineStatus>, watch::Sender<Option<Desk>>),
     stop: CancellationToken,
 ) {
     let (bus, wire) = bus::new(parts.line.clone());
-    seat.send_replace(Some(bus.clone()));
-    let (status, task) = poll::new(parts, bus, out.samples, out.events);
+    let samples = out.samples.downgrade();
+    let (status, task) = poll::new(parts, bus.clone(), out.samples, out.events);
+    seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
     };

@@ -19,6 +19,7 @@ use crate::config::Plant;
 use crate::config::users;
 use crate::control;
 use crate::control::server::ControlError;
+use crate::daemon::memory::Memory;
 use crate::message::Message;
 use crate::spool;
 use crate::spool::Spool;
@@ -36,10 +37,12 @@ mod desk;
 mod intake;
 mod ledger;
 mod lines;
+mod memory;
 mod stats;
 mod upstreams;
 mod watchdog;
 mod windows;
+mod wire_log;
 
 /// Batches of samples between the lines and publish, and of device events. Full: the line waits, its schedule counts the
 /// missed turns.
@@ -149,6 +152,7 @@ pub struct Running {
 impl Daemon {
     /// Returns when listeners are bound and all tasks run; on an error nothing is left running.
     pub async fn start(plant: Plant, options: Options) -> Result<Running, StartError> {
+        let plant = Arc::new(plant);
         prepare_state_dir(&plant.state_dir)?;
         let control = bind_control(&options.socket)?;
         let web = match plant.web {
@@ -174,10 +178,13 @@ impl Daemon {
         intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
         let to_local = broker.inlet_as(intake::NAME).await;
         let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
-        let lines::Seen { lines, account, accounts, buses } =
-            lines::start(&groups, &panics, &plant, &fatal, broker.inlet());
-        let windows = windows::of(&plant.lines, &buses);
-        commands::start(&groups.services, &panics, &plant, &broker, buses);
+        let memory = Memory::open(&plant);
+        let forget = memory::forget(memory.lessons.clone(), &plant.devices);
+        let ends = lines::Ends { sink: broker.inlet(), lessons: memory.lessons.clone() };
+        let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
+        memory.start(&groups.services, &panics);
+        let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
+        commands::start(&groups.services, &panics, &plant, &broker, desks);
         watchdog::start(
             &groups.services,
             watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },
@@ -199,7 +206,7 @@ impl Daemon {
         }
         if let Some(control) = control {
             let control = control.with(desk::verbs(&accounts, &spool));
-            services.tasks.spawn(control.run(board.clone(), windows, services.stop.clone()));
+            services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })
     }

@@ -1,50 +1,111 @@
-//! What passes on the lines, for whoever looks through the control socket. A line that is made anew after a bug goes on in the
-//! same look.
+//! The lines as others see them through the control socket: what passes now, what has passed, and whether it is logged.
+//! A line that is made anew after a bug goes on in the same look.
 
+use futures_util::StreamExt;
 use futures_util::stream;
-use serde_json::{Value, json};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use serde_json::Value;
+use serde_json::json;
 
-use crate::bus::Bus;
-use crate::bus::trace::Traced;
+use crate::bus::trace::Framing;
+use crate::bus::trace::Item;
+use crate::bus::trace::Trace;
 use crate::command::Seat;
 use crate::config::plant::Line;
 use crate::control::Window;
 use crate::control::window::Items;
+use crate::control::window::Look;
+use crate::daemon::Group;
+use crate::daemon::wire_log;
+use crate::daemon::wire_log::WireLog;
+use crate::supervise::Panics;
+use crate::time;
 
 /// One for each line; seats are in the same order.
-pub(super) fn of(lines: &[Line], seats: &[Seat]) -> Vec<Window> {
+pub(super) fn of(group: &Group, panics: &Panics, lines: &[Line], seats: &[Seat]) -> Vec<Window> {
     let window = |(line, seat): (&Line, &Seat)| {
-        let seat = seat.clone();
-        Window::new(line.name.clone(), move || open(seat.clone()))
+        let log = wire_log::start(group, panics, line, seat);
+        let (name, seat) = (line.name.clone(), seat.clone());
+        let first = json!({"line": *name, "framing": Framing::of(&line.port)});
+        let tell = {
+            let (first, seat) = (first.clone(), seat.clone());
+            let log = log.clone();
+            move || told(&first, &seat, &log)
+        };
+        Window::new(name, move |look| open(&first, &seat, look), tell, move |order| log.order(&order))
     };
     lines.iter().zip(seats).map(window).collect()
 }
 
-fn open(seat: Seat) -> Items {
-    Box::pin(stream::unfold((seat, None), |(mut seat, mut passing)| async move {
-        let item = next(&mut seat, &mut passing).await?;
-        Some((item, (seat, passing)))
-    }))
+/// How the line stands with those who look.
+fn told(first: &Value, seat: &Seat, log: &WireLog) -> Value {
+    let (events, bytes) = seat.borrow().as_ref().map_or((0, 0), |desk| desk.bus.trace().remembered());
+    let mut all = first.clone();
+    all["remembered"] = json!({"events": events, "bytes": bytes});
+    all["log"] = log.state();
+    all
 }
 
-/// `None` when the line has ended for good.
-async fn next(seat: &mut Seat, passing: &mut Option<broadcast::Receiver<Traced>>) -> Option<Value> {
-    loop {
-        let Some(tap) = passing else {
-            *passing = seat.wait_for(Option::is_some).await.ok()?.as_ref().map(Bus::trace);
-            continue;
-        };
-        let heard = tokio::select! {
-            heard = tap.recv() => heard,
-            // Another bus sits here now, or the line has ended.
-            changed = seat.changed() => { changed.ok()?; Err(RecvError::Closed) }
-        };
-        match heard {
-            Ok(traced) => return serde_json::to_value(traced).ok(),
-            Err(RecvError::Lagged(lost)) => return Some(json!({ "lost": lost })),
-            Err(RecvError::Closed) => *passing = None,
+/// First how to read what follows, then what is remembered and where now begins, then what passes.
+fn open(first: &Value, seat: &Seat, look: Look) -> Items {
+    let mut head = vec![first.clone()];
+    let mut passing = Passing::new(seat.clone());
+    if look.last {
+        head.extend(passing.past().into_iter().map(|item| json!(item)));
+        head.push(json!({"now": time::now()}));
+    }
+    if !look.follow {
+        return Box::pin(stream::iter(head));
+    }
+    let follow = stream::unfold(passing, |mut passing| async move { Some((passing.next().await?, passing)) });
+    let follow = follow.flat_map(|items| stream::iter(items.into_iter().map(|item| json!(item))));
+    Box::pin(stream::iter(head).chain(follow))
+}
+
+/// What passes on a line, whichever bus sits there.
+pub(super) struct Passing {
+    seat: Seat,
+    trace: Option<Trace>,
+}
+
+impl Passing {
+    /// From now on.
+    pub(super) fn new(mut seat: Seat) -> Self {
+        let trace = seat.borrow_and_update().as_ref().map(|desk| desk.bus.trace());
+        Self { seat, trace }
+    }
+
+    /// All that is remembered; what is read next follows it.
+    fn past(&mut self) -> Vec<Item> {
+        let Some(trace) = &mut self.trace else { return Vec::new() };
+        trace.rewind();
+        let mut all = Vec::new();
+        // At most what was there at the beginning, or a line that never rests would keep this for ever.
+        let (events, _) = trace.remembered();
+        while (all.len() as u64) < events {
+            let batch = trace.take();
+            if batch.is_empty() {
+                break;
+            }
+            all.extend(batch);
+        }
+        all
+    }
+
+    /// `None` when the line has ended for good.
+    pub(super) async fn next(&mut self) -> Option<Vec<Item>> {
+        loop {
+            let Some(trace) = &mut self.trace else {
+                self.trace = self.seat.wait_for(Option::is_some).await.ok()?.as_ref().map(|desk| desk.bus.trace());
+                continue;
+            };
+            tokio::select! {
+                items = trace.next() => return Some(items),
+                // Another bus sits here now, or the line has ended.
+                changed = self.seat.changed() => {
+                    changed.ok()?;
+                    self.trace = None;
+                }
+            }
         }
     }
 }

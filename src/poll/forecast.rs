@@ -1,114 +1,41 @@
-//! What a line will carry, computed before anything is connected. Pure: the same timetable and planner that will run are
-//! run here against the cost model instead of the wire, once as fast as the wire allows and once on a wire of no length,
-//! which shows what is asked of it. Devices are taken to answer as fast as is usual; nothing is lost or repeated.
+//! What a line will carry, computed before anything is connected. Pure: the same timetable and planner that will run
+//! are run here against the cost model instead of the wire, once as fast as the wire allows and once on a wire of no
+//! length, which shows what is asked of it. Devices are taken to answer as fast as is usual; nothing is lost or
+//! repeated.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod advice;
+mod outcome;
+mod silent;
+
+pub use crate::poll::forecast::outcome::{Age, Bereft, Forecast, Request, Without};
+
 use crate::config::plant::{Device, Line, Point, Schedule, Source};
 use crate::point::{AddressRange, DeviceId, PointId, Table};
-use crate::poll::health::{self, Silence};
+use crate::poll::agenda::{Agenda, Next};
+use crate::poll::forecast::silent::Silent;
+use crate::poll::health;
 pub(crate) use crate::poll::member::USUAL_TURNAROUND;
 use crate::poll::plan::{self, Cost, Holes};
 use crate::poll::schedule::{Clocks, Timetable};
 
-/// Simulated at least and at most; rarer turns than hourly weigh nothing.
-const SHORTEST: Duration = Duration::from_secs(20);
+/// Counted at least so long, and so many of the longest period: the order of turns takes some rounds to repeat itself.
+const SHORTEST: Duration = Duration::from_secs(60);
+const ROUNDS: u32 = 6;
+/// The same when a device dies: half a hundred of its probes.
+const MOURNING: Duration = Duration::from_secs(600);
+/// Rarer turns than hourly weigh nothing.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Bounds on the work: at 20 ms this is an hour of one device. Deaths share it, each with this much at least.
 const TURNS: usize = 200_000;
-const TURNS_AT_LEAST: usize = 10_000;
-/// A period counts as met when the mean stays within this part of it.
-const TOLERANCE: u32 = 100;
+const TURNS_AT_LEAST: usize = 20_000;
 const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
-
-/// What a line will carry.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Forecast {
-    /// The line's key.
-    pub line: Arc<str>,
-    /// Wire time asked of the line by the time there is; above 1 it cannot be done.
-    pub load: f64,
-    /// Different reads, in order of device, table and address.
-    pub requests: Vec<Request>,
-    /// Every point that is read from the wire.
-    pub points: Vec<Age>,
-    /// What becomes of it when one device is dead, for each of them.
-    pub without: Vec<Without>,
-}
-
-/// A read that will be sent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Request {
-    /// To whom.
-    pub device: Arc<str>,
-    /// Of which table.
-    pub table: Table,
-    /// Which addresses.
-    pub range: AddressRange,
-    /// Wire time of one: both frames, the device's turnaround and the silences.
-    pub wire: Duration,
-    /// How often, on average.
-    pub every: Duration,
-}
-
-/// How old a point's value gets before the next one is here.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Age {
-    /// Which.
-    pub point: PointId,
-    /// `device/point`.
-    pub name: String,
-    /// What the configuration asks for; `None` for cron.
-    pub period: Option<Duration>,
-    /// The period it will have, on average.
-    pub achievable: Duration,
-    /// The longest time between two readings.
-    pub worst: Duration,
-}
-
-/// The line with one device dead, after that has been noticed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Without {
-    /// Which is dead.
-    pub device: Arc<str>,
-    /// Load by the others and by probing it.
-    pub load: f64,
-    /// The worst age among the points of the others.
-    pub worst: Duration,
-    /// By how much the worst of them is older than its period.
-    pub late: Duration,
-    /// For how long at most one turn of the others is held up until the death is noticed.
-    pub hold_up: Duration,
-}
-
-impl Age {
-    /// False when the configured period cannot be had.
-    pub fn is_met(&self) -> bool {
-        self.period.is_none_or(|period| self.achievable <= period + period / TOLERANCE)
-    }
-}
-
-impl Forecast {
-    /// More is asked than the wire can carry.
-    pub fn is_overloaded(&self) -> bool {
-        self.load > 1.0
-    }
-
-    /// Points whose period cannot be met.
-    pub fn unmet(&self) -> impl Iterator<Item = &Age> {
-        self.points.iter().filter(|age| !age.is_met())
-    }
-
-    /// The oldest a value gets on this line.
-    pub fn worst(&self) -> Duration {
-        self.points.iter().map(|age| age.worst).max().unwrap_or_default()
-    }
-}
 
 /// Computes it from what is configured: `devices` and `points` may be the whole plant's.
 pub fn of(line: &Line, devices: &[Device], points: &[Point]) -> Forecast {
@@ -120,19 +47,14 @@ pub fn with_turnaround(line: &Line, devices: &[Device], points: &[Point], turnar
     let model = Model::new(line, devices, points, turnaround);
     let asked = model.run(None, Wire::OfNoLength);
     let real = model.run(None, Wire::AsItIs);
-    let without = model.devices.iter().map(|dead| model.without(dead)).collect();
-    Forecast {
-        line: Arc::clone(&line.name),
-        load: asked.load(),
-        requests: model.requests(&real),
-        points: model.ages(&real),
-        without,
-    }
+    let points = model.ages(&real);
+    let without = model.devices.iter().map(|dead| model.without(dead, &asked, &points)).collect();
+    Forecast { line: Arc::clone(&line.name), load: asked.load(), requests: model.requests(&real), points, without }
 }
 
 /// Only the load, which is quick: wire time asked of the line by the time there is.
-pub fn load(line: &Line, devices: &[Device], points: &[Point]) -> f64 {
-    Model::new(line, devices, points, USUAL_TURNAROUND).run(None, Wire::OfNoLength).load()
+pub fn load(line: &Line, devices: &[Device], points: &[Point], turnaround: Duration) -> f64 {
+    Model::new(line, devices, points, turnaround).run(None, Wire::OfNoLength).load()
 }
 
 /// Whether reads take time.
@@ -153,8 +75,21 @@ struct Model<'a> {
 struct Run {
     busy: Duration,
     lasted: Duration,
-    reads: BTreeMap<(DeviceId, Table, AddressRange), u32>,
-    arrivals: HashMap<PointId, Arrivals>,
+    reads: BTreeMap<(DeviceId, Table, AddressRange), Sent>,
+    /// In step with the model's points.
+    arrivals: Vec<Option<Arrivals>>,
+    /// Counted from then on.
+    settled: Duration,
+    /// When the death was noticed of the device that died; zero where none did, and the end of time until then.
+    noticed: Duration,
+}
+
+/// When a read was sent.
+#[derive(Clone, Copy)]
+struct Sent {
+    first: Duration,
+    last: Duration,
+    count: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -163,25 +98,54 @@ struct Arrivals {
     last: Duration,
     count: u32,
     longest: Duration,
+    /// The longest of those that began before a death was noticed.
+    unnoticed: Duration,
 }
 
 impl Run {
+    fn new(points: usize, settled: Duration, end: Duration) -> Self {
+        Self {
+            busy: Duration::ZERO,
+            lasted: end - settled,
+            reads: BTreeMap::new(),
+            arrivals: vec![None; points],
+            settled,
+            noticed: Duration::ZERO,
+        }
+    }
+
     fn load(&self) -> f64 {
         if self.lasted.is_zero() { 0.0 } else { self.busy.div_duration_f64(self.lasted) }
     }
 
-    fn arrived(&mut self, point: PointId, now: Duration) {
-        let fresh = Arrivals { first: now, last: now, count: 0, longest: Duration::ZERO };
-        let seen = self.arrivals.entry(point).or_insert(fresh);
-        if seen.last < now {
-            seen.longest = seen.longest.max(now - seen.last);
+    fn sent(&mut self, read: (DeviceId, Table, AddressRange), now: Duration) {
+        let sent = self.reads.entry(read).or_insert(Sent { first: now, last: now, count: 0 });
+        sent.last = now;
+        sent.count += 1;
+    }
+
+    fn arrived(&mut self, at: usize, now: Duration) {
+        let zero = Duration::ZERO;
+        let fresh = Arrivals { first: now, last: now, count: 0, longest: zero, unnoticed: zero };
+        let seen = self.arrivals[at].get_or_insert(fresh);
+        if now < self.settled {
+            *seen = fresh;
+        } else if seen.last < now {
+            let longest = if seen.last < self.noticed { &mut seen.unnoticed } else { &mut seen.longest };
+            *longest = (*longest).max(now - seen.last);
             seen.count += 1;
             seen.last = now;
         }
     }
+
+    fn of(&self, at: usize) -> Option<Arrivals> {
+        self.arrivals[at].filter(|seen| seen.count > 0)
+    }
 }
 
-type Reads = Vec<(Table, AddressRange, Vec<PointId>)>;
+/// A turn's reads, each with the places of the points it brings.
+type Reads = Vec<Read>;
+type Read = (Table, AddressRange, Vec<usize>);
 
 impl<'a> Model<'a> {
     fn new(line: &'a Line, devices: &'a [Device], points: &'a [Point], turnaround: Duration) -> Self {
@@ -192,119 +156,181 @@ impl<'a> Model<'a> {
 
     fn run(&self, dead: Option<DeviceId>, wire: Wire) -> Run {
         let clocks = |now: Duration| Clocks { now, wall_us: i64::try_from(now.as_micros()).unwrap_or(i64::MAX) };
-        let alive = self.points.iter().filter(|p| Some(p.device) != dead);
-        let rows = alive.map(|p| (p.device, p.id, &p.schedule));
-        let mut table = Timetable::new(rows, clocks(Duration::ZERO), jiff::tz::TimeZone::UTC);
+        let rows = self.points.iter().map(|p| (p.device, p.id, &p.schedule));
+        let mut agenda = Agenda::new(Timetable::new(rows, clocks(Duration::ZERO), jiff::tz::TimeZone::UTC));
         let turns = if dead.is_none() { TURNS } else { (TURNS / self.devices.len()).max(TURNS_AT_LEAST) };
-        let (settled, end) = self.window(turns);
-        let mut plans: HashMap<(DeviceId, Vec<PointId>), Reads> = HashMap::new();
-        let mut run =
-            Run { busy: Duration::ZERO, lasted: end - settled, reads: BTreeMap::new(), arrivals: HashMap::new() };
-        let mut now = Duration::ZERO;
-        for _ in 0..turns {
-            let Some(due) = table.take(clocks(now)) else {
-                match table.next() {
-                    Some(next) if next < end => now = next.max(now),
-                    _ => return run,
-                }
+        let (settled, end) = self.window(turns, if dead.is_none() { SHORTEST } else { MOURNING });
+        let mut plans: HashMap<(DeviceId, Vec<PointId>), Rc<Reads>> = HashMap::new();
+        let mut run = Run::new(self.points.len(), settled, end);
+        run.noticed = if dead.is_none() { Duration::ZERO } else { Duration::MAX };
+        let mut silent = dead.map(|device| Silent::new(self.line, (device, settled), self.longest(), self.cost));
+        let (mut now, mut begun) = (Duration::ZERO, 0);
+        while now < end && begun < turns {
+            let next_turn = |id| agenda.table.next_of(|device| device != id);
+            let next_turn = |id| if agenda.is_busy(now) { Some(now) } else { next_turn(id) };
+            if let Some(took) = silent.as_mut().and_then(|s| s.probe(now, next_turn(s.device))) {
+                now += took;
                 continue;
-            };
-            let counts = now >= settled;
-            let reads = plans.entry((due.device, due.points)).or_insert_with_key(|(d, points)| self.plan(*d, points));
-            for (kind, range, points) in reads.iter() {
-                let took = self.cost.of(*kind, u32::from(range.count()));
-                if wire == Wire::AsItIs {
-                    now += took;
-                }
-                if counts {
-                    run.busy += took;
-                    *run.reads.entry((due.device, *kind, *range)).or_default() += 1;
-                    points.iter().for_each(|point| run.arrived(*point, now));
-                }
             }
-            if now >= end {
-                break;
+            match agenda.next(clocks(now)) {
+                Next::Begin(due) => {
+                    begun += 1;
+                    let not_before = silent.as_ref().map_or(Some(Duration::ZERO), |s| s.may_begin(due.device));
+                    let Some(not_before) = not_before else { continue };
+                    let key = (due.device, due.points.clone());
+                    let reads = plans.entry(key).or_insert_with_key(|(d, points)| Rc::new(self.plan(*d, points)));
+                    agenda.begin(&due, (Rc::clone(reads), 0), not_before);
+                }
+                Next::GoOn(mut turn) => {
+                    if let Some(asked) = silent.as_mut().and_then(|s| s.ask(turn.device, now)) {
+                        now += asked.took;
+                        if let Some(again) = asked.again {
+                            agenda.rest(turn, again);
+                        }
+                        run.noticed = silent.as_ref().and_then(|s| s.noticed).unwrap_or(Duration::MAX);
+                        continue;
+                    }
+                    let (reads, at) = &mut turn.work;
+                    if let Some(read) = reads.get(*at) {
+                        *at += 1;
+                        self.read((turn.device, read), &mut now, wire, &mut run);
+                    }
+                    if *at < reads.len() {
+                        agenda.put_back(turn);
+                    }
+                }
+                Next::Wait(until) => {
+                    let wake = silent.as_ref().and_then(|s| s.next(now)).into_iter().chain(until).min();
+                    let Some(wake) = wake.filter(|wake| *wake < end) else { return run };
+                    now = wake.max(now);
+                }
             }
         }
         run.lasted = now.max(settled + Duration::from_millis(1)).min(end) - settled;
         run
     }
 
-    /// When to begin to count, and when to end: whole numbers of the longest period in between. A period so long that the
-    /// shorter ones would use up all turns first weighs nothing beside them.
-    fn window(&self, turns: usize) -> (Duration, Duration) {
+    fn read(&self, (device, read): (DeviceId, &Read), now: &mut Duration, wire: Wire, run: &mut Run) {
+        let (table, range, points) = read;
+        let took = self.cost.of(*table, u32::from(range.count()));
+        let counts = *now >= run.settled;
+        if wire == Wire::AsItIs {
+            *now += took;
+        }
+        if counts {
+            run.busy += took;
+            run.sent((device, *table, *range), *now);
+        }
+        points.iter().for_each(|at| run.arrived(*at, *now));
+    }
+
+    /// When to begin to count, and when to end: whole numbers of the longest period in between. A period so long that
+    /// the shorter ones would use up all turns first weighs nothing beside them.
+    fn window(&self, turns: usize, at_least: Duration) -> (Duration, Duration) {
         let groups: HashSet<_> = self.points.iter().filter_map(|p| Some((p.device, period(p)?))).collect();
         let rate: f64 = groups.iter().map(|(_, period)| period.as_secs_f64().recip()).sum();
-        let longest = groups.iter().map(|(_, period)| *period).max().unwrap_or(SHORTEST).min(LONGEST);
-        // Three times: once to settle, twice to count.
+        let longest = self.longest();
+        // One to settle, the others to count.
         #[expect(clippy::cast_precision_loss, reason = "far below the limit")]
-        let affordable = turns as f64 / rate.max(1e-3) / 3.0;
+        let affordable = turns as f64 / rate.max(1e-3) / f64::from(ROUNDS + 1);
         let longest = longest.min(Duration::from_secs_f64(affordable));
-        let counted = (SHORTEST.as_micros().div_ceil(longest.as_micros().max(1))).max(2);
-        (longest, longest * (1 + u32::try_from(counted).unwrap_or(2)))
+        let counted = u32::try_from(at_least.as_micros().div_ceil(longest.as_micros().max(1))).unwrap_or(u32::MAX - 1);
+        (longest, longest * (1 + counted.max(ROUNDS)))
+    }
+
+    fn longest(&self) -> Duration {
+        self.points.iter().filter_map(|p| period(p)).max().unwrap_or(SHORTEST).min(LONGEST)
     }
 
     fn plan(&self, device: DeviceId, points: &[PointId]) -> Reads {
         let Some(device) = self.devices.iter().find(|d| d.id == device) else { return Vec::new() };
-        let own = self.points.iter().filter(|p| points.contains(&p.id));
-        let places: Vec<_> = own.filter_map(|p| place(p).map(|(table, range)| (p.id, table, range))).collect();
+        let own = self.points.iter().enumerate().filter(|(_, p)| points.contains(&p.id));
+        let places: Vec<_> = own.filter_map(|(at, p)| place(p).map(|(table, range)| (at, table, range))).collect();
         let mut reads = Vec::new();
         for table in TABLES {
             let wanted: Vec<_> = places.iter().filter(|(_, t, _)| *t == table).map(|(_, _, range)| *range).collect();
             let limit = if table.is_bits() { device.max_bits } else { device.max_registers };
             for read in plan::plan(table, &wanted, limit, self.cost, &Holes::default()) {
                 let inside = places.iter().filter(|(_, t, range)| *t == table && read.contains(*range));
-                reads.push((table, read, inside.map(|(id, _, _)| *id).collect()));
+                reads.push((table, read, inside.map(|(at, _, _)| *at).collect()));
             }
         }
         reads
     }
 
     fn requests(&self, run: &Run) -> Vec<Request> {
+        let is_full = run.load() > 0.99;
         let name = |id: DeviceId| self.devices.iter().find(|d| d.id == id).map(|d| Arc::clone(&d.name));
-        let all = run.reads.iter().filter_map(|((device, table, range), count)| {
+        let all = run.reads.iter().filter_map(|((device, table, range), sent)| {
             let wire = self.cost.of(*table, u32::from(range.count()));
-            let every = run.lasted / *count;
+            // What goes by the grid comes a whole number of times; on a full line rounds end anywhere.
+            let every = match sent.count {
+                2.. if is_full => (sent.last - sent.first) / (sent.count - 1),
+                count => run.lasted / count,
+            };
             Some(Request { device: name(*device)?, table: *table, range: *range, wire, every })
         });
         all.collect()
     }
 
     fn ages(&self, run: &Run) -> Vec<Age> {
-        let on_wire = self.points.iter().filter(|p| place(p).is_some());
-        let age = |point: &&Point| {
+        let age = |(at, point): (usize, &&Point)| {
+            place(point)?;
             let device = self.devices.iter().find(|d| d.id == point.device)?;
             let period = period(point);
             let asked = period.unwrap_or_default();
-            let seen = run.arrivals.get(&point.id).filter(|a| a.count > 0);
+            let seen = run.of(at);
             Some(Age {
                 point: point.id,
+                device: point.device,
                 name: format!("{}/{}", device.name, point.name),
                 period,
                 achievable: seen.map_or(asked, |a| (a.last - a.first) / a.count),
                 worst: seen.map_or(asked, |a| a.longest),
             })
         };
-        on_wire.filter_map(age).collect()
+        self.points.iter().enumerate().filter_map(age).collect()
     }
 
-    fn without(&self, dead: &Device) -> Without {
-        let (asked, real) = (self.run(Some(dead.id), Wire::OfNoLength), self.run(Some(dead.id), Wire::AsItIs));
-        let probe = (plan::question(self.line) + self.line.timeout).min(Silence::affordable(1));
-        let others = real.arrivals.values().map(|a| a.longest).max().unwrap_or_default();
-        let periods = self.points.iter().filter_map(|p| Some((period(p)?, real.arrivals.get(&p.id)?)));
-        let late = periods.map(|(period, a)| a.longest.saturating_sub(period)).max().unwrap_or_default();
-        // On a line without rest the probe comes in between.
-        let delay = if asked.load() + probe.div_duration_f64(SHORTEST) < 1.0 { Duration::ZERO } else { probe };
-        let tries = 1 + u32::from(self.line.retries);
+    fn without(&self, dead: &Device, asked: &Run, ages: &[Age]) -> Without {
+        let run = self.run(Some(dead.id), Wire::AsItIs);
+        let own = asked.reads.iter().filter(|((device, ..), _)| *device == dead.id);
+        let own: Duration =
+            own.map(|((_, table, range), sent)| self.cost.of(*table, range.count().into()) * sent.count).sum();
+        let probes = silent::probe(self.line).div_duration_f64(health::LONGEST_PAUSE);
         Without {
+            id: dead.id,
             device: Arc::clone(&dead.name),
-            load: asked.load() + probe.div_duration_f64(health::LONGEST_PAUSE),
-            worst: others + delay,
-            late: late + delay,
-            // Between tries of one unit the line is kept for its late answer.
-            hold_up: (plan::question(self.line) + self.line.timeout) * tries + self.line.timeout * (tries - 1),
+            load: asked.load() - own.div_duration_f64(asked.lasted.max(Duration::from_millis(1))) + probes,
+            hold_up: silent::hold_up(self.line),
+            noticed: self.noticed(dead.id, &run, ages),
+            points: self.bereft(dead.id, &run, ages),
         }
+    }
+
+    /// From its last answer on.
+    fn noticed(&self, dead: DeviceId, run: &Run, ages: &[Age]) -> Duration {
+        let own = || self.points.iter().enumerate().filter(|(_, p)| p.device == dead);
+        let last = own().filter_map(|(at, _)| Some(run.arrivals[at]?.last)).max();
+        let every = ages.iter().filter(|age| age.device == dead).map(|age| age.achievable).min();
+        match last {
+            Some(last) if last < run.noticed && run.noticed < Duration::MAX => run.noticed - last,
+            _ => silent::noticed_after(self.line, every.unwrap_or(LONGEST), self.cost),
+        }
+    }
+
+    fn bereft(&self, dead: DeviceId, run: &Run, ages: &[Age]) -> Vec<Bereft> {
+        let on_wire = (0..self.points.len()).filter(|n| place(self.points[*n]).is_some());
+        let others = ages.iter().zip(on_wire).enumerate().filter(|(_, (age, _))| age.device != dead);
+        let bereft = |(at, (age, n)): (usize, (&Age, usize))| {
+            let seen = run.of(n);
+            let or_as_ever = |age: &Age, seen: Option<Duration>| seen.filter(|d| !d.is_zero()).unwrap_or(age.worst);
+            let worst = or_as_ever(age, seen.map(|a| a.longest));
+            // A death has one moment here; another could have held this point up for a whole question.
+            let unlucky = age.worst + plan::question(self.line) + self.line.timeout;
+            Bereft { at, worst, unnoticed: or_as_ever(age, seen.map(|a| a.unnoticed)).max(unlucky) }
+        };
+        others.map(bereft).collect()
     }
 }
 
@@ -322,115 +348,5 @@ fn place(point: &Point) -> Option<(Table, AddressRange)> {
     }
 }
 
-fn ms(d: Duration) -> f64 {
-    d.as_secs_f64() * 1e3
-}
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = format!("{} {}", self.table, self.range);
-        write!(f, "{:<20} {what:<18} {:>8.1} ms every {:>9.0} ms", self.device, ms(self.wire), ms(self.every))
-    }
-}
-
-impl fmt::Display for Age {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<32} at most {:.0} ms old", self.name, ms(self.worst))?;
-        match self.period {
-            Some(period) if !self.is_met() => {
-                write!(f, "; every {:.0} ms cannot be met, {:.0} ms can", ms(period), ms(self.achievable))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Without {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (load, worst, hold_up) = (self.load * 1e2, ms(self.worst), ms(self.hold_up));
-        write!(
-            f,
-            "{:<20} dead: load {load:.1} %, others at most {worst:.0} ms old, once {hold_up:.0} ms late",
-            self.device
-        )
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bench::work;
-    use crate::bus::{Data, fake};
-    use crate::config::plant::Port;
-
-    fn reference(baud: u32, period: Duration) -> (crate::poll::Parts, Forecast) {
-        let port = work::serial_port("none", baud, work::F8N1);
-        let parts = work::reference(Port::Serial(port), period);
-        let forecast = of(&parts.line, &parts.devices, &parts.points);
-        (parts, forecast)
-    }
-
-    #[test]
-    fn a_line_with_room_meets_every_period_and_says_how_full_it_is() {
-        let (_, forecast) = reference(115_200, Duration::from_secs(1));
-        assert!((forecast.load - 0.392).abs() < 0.002, "{}", forecast.load);
-        assert!(!forecast.is_overloaded() && forecast.unmet().count() == 0);
-        assert_eq!((forecast.points.len(), forecast.without.len()), (300, 10));
-        assert!(forecast.points.iter().all(|age| age.worst == Duration::from_secs(1)), "{}", forecast.points[0]);
-        assert!(forecast.without.iter().all(|w| w.load < forecast.load), "{}", forecast.without[0]);
-    }
-
-    #[test]
-    fn a_period_that_cannot_be_met_is_named_with_one_that_can() {
-        let (_, forecast) = reference(9_600, Duration::from_secs(1));
-        assert!((forecast.load - 2.179).abs() < 0.01, "{}", forecast.load);
-        assert_eq!(forecast.unmet().count(), 300);
-        let age = &forecast.points[0];
-        assert!((2100..2300).contains(&age.achievable.as_millis()), "{age}");
-        assert!(age.to_string().contains("every 1000 ms cannot be met, 21"), "{age}");
-    }
-
-    #[test]
-    fn an_hourly_point_does_not_hide_an_overload() {
-        let (mut parts, _) = reference(9_600, Duration::from_millis(20));
-        parts.points[7].schedule = Schedule::Every { period: Duration::from_secs(3600), align: false };
-        let load = load(&parts.line, &parts.devices, &parts.points);
-        assert!((100.0..110.0).contains(&load), "{load}");
-    }
-
-    #[test]
-    fn points_whose_periods_meet_share_their_requests() {
-        let (mut parts, _) = reference(115_200, Duration::from_secs(1));
-        for point in parts.points.iter_mut().filter(|p| p.id.0 % 2 == 1) {
-            point.schedule = Schedule::Every { period: Duration::from_secs(2), align: false };
-        }
-        let forecast = of(&parts.line, &parts.devices, &parts.points);
-        let (mean, wire): (Vec<f64>, Vec<f64>) =
-            forecast.requests.iter().map(|r| (r.wire.div_duration_f64(r.every), r.wire.as_secs_f64())).unzip();
-        assert!((mean.iter().sum::<f64>() - forecast.load).abs() < 1e-3 && wire.iter().all(|w| *w > 0.0));
-        assert!(forecast.load < 0.392, "{}", forecast.load);
-    }
-
-    /// On a line without a machine behind it, so that only the forecast can be wrong; `cargo bench` compares it with the
-    /// paced line.
-    #[tokio::test(start_paused = true)]
-    async fn the_running_line_is_as_busy_as_was_foreseen() {
-        for (baud, period) in [(115_200, Duration::from_secs(1)), (19_200, Duration::from_secs(3))] {
-            let (parts, forecast) = reference(baud, period);
-            let cost = Cost::new(&parts.line, USUAL_TURNAROUND + plan::silence(&parts.line));
-            let bus = fake::bus(move |request| {
-                let words = vec![7; usize::from(request.range.count())];
-                (cost.of(request.table, u32::from(request.range.count())), Ok(Data::Registers(words)))
-            });
-            let (out, mut samples) = tokio::sync::mpsc::channel(64);
-            let (tell, mut events) = tokio::sync::mpsc::channel(64);
-            let (_status, task) = crate::poll::new(parts, bus.clone(), out, tell);
-            tokio::spawn(task.run(tokio_util::sync::CancellationToken::new()));
-            tokio::spawn(async move { while events.recv().await.is_some() {} });
-            let end = tokio::time::Instant::now() + 12 * period - Duration::from_millis(1);
-            while let Ok(Some(_)) = tokio::time::timeout_at(end, samples.recv()).await {}
-            let ratio = bus.status().borrow().busy.div_duration_f64(12 * period) / forecast.load;
-            assert!((0.95..1.05).contains(&ratio), "{baud}: {ratio}");
-        }
-    }
-}
+mod tests;

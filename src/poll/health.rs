@@ -20,7 +20,7 @@ const SHARE: u32 = 50;
 
 /// What a reply or a miss changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum Change {
     /// Nothing to tell.
     Same,
     /// It answers (again, or for the first time).
@@ -76,17 +76,17 @@ impl Health {
     }
 
     /// It answered: a value or an exception of its own.
-    pub fn answered(&mut self) -> Turn {
+    pub fn answered(&mut self) -> Change {
         let was = std::mem::replace(&mut self.state, DeviceState::Online);
         self.misses = 0;
         match was {
-            DeviceState::Unknown | DeviceState::Offline => Turn::Online,
-            DeviceState::Online | DeviceState::Shaky => Turn::Same,
+            DeviceState::Unknown | DeviceState::Offline => Change::Online,
+            DeviceState::Online | DeviceState::Shaky => Change::Same,
         }
     }
 
     /// It did not answer, or nothing that could be read.
-    pub fn missed(&mut self, now: Duration, reason: Reason, silence: Silence) -> Turn {
+    pub fn missed(&mut self, now: Duration, reason: Reason, silence: Silence) -> Change {
         if self.misses == 0 {
             self.missing_since = now;
         }
@@ -94,7 +94,7 @@ impl Health {
         if self.state == DeviceState::Offline {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             self.probe_at = now + self.next_pause(silence);
-            return Turn::Same;
+            return Change::Same;
         }
         let gone = self.misses >= MISSES && now.saturating_sub(self.missing_since) >= SILENT_FOR;
         if !gone {
@@ -102,12 +102,12 @@ impl Health {
             if self.state == DeviceState::Online {
                 self.state = DeviceState::Shaky;
             }
-            return Turn::Same;
+            return Change::Same;
         }
         self.state = DeviceState::Offline;
         self.pause = FIRST_PAUSE;
         self.probe_at = now + self.next_pause(silence);
-        Turn::Offline(reason)
+        Change::Offline(reason)
     }
 
     /// Long enough that all silent devices together stay within their share, never longer than the longest pause, and
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn one_miss_is_no_death() {
         let mut health = Health::new(1);
-        assert_eq!(health.answered(), Turn::Online);
-        assert_eq!(health.missed(secs(1), Reason::Timeout, ONE), Turn::Same);
+        assert_eq!(health.answered(), Change::Online);
+        assert_eq!(health.missed(secs(1), Reason::Timeout, ONE), Change::Same);
         assert_eq!(health.state(), DeviceState::Shaky);
-        assert_eq!(health.answered(), Turn::Same);
+        assert_eq!(health.answered(), Change::Same);
         assert_eq!(health.state(), DeviceState::Online);
     }
 
@@ -155,9 +155,9 @@ mod tests {
         let mut health = Health::new(1);
         health.answered();
         for ms in [0, 100, 200, 300, 2_999] {
-            assert_eq!(health.missed(Duration::from_millis(ms), Reason::Timeout, ONE), Turn::Same);
+            assert_eq!(health.missed(Duration::from_millis(ms), Reason::Timeout, ONE), Change::Same);
         }
-        assert_eq!(health.missed(secs(3), Reason::Crc, ONE), Turn::Offline(Reason::Crc));
+        assert_eq!(health.missed(secs(3), Reason::Crc, ONE), Change::Offline(Reason::Crc));
         assert!(health.probe_at().is_some_and(|at| at > secs(3) && at <= secs(4)));
     }
 
@@ -165,9 +165,9 @@ mod tests {
     fn one_good_reply_brings_it_back_at_once() {
         let mut health = gone(0);
         assert_eq!(health.state(), DeviceState::Offline);
-        assert_eq!(health.answered(), Turn::Online);
+        assert_eq!(health.answered(), Change::Online);
         assert_eq!(health.probe_at(), None);
-        assert_eq!(health.missed(secs(99), Reason::Timeout, ONE), Turn::Same);
+        assert_eq!(health.missed(secs(99), Reason::Timeout, ONE), Change::Same);
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! long it thinks. Turns words into samples; asks nobody.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::Data;
@@ -9,7 +10,9 @@ use crate::config::plant::{Device, Line, Point, Source, Wire};
 use crate::decode::{self, Formula, Words};
 use crate::point::{AddressRange, PointId, Table};
 use crate::poll::health::Health;
-use crate::poll::plan::{self, Holes};
+use crate::poll::learned::{Lesson, Pace};
+use crate::poll::plan::{self, Cost, Holes};
+use crate::poll::wait::Wait;
 use crate::sample::{Reason, Sample, Value};
 use crate::status::{DeviceState, DeviceStatus};
 use crate::time::Stamp;
@@ -23,10 +26,16 @@ pub(crate) struct Member {
     index: HashMap<PointId, usize>,
     pub(crate) health: Health,
     holes: HashMap<Table, Holes>,
-    turnaround: Option<Duration>,
+    /// What turns of these points ask; empty again whenever something is learnt.
+    plans: HashMap<Vec<PointId>, Planned>,
+    pub(crate) wait: Wait,
     pub(crate) reason: Option<Reason>,
-    /// Told to be offline because its line is.
+    /// Told to be offline whatever its health says: its line is down, or it is paused.
     pub(crate) cut: bool,
+    /// Not to be asked.
+    pub(crate) paused: bool,
+    /// Not to be asked before: its late answer is awaited, and the line would have to wait with it.
+    pub(crate) quiet_until: Duration,
     pub(crate) replies: u64,
     pub(crate) failures: u64,
 }
@@ -37,11 +46,29 @@ struct Entry {
     last: Option<Sample>,
 }
 
+/// One read of one table.
+pub(crate) type Block = (Table, AddressRange);
+
+/// What a turn of some points asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    /// The points.
+    pub(crate) slots: Arc<[Slot]>,
+    /// The reads, in order.
+    pub(crate) reads: Arc<[Block]>,
+    /// As it was when this was planned.
+    turnaround: Duration,
+}
+
+/// So many different sets of points due together are remembered; a few periods make a few sets.
+const PLANS: usize = 64;
+const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
+
 /// A point by its place in this member.
 pub(crate) type Slot = usize;
 
 impl Member {
-    pub(crate) fn new(device: Device, points: Vec<Point>) -> Self {
+    pub(crate) fn new(device: Device, points: Vec<Point>, line: &Line) -> Self {
         let index = points.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
         let entry = |point: Point| {
             let formula = match &point.source {
@@ -56,16 +83,54 @@ impl Member {
             points: points.into_iter().map(entry).collect(),
             index,
             holes: HashMap::new(),
-            turnaround: None,
+            plans: HashMap::new(),
+            wait: Wait::new(line.min_timeout, line.timeout),
             reason: None,
             cut: false,
+            paused: false,
+            quiet_until: Duration::ZERO,
             replies: 0,
             failures: 0,
         }
     }
 
-    pub(crate) fn slots(&self, points: &[PointId]) -> Vec<Slot> {
+    /// What a turn of these points asks. Planning costs more than the rest of a turn, so it is done anew only when the device
+    /// has taught something, or has become quicker or slower by an eighth: less hardly moves the best plan.
+    pub(crate) fn planned(&mut self, points: &[PointId], line: &Line) -> Planned {
+        let turnaround = self.turnaround(line);
+        let known = self.plans.get(points).filter(|p| p.turnaround.abs_diff(turnaround) <= p.turnaround / 8);
+        if let Some(known) = known {
+            return known.clone();
+        }
+        if self.plans.len() >= PLANS {
+            self.plans.clear();
+        }
+        let planned = self.plan(points, Cost::new(line, turnaround), turnaround);
+        self.plans.insert(points.to_vec(), planned.clone());
+        planned
+    }
+
+    fn plan(&self, points: &[PointId], cost: Cost, turnaround: Duration) -> Planned {
+        let slots = self.slots(points);
+        let mut reads = Vec::new();
+        for table in TABLES {
+            let ranges = plan::plan(table, &self.wanted(table, &slots), self.limit(table), cost, &self.holes(table));
+            reads.extend(ranges.into_iter().map(|range| (table, range)));
+        }
+        Planned { slots: slots.into(), reads: reads.into(), turnaround }
+    }
+
+    fn slots(&self, points: &[PointId]) -> Vec<Slot> {
         points.iter().filter_map(|id| self.index.get(id).copied()).collect()
+    }
+
+    /// Which of these are its own.
+    pub(crate) fn own(&self, points: &[PointId]) -> Vec<PointId> {
+        points.iter().copied().filter(|id| self.index.contains_key(id)).collect()
+    }
+
+    pub(crate) fn names(&self, points: &[PointId]) -> Vec<String> {
+        self.slots(points).into_iter().map(|slot| self.points[slot].point.name.to_string()).collect()
     }
 
     pub(crate) fn all(&self) -> Vec<Slot> {
@@ -91,21 +156,47 @@ impl Member {
         wires.map(|w| (w.table, w.range)).min_by_key(|(table, range)| (self.is_hidden(*table, *range), range.count()))
     }
 
-    pub(crate) fn limit(&self, table: Table) -> u16 {
+    fn limit(&self, table: Table) -> u16 {
         if table.is_bits() { self.device.max_bits } else { self.device.max_registers }
     }
 
-    pub(crate) fn holes(&self, table: Table) -> Holes {
+    fn holes(&self, table: Table) -> Holes {
         self.holes.get(&table).cloned().unwrap_or_default()
     }
 
     pub(crate) fn holes_mut(&mut self, table: Table) -> &mut Holes {
+        self.plans.clear();
         self.holes.entry(table).or_default()
     }
 
     /// It was away: it may have been given other registers meanwhile.
+    pub(crate) fn doubt_holes(&mut self) {
+        self.plans.clear();
+        self.holes.values_mut().for_each(Holes::doubt);
+    }
+
+    /// On request: what is found again is said again.
     pub(crate) fn forget_holes(&mut self) {
+        self.plans.clear();
         self.holes.clear();
+    }
+
+    /// What it has taught so far, by its name.
+    pub(crate) fn taught(&self) -> (Arc<str>, Lesson) {
+        (Arc::clone(&self.device.name), self.lesson())
+    }
+
+    fn lesson(&self) -> Lesson {
+        let pace = self.wait.usual().zip(self.wait.deviation());
+        Lesson::new(&self.holes, pace.map(|(usual, deviation)| Pace { usual, deviation }))
+    }
+
+    /// Knows again what it taught before a restart.
+    pub(crate) fn recall(&mut self, lesson: &Lesson) {
+        self.holes = lesson.holes().iter().map(|(table, holes)| (*table, holes.clone())).collect();
+        if let Some(pace) = lesson.pace() {
+            self.wait = self.wait.clone().recalling(pace.usual, pace.deviation);
+        }
     }
 
     fn is_hidden(&self, table: Table, range: AddressRange) -> bool {
@@ -114,12 +205,7 @@ impl Member {
 
     /// From the end of a question to the beginning of the answer, as measured or as is usual.
     pub(crate) fn turnaround(&self, line: &Line) -> Duration {
-        self.turnaround.unwrap_or_else(|| USUAL_TURNAROUND + plan::silence(line))
-    }
-
-    /// Smoothed, an eighth at a time.
-    pub(crate) fn thought_for(&mut self, took: Duration) {
-        self.turnaround = Some(self.turnaround.map_or(took, |usual| usual - usual / 8 + took / 8));
+        self.wait.usual().unwrap_or_else(|| USUAL_TURNAROUND + plan::silence(line))
     }
 
     /// Whether a point can only be understood once others have been read.
@@ -183,9 +269,8 @@ impl Member {
 
     /// A point that is not asked for any more: the exception it was refused with, said again.
     pub(crate) fn refused(&mut self, slot: Slot, now: Stamp) -> Sample {
-        let said = self.points[slot].last.as_ref().and_then(|s| s.quality().reason());
-        let reason = said.filter(|r| matches!(r, Reason::Exception(_))).unwrap_or(Reason::Exception(2));
-        self.keep(slot, Err(reason), now)
+        let said = self.wire(slot).and_then(|wire| self.holes.get(&wire.table)?.exception(wire.range));
+        self.keep(slot, Err(Reason::Exception(said.unwrap_or(2))), now)
     }
 
     fn keep(&mut self, slot: Slot, result: Result<Value, Reason>, taken: Stamp) -> Sample {
@@ -207,9 +292,10 @@ impl Member {
             reason: self.reason.map(|r| r.to_string()),
             replies: self.replies,
             failures: self.failures,
-            turnaround_ms: self.turnaround.map_or(0.0, |t| t.as_secs_f64() * 1e3),
+            turnaround_ms: self.wait.usual().map_or(0.0, |t| t.as_secs_f64() * 1e3),
             points: self.points.len(),
             bad_points: self.points.iter().filter(bad).count(),
+            holes: self.lesson().named(),
         }
     }
 }

@@ -1,12 +1,18 @@
 //! Polling a line: what is due, in which reads, and what becomes of the answers.
-//! [`plan`], [`schedule`], [`health`] and [`forecast`] decide and are pure; [`PollTask`] acts, one a line.
+//! [`plan`], [`schedule`], [`health`], [`wait`], [`learned`], [`forecast`] and the private agenda and turn decide and are pure;
+//! [`PollTask`] acts, one a line.
 
+mod agenda;
 pub mod forecast;
 pub mod health;
+pub mod learned;
 mod member;
+mod overload;
 pub mod plan;
 pub mod schedule;
 mod task;
+mod turn;
+pub mod wait;
 
 pub use task::PollTask;
 
@@ -15,7 +21,8 @@ use tokio::sync::watch;
 
 use crate::bus::Bus;
 use crate::config::plant::{Device, Line, Point};
-use crate::point::DeviceId;
+use crate::point::{DeviceId, PointId};
+use crate::poll::learned::Lessons;
 use crate::sample::{Reason, Sample};
 use crate::status::LineStatus;
 
@@ -28,7 +35,23 @@ pub struct Parts {
     pub devices: Vec<Device>,
     /// Their points.
     pub points: Vec<Point>,
+    /// What is known of devices; what these teach is told there.
+    pub lessons: Lessons,
 }
+
+/// What somebody wants of a line's polling, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// These points are read next, and told even if nothing has changed.
+    Read(Vec<PointId>),
+    /// The device is left alone, its points are bad, until it is resumed or the gateway starts again.
+    Pause(DeviceId),
+    /// It is polled again.
+    Resume(DeviceId),
+}
+
+/// Orders that wait for the poll task; it takes them between two reads. Full: whoever orders waits.
+const ORDERS: usize = 16;
 
 /// A device began or ceased to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

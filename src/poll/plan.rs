@@ -4,6 +4,7 @@
 //! The trick: once values that lie inside others are set aside, starts and ends rise together, the best grouping
 //! is one of consecutive runs, and dynamic programming over their ends finds it.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -76,24 +77,70 @@ fn nanos(d: Duration) -> u64 {
 /// What a device has refused: never read, never bridged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holes {
-    dead: BTreeSet<AddressRange>,
+    /// With the exception that said so.
+    dead: BTreeMap<AddressRange, u8>,
     seams: BTreeSet<u32>,
+    /// Known before and asked for again: to find them once more is no news.
+    doubted: (BTreeSet<AddressRange>, BTreeSet<u32>),
 }
 
 impl Holes {
-    /// Values here are refused even when asked for alone.
-    pub fn bury(&mut self, range: AddressRange) -> bool {
-        self.dead.insert(range)
+    /// Values here are refused even when asked for alone, with this exception. Returns whether that is news.
+    pub fn bury(&mut self, range: AddressRange, exception: u8) -> bool {
+        self.dead.insert(range, exception).is_none() && !self.doubted.0.contains(&range)
     }
 
-    /// No read may hold both this address and the one before: both sides answer, together they are refused.
+    /// No read may hold both this address and the one before: both sides answer, together they are refused. Returns whether
+    /// that is news.
     pub fn seam(&mut self, address: u32) -> bool {
-        self.seams.insert(address)
+        self.seams.insert(address) && !self.doubted.1.contains(&address)
+    }
+
+    /// Everything is asked for again.
+    pub fn doubt(&mut self) {
+        self.doubted.0.extend(std::mem::take(&mut self.dead).into_keys());
+        self.doubted.1.append(&mut self.seams);
+    }
+
+    /// Without what is only doubted.
+    #[must_use]
+    pub fn sure(&self) -> Self {
+        self.without(|_| false)
+    }
+
+    /// Without what is only doubted, and without these refused values.
+    #[must_use]
+    pub fn without(&self, gone: impl Fn(AddressRange) -> bool) -> Self {
+        let dead =
+            self.dead.iter().filter(|(refused, _)| !gone(**refused)).map(|(refused, code)| (*refused, *code)).collect();
+        Self { dead, seams: self.seams.clone(), doubted: Default::default() }
+    }
+
+    /// What is refused even alone, in order, and with which exception.
+    pub fn refused(&self) -> impl Iterator<Item = (AddressRange, u8)> {
+        self.dead.iter().map(|(range, code)| (*range, *code))
+    }
+
+    /// Addresses that no read may reach from below, in order.
+    pub fn seams(&self) -> impl Iterator<Item = u32> {
+        self.seams.iter().copied()
+    }
+
+    /// Each for people: `holding 4–6` cannot be read at all, `holding before 20` lies between two values that can.
+    pub fn named(&self, table: Table) -> impl Iterator<Item = String> {
+        let refused = self.dead.keys().map(move |range| format!("{table} {range}"));
+        refused.chain(self.seams.iter().map(move |address| format!("{table} before {address}")))
     }
 
     /// Whether a value can never be read.
     pub fn hides(&self, range: AddressRange) -> bool {
-        self.dead.iter().any(|dead| u32::from(dead.start()) < range.end() && u32::from(range.start()) < dead.end())
+        self.exception(range).is_some()
+    }
+
+    /// The exception with which a value was refused that can never be read.
+    pub fn exception(&self, range: AddressRange) -> Option<u8> {
+        let hit = |dead: &AddressRange| u32::from(dead.start()) < range.end() && u32::from(range.start()) < dead.end();
+        self.dead.iter().find(|(dead, _)| hit(dead)).map(|(_, code)| *code)
     }
 
     /// Nothing known.
@@ -103,7 +150,7 @@ impl Holes {
 
     fn forbids(&self, start: u32, end: u32) -> bool {
         let seam = start + 1 < end && self.seams.range(start + 1..end).next().is_some();
-        seam || self.dead.iter().any(|dead| u32::from(dead.start()) < end && start < dead.end())
+        seam || self.dead.keys().any(|dead| u32::from(dead.start()) < end && start < dead.end())
     }
 }
 
@@ -114,6 +161,8 @@ pub fn plan(table: Table, wanted: &[AddressRange], limit: u16, cost: Cost, holes
     // Before the ones inside others are left out: those others may be the ones that cannot be read.
     let readable = |v: &AddressRange| u32::from(v.count()) <= limit && !holes.hides(*v);
     let values = outermost(&wanted.iter().copied().filter(readable).collect::<Vec<_>>());
+    // Asked some thousand times a plan, and most devices refuse nothing.
+    let forbids = |start, end| !holes.is_empty() && holes.forbids(start, end);
     // best[n]: least time and reads for the first n values, and where the last of these reads begins.
     let mut best: Vec<(u64, u32, usize)> = vec![(0, 0, 0)];
     for last in 0..values.len() {
@@ -121,7 +170,7 @@ pub fn plan(table: Table, wanted: &[AddressRange], limit: u16, cost: Cost, holes
         let mut choice = (u64::MAX, u32::MAX, last);
         for first in (0..=last).rev() {
             let start = u32::from(values[first].start());
-            if end - start > limit || (first < last && holes.forbids(start, end)) {
+            if end - start > limit || (first < last && forbids(start, end)) {
                 break;
             }
             let (time, reads, _) = best[first];
@@ -188,6 +237,7 @@ mod tests {
             name: "hall".into(),
             port: Port::Serial(port),
             timeout: Duration::from_millis(300),
+            min_timeout: Duration::from_millis(100),
             retries: 1,
             gap: None,
         }
@@ -226,11 +276,23 @@ mod tests {
     fn a_hole_is_neither_read_nor_bridged() {
         let cost = Cost { character_ns: 1, request_ns: 1000 };
         let mut holes = Holes::default();
-        holes.bury(range(5, 2));
+        holes.bury(range(5, 2), 2);
         holes.seam(20);
         let wanted = [range(0, 2), range(5, 2), range(10, 2), range(18, 2), range(20, 2)];
         let reads = plan(Table::Holding, &wanted, 125, cost, &holes);
         assert_eq!(reads, [range(0, 2), range(10, 10), range(20, 2)]);
+    }
+
+    #[test]
+    fn a_hole_that_is_found_again_after_a_doubt_is_no_news() {
+        let mut holes = Holes::default();
+        assert!(holes.bury(range(5, 2), 2) && holes.seam(20));
+        assert!(!holes.bury(range(5, 2), 2) && !holes.seam(20));
+        holes.doubt();
+        assert!(holes.is_empty() && !holes.hides(range(5, 2)) && holes.sure() == Holes::default());
+        assert!(!holes.bury(range(5, 2), 2) && !holes.seam(20), "said before");
+        assert!(holes.hides(range(5, 2)) && holes.bury(range(6, 1), 2));
+        assert_eq!(holes.named(Table::Input).collect::<Vec<_>>(), ["input 5–6", "input 6", "input before 20"]);
     }
 
     #[test]
@@ -281,7 +343,7 @@ mod tests {
             let wanted: Vec<_> = values.iter().map(|(start, count)| range(*start, *count)).collect();
             let cost = Cost { character_ns: 1, request_ns };
             let mut holes = Holes::default();
-            if let Some((start, count)) = dead { holes.bury(range(start, count)); }
+            if let Some((start, count)) = dead { holes.bury(range(start, count), 2); }
             // A seam through a value would forbid what is known to answer.
             let cuts = |at: u32| wanted.iter().any(|v| u32::from(v.start()) < at && at < v.end());
             if let Some(at) = seam.filter(|at| !cuts(*at)) { holes.seam(at); }

@@ -32,7 +32,24 @@ pub struct Due {
     pub device: DeviceId,
     /// Which.
     pub points: Vec<PointId>,
+    /// By when the turn should be over.
+    pub deadline: Duration,
     /// Turns that passed without being taken, counted per point.
+    pub missed: u64,
+}
+
+/// Points of one device with one schedule, whose turns come later than they should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretched {
+    /// Whose.
+    pub device: DeviceId,
+    /// Which.
+    pub points: Vec<PointId>,
+    /// What is asked for.
+    pub period: Duration,
+    /// What can be had now: the time between two turns, smoothed.
+    pub achievable: Duration,
+    /// Turns that were missed since the start, by each of the points.
     pub missed: u64,
 }
 
@@ -47,6 +64,10 @@ struct Group {
     taken: Duration,
     hurried: bool,
     missed: u64,
+    /// Since when it has been late without a break.
+    behind: bool,
+    /// The time between two turns, smoothed.
+    between: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -87,6 +108,8 @@ impl Timetable {
                         taken: Duration::ZERO,
                         hurried: false,
                         missed: 0,
+                        behind: false,
+                        between: None,
                     });
                 }
             }
@@ -108,13 +131,19 @@ impl Timetable {
 
     /// The device with the earliest deadline and all of its points that are due; their next turns are set.
     pub fn take(&mut self, clocks: Clocks) -> Option<Due> {
+        self.take_if(clocks, |_, _| true)
+    }
+
+    /// The same among the turns that may begin now, by device and deadline.
+    pub fn take_if(&mut self, clocks: Clocks, may: impl Fn(DeviceId, Duration) -> bool) -> Option<Due> {
         if offset(clocks).abs_diff(self.offset_us) > STEP_US.unsigned_abs() {
             self.offset_us = offset(clocks);
             self.bind_to_wall(clocks);
         }
-        let device =
-            self.groups.iter().filter(|g| g.is_due(clocks.now)).min_by_key(|g| (g.deadline(), g.taken))?.device;
-        let mut due = Due { device, points: Vec::new(), missed: 0 };
+        let ready = self.groups.iter().filter(|g| g.is_due(clocks.now) && may(g.device, g.deadline()));
+        let first = ready.min_by_key(|g| (g.deadline(), g.taken))?;
+        let (device, deadline) = (first.device, first.deadline());
+        let mut due = Due { device, points: Vec::new(), deadline, missed: 0 };
         let zone = &self.zone;
         for group in self.groups.iter_mut().filter(|g| g.device == device && g.is_due(clocks.now)) {
             let missed = group.advance(clocks, zone);
@@ -130,9 +159,16 @@ impl Timetable {
         self.groups.iter_mut().filter(|g| g.device == device).for_each(|g| g.hurried = true);
     }
 
-    /// Turns missed so far by a point's group.
+    /// Turns missed so far by a point.
     pub fn missed(&self, point: PointId) -> u64 {
         self.groups.iter().find(|g| g.points.contains(&point)).map_or(0, |g| g.missed)
+    }
+
+    /// Whose periods are not met now, the most stretched first.
+    pub fn stretched(&self) -> Vec<Stretched> {
+        let mut all: Vec<Stretched> = self.groups.iter().filter_map(Group::stretched).collect();
+        all.sort_by(|a, b| b.factor().total_cmp(&a.factor()));
+        all
     }
 
     fn bind_to_wall(&mut self, clocks: Clocks) {
@@ -146,7 +182,47 @@ impl Timetable {
     }
 }
 
+impl Stretched {
+    /// How many times the period it takes.
+    pub fn factor(&self) -> f64 {
+        self.achievable.div_duration_f64(self.period)
+    }
+}
+
 impl Group {
+    fn stretched(&self) -> Option<Stretched> {
+        let (Rule::Grid(period) | Rule::Aligned(period), Some(achievable)) = (&self.rule, self.between) else {
+            return None;
+        };
+        let (period, missed) = (*period, self.missed);
+        let points = self.points.clone();
+        (self.behind && achievable > period).then_some(Stretched {
+            device: self.device,
+            points,
+            period,
+            achievable,
+            missed,
+        })
+    }
+
+    /// The time between two turns, an eighth at a time: one hiccup is not a stretched period. It is behind from the first
+    /// missed turn until the mean is its period again.
+    fn timed(&mut self, now: Duration, missed: u64) {
+        let between = now.saturating_sub(self.taken);
+        let period = match self.rule {
+            Rule::Grid(period) | Rule::Aligned(period) => period,
+            Rule::Cron(_) => return,
+        };
+        // The first turn after the start, or after the device was away, is measured from nothing.
+        let Some(usual) = self.between else {
+            self.between = Some(period);
+            return;
+        };
+        let usual = usual - usual / 8 + between.min(period * 64) / 8;
+        self.between = Some(usual);
+        self.behind = missed > 0 || (self.behind && usual > period + period / 50);
+    }
+
     fn is_due(&self, now: Duration) -> bool {
         self.hurried || self.due <= now
     }
@@ -161,11 +237,17 @@ impl Group {
 
     /// Sets the next turn and returns how many were passed over.
     fn advance(&mut self, clocks: Clocks, zone: &TimeZone) -> u64 {
-        self.hurried = false;
-        self.taken = clocks.now;
-        if self.due > clocks.now {
-            return 0;
+        let hurried = std::mem::take(&mut self.hurried);
+        let missed = if self.due > clocks.now { 0 } else { self.set_next(clocks, zone) };
+        if hurried {
+            self.between = None;
         }
+        self.timed(clocks.now, missed);
+        self.taken = clocks.now;
+        missed
+    }
+
+    fn set_next(&mut self, clocks: Clocks, zone: &TimeZone) -> u64 {
         let late = clocks.now - self.due;
         match &self.rule {
             Rule::Grid(period) => {

@@ -1,8 +1,11 @@
-//! The task that polls one line: takes what the timetable says, asks for it in the planner's reads, and hands on samples.
-//! It decides nothing itself but the order of steps; every due point ends a turn with exactly one sample, unless its device
-//! is offline: then it gets one, and is not asked again before a probe is answered.
+//! The task that polls one line: asks the agenda which turn goes on, the turn what to ask, the bus for it, and hands on the
+//! samples. It decides nothing itself but the order of steps. A device that is offline is not asked before a probe is
+//! answered; a read to be tried again waits until its device may be asked, and the line is the others' meanwhile.
 
-use std::collections::{HashSet, VecDeque};
+mod orders;
+mod report;
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,22 +13,22 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, BusError, Data, ReadRequest, Reply};
+use crate::bus::{Bus, BusError, ReadRequest, Reply};
 use crate::config::plant::{Line, Port};
-use crate::point::{AddressRange, DeviceId, Table};
-use crate::poll::health::{self, Silence, Turn};
-use crate::poll::member::{Member, Slot};
-use crate::poll::plan::{self, Cost};
+use crate::point::DeviceId;
+use crate::poll::agenda::{Agenda, Begun, Next};
+use crate::poll::health::{self, Change, Silence};
+use crate::poll::learned::Lessons;
+use crate::poll::member::Member;
+use crate::poll::overload::Overload;
+use crate::poll::plan;
 use crate::poll::schedule::{Clocks, Due, Timetable};
-use crate::poll::{DeviceEvent, Parts};
+use crate::poll::turn::{Finding, Read, Turn};
+use crate::poll::{DeviceEvent, ORDERS, Order, Parts};
 use crate::sample::{Reason, Sample};
 use crate::status::{DeviceState, LineStatus};
 use crate::time;
 
-const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
-/// How often the status is told, and over how long the load is taken.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-const LOAD_OVER: Duration = Duration::from_secs(10);
 /// A line that is down this long takes its devices offline; an adapter that is plugged in again comes back sooner.
 const GONE_AFTER: Duration = Duration::from_secs(3);
 
@@ -41,28 +44,11 @@ enum Outcome {
     Garbled,
 }
 
-/// One read of a member's table.
-#[derive(Clone, Copy)]
-struct Block {
-    at: usize,
-    table: Table,
-    read: AddressRange,
-}
-
-/// What has been read so far in a turn, and what has not.
-struct Round {
-    open: Vec<Slot>,
-    answered: HashSet<Slot>,
-    /// Reads whose points wait for a scale factor.
-    waiting: Vec<(Slot, AddressRange, Data, Instant)>,
-    splits: Vec<(AddressRange, AddressRange)>,
-}
-
 /// Polls one line until cancelled.
 pub struct PollTask {
     line: Line,
     members: Vec<Member>,
-    table: Timetable,
+    agenda: Agenda<Turn>,
     bus: Bus,
     out: mpsc::Sender<Vec<Sample>>,
     events: mpsc::Sender<DeviceEvent>,
@@ -71,6 +57,13 @@ pub struct PollTask {
     tell_at: Instant,
     busy: VecDeque<(Instant, Duration)>,
     missed_turns: u64,
+    /// Second and further tries.
+    retries: u64,
+    overload: Overload,
+    lessons: Lessons,
+    orders: mpsc::Receiver<Order>,
+    /// Given to whoever orders; held, so that the queue never closes.
+    desk: mpsc::Sender<Order>,
     /// Since when the line is down.
     gone_since: Option<Instant>,
 }
@@ -87,14 +80,21 @@ impl PollTask {
         let rows = parts.points.iter().map(|p| (p.device, p.id, &p.schedule));
         let table = Timetable::new(rows, clocks, jiff::tz::TimeZone::system());
         let own = |id: DeviceId| parts.points.iter().filter(|p| p.device == id).cloned().collect();
-        let members: Vec<Member> = parts.devices.into_iter().map(|d| (own(d.id), d)).map(member).collect();
+        let members = parts.devices.into_iter().map(|device| {
+            let lesson = parts.lessons.of(&device.name);
+            let mut member = Member::new(device.clone(), own(device.id), &parts.line);
+            member.recall(&lesson);
+            member
+        });
+        let members: Vec<Member> = members.collect();
         let (status, seen) = watch::channel(LineStatus::default());
         let line = parts.line;
         let busy = VecDeque::new();
+        let (desk, orders) = mpsc::channel(ORDERS);
         let task = Self {
             line,
             members,
-            table,
+            agenda: Agenda::new(table),
             bus,
             out,
             events,
@@ -103,10 +103,20 @@ impl PollTask {
             tell_at: origin,
             busy,
             missed_turns: 0,
+            retries: 0,
+            overload: Overload::default(),
+            lessons: parts.lessons,
+            orders,
+            desk,
             gone_since: None,
         };
         task.status.send_replace(task.snapshot(0.0));
         (seen, task)
+    }
+
+    /// Where orders are taken.
+    pub fn desk(&self) -> mpsc::Sender<Order> {
+        self.desk.clone()
     }
 
     /// Until cancelled, or until the receiver of its samples or the bus has gone. A read that is cut here is finished by the
@@ -117,6 +127,7 @@ impl PollTask {
             () = cancelled.cancelled() => {}
             _ = self.work() => {}
         }
+        self.lessons.note(self.members.iter().map(Member::taught));
     }
 
     async fn work(&mut self) -> Result<(), Closed> {
@@ -125,12 +136,30 @@ impl PollTask {
             if Instant::now() >= self.tell_at {
                 self.tell();
             }
+            self.forget_as_wished();
+            if let Ok(order) = self.orders.try_recv() {
+                self.obey(order).await?;
+                continue;
+            }
             if let Some(at) = self.due_probe(clocks.now) {
                 self.probe(at).await?;
-            } else if let Some(due) = self.table.take(clocks) {
-                self.turn(&due).await?;
-            } else {
-                tokio::time::sleep_until(self.next_step()).await;
+                continue;
+            }
+            match self.agenda.next(clocks) {
+                Next::Begin(due) => self.begin(&due),
+                Next::GoOn(turn) => self.go_on(turn).await?,
+                Next::Wait(until) => {
+                    let next = self.next_step(until);
+                    let members = &self.members;
+                    let order = tokio::select! {
+                        () = tokio::time::sleep_until(next) => None,
+                        () = self.lessons.wished(|device| orders::has(members, device)) => None,
+                        order = self.orders.recv() => order,
+                    };
+                    if let Some(order) = order {
+                        self.obey(order).await?;
+                    }
+                }
             }
         }
     }
@@ -139,21 +168,22 @@ impl PollTask {
         Clocks { now: Instant::now().saturating_duration_since(self.origin), wall_us: time::now().wall_us }
     }
 
-    fn next_step(&self) -> Instant {
+    fn next_step(&self, turn: Option<Duration>) -> Instant {
         let now = self.clocks().now;
         // A probe that found no room waits for the turns that are in its way, but not for ever.
-        let probes = self.members.iter().filter_map(|m| m.health.probe_at());
+        let probes = self.members.iter().filter(|m| !m.paused).filter_map(|m| m.health.probe_at());
         let probes = probes.map(|at| if at <= now { at + health::PATIENCE } else { at });
-        let next = probes.chain(self.table.next()).min().map_or(self.tell_at, |at| self.origin + at);
+        let next = probes.chain(turn).min().map_or(self.tell_at, |at| self.origin + at);
         next.min(self.tell_at)
     }
 
     /// The device whose probe is due, once it delays nobody or has waited long enough.
     fn due_probe(&self, now: Duration) -> Option<usize> {
-        let due = |m: &Member| m.health.probe_at().filter(|at| *at <= now);
+        let due = |m: &Member| m.health.probe_at().filter(|at| *at <= now && !m.paused);
         let oldest = self.members.iter().enumerate().filter_map(|(n, m)| Some((due(m)?, n))).min()?;
         let is_live = |id| self.members.iter().any(|m| m.device.id == id && m.health.probe_at().is_none());
-        let room = self.table.next_of(is_live).is_none_or(|next| now + self.silence().probe <= next);
+        let next = self.agenda.table.next_of(is_live);
+        let room = !self.agenda.is_busy(now) && next.is_none_or(|next| now + self.silence().probe <= next);
         (room || oldest.0 + health::PATIENCE <= now).then_some(oldest.1)
     }
 
@@ -174,7 +204,7 @@ impl PollTask {
         let wait = self.silence().probe.saturating_sub(plan::question(&self.line));
         // What answered before is given the time it took then.
         let wait = wait.max(self.members[at].turnaround(&self.line) * 2);
-        let result = self.bus.probe(request, wait).await;
+        let result = self.bus.read_once(request, wait).await;
         if let Outcome::Silent(Reason::LineDown) = self.judge(at, result).await? {
             // Not the device's fault, but the next probe must still wait.
             self.miss(at, Reason::LineDown).await?;
@@ -182,143 +212,101 @@ impl PollTask {
         Ok(())
     }
 
-    async fn turn(&mut self, due: &Due) -> Result<(), Closed> {
-        let Some(at) = self.members.iter().position(|m| m.device.id == due.device) else { return Ok(()) };
-        if self.members[at].health.state() == DeviceState::Offline {
-            return Ok(());
+    fn begin(&mut self, due: &Due) {
+        let Some(at) = self.members.iter().position(|m| m.device.id == due.device) else { return };
+        if self.members[at].paused || self.members[at].health.state() == DeviceState::Offline {
+            return;
         }
         self.missed_turns += due.missed;
-        let slots = self.members[at].slots(&due.points);
-        let open = slots.iter().copied().filter(|s| self.members[at].wire(*s).is_some()).collect();
-        let mut round = Round { open, answered: HashSet::new(), waiting: Vec::new(), splits: Vec::new() };
-        for table in TABLES {
-            if let Some(reason) = self.read_table(at, table, &mut round).await? {
-                self.fail_open(at, &mut round, reason).await?;
-                break;
+        let member = &mut self.members[at];
+        let planned = member.planned(&due.points, &self.line);
+        let turn = Turn::new(at, member, &planned);
+        self.agenda.begin(due, turn, member.quiet_until);
+    }
+
+    /// The turn's next read, or its end.
+    async fn go_on(&mut self, mut begun: Begun<Turn>) -> Result<(), Closed> {
+        let at = begun.work.at;
+        let Some(read) = begun.work.next() else { return self.finish(begun.work).await };
+        let request = ReadRequest { unit: self.members[at].device.unit_id, table: read.table, range: read.range };
+        let result = self.bus.read_once(request, self.wait(at, read)).await;
+        if let Some(pause) = self.pause_after(&result) {
+            let until = self.clocks().now + pause;
+            self.members[at].quiet_until = until;
+            if result == Err(BusError::NoReply) {
+                self.members[at].wait.missed();
+            }
+            if read.tries < self.line.retries {
+                self.retries += 1;
+                begun.work.try_again();
+                self.agenda.rest(begun, until);
+                return Ok(());
             }
         }
-        self.finish(at, &slots, round).await?;
+        let outcome = self.judge(at, result).await?;
+        let (member, turn) = (&mut self.members[at], &mut begun.work);
+        let (samples, lesson) = match outcome {
+            Outcome::Words(reply) => (turn.answered(member, &reply.data, time::stamp_of(reply.arrived)), None),
+            Outcome::Refused(code) => turn.refused(member, code, time::now()),
+            Outcome::Garbled => (turn.failed(member, Reason::Crc, time::now()), None),
+            Outcome::Silent(reason) => (turn.give_up(member, reason, time::now()), None),
+        };
+        self.learnt(at, lesson);
+        self.send(samples).await?;
+        if begun.work.next().is_none() {
+            return self.finish(begun.work).await;
+        }
+        self.agenda.put_back(begun);
+        Ok(())
+    }
+
+    /// As long as this device has been seen to need; the last chance gets all the time there is. So does every question on
+    /// Modbus TCP, where a miss costs the connection.
+    fn wait(&self, at: usize, read: Read) -> Duration {
+        let is_last = read.tries > 0 && read.tries >= self.line.retries;
+        if is_last || matches!(self.line.port, Port::Tcp(_)) { self.line.timeout } else { self.members[at].wait.now() }
+    }
+
+    /// How long to leave the device alone, where the same may be asked again.
+    fn pause_after(&self, result: &Result<Reply, BusError>) -> Option<Duration> {
+        let pause = result.as_ref().err()?.heals_after(self.line.timeout)?;
+        // A Modbus TCP connection is made anew after a miss: no late answer can come.
+        Some(if matches!(self.line.port, Port::Tcp(_)) { Duration::ZERO } else { pause })
+    }
+
+    async fn finish(&mut self, turn: Turn) -> Result<(), Closed> {
+        let at = turn.at;
+        let slots = turn.slots().to_vec();
+        let (samples, lessons) = turn.finish(&mut self.members[at], time::now());
+        lessons.into_iter().for_each(|lesson| self.learnt(at, Some(lesson)));
+        self.send(samples).await?;
         if self.members[at].health.state() == DeviceState::Offline {
+            self.agenda.abandon(self.members[at].device.id);
             self.fail_the_rest(at, &slots).await?;
         }
         Ok(())
     }
 
-    /// All reads of one table. Returns why the turn has to end, where it has to.
-    async fn read_table(&mut self, at: usize, table: Table, round: &mut Round) -> Result<Option<Reason>, Closed> {
-        let member = &self.members[at];
-        let wanted = member.wanted(table, &round.open);
-        if wanted.is_empty() {
-            return Ok(None);
-        }
-        let cost = Cost::new(&self.line, member.turnaround(&self.line));
-        let mut reads = plan::plan(table, &wanted, member.limit(table), cost, &member.holes(table));
-        reads.reverse();
-        round.splits.clear();
-        while let Some(read) = reads.pop() {
-            let block = Block { at, table, read };
-            match self.ask(at, table, read).await? {
-                Outcome::Words(reply) => self.take(block, reply, round).await?,
-                Outcome::Silent(reason) => return Ok(Some(reason)),
-                Outcome::Garbled => self.fail_read(block, round, Reason::Crc).await?,
-                Outcome::Refused(code) => {
-                    let split = if matches!(code, 2 | 3) { plan::halves(read, &wanted) } else { None };
-                    if let Some((low, high)) = split {
-                        round.splits.push((low, high));
-                        reads.extend([high, low]);
-                    } else {
-                        if matches!(code, 2 | 3) {
-                            self.learn_hole(at, table, read);
-                        }
-                        self.fail_read(block, round, Reason::Exception(code)).await?;
-                    }
-                }
+    /// Said once, when it is learnt, and kept soon.
+    fn learnt(&mut self, at: usize, lesson: Option<Finding>) {
+        let Some(lesson) = lesson else { return };
+        self.tell_at = Instant::now();
+        let device = &self.members[at].device.name;
+        match lesson {
+            Finding::Hole(table, range) => {
+                tracing::warn!(%device, %table, %range, "the device does not have this; not asked again");
+            }
+            Finding::Seam(table, low, high) => {
+                tracing::info!(%device, %table, %low, %high, "read apart from now on");
             }
         }
-        self.learn_seams(at, table, round, &wanted);
-        Ok(None)
-    }
-
-    fn learn_hole(&mut self, at: usize, table: Table, range: AddressRange) {
-        let member = &mut self.members[at];
-        if member.holes_mut(table).bury(range) {
-            tracing::warn!(device = %member.device.name, %table, %range, "the device does not have this; not asked again");
-        }
-    }
-
-    /// Where both halves answered and the whole did not, nothing may reach across again.
-    fn learn_seams(&mut self, at: usize, table: Table, round: &Round, wanted: &[AddressRange]) {
-        let member = &mut self.members[at];
-        let good: HashSet<AddressRange> = round
-            .answered
-            .iter()
-            .filter_map(|s| member.wire(*s))
-            .filter(|w| w.table == table)
-            .map(|w| w.range)
-            .collect();
-        let whole = |half: AddressRange| wanted.iter().filter(|w| half.contains(**w)).all(|w| good.contains(w));
-        for (low, high) in &round.splits {
-            if whole(*low) && whole(*high) && member.holes_mut(table).seam(u32::from(high.start())) {
-                tracing::info!(device = %member.device.name, %table, %low, %high, "read apart from now on");
-            }
-        }
-    }
-
-    /// Samples of every open point that lies in this reply.
-    async fn take(&mut self, block: Block, reply: Reply, round: &mut Round) -> Result<(), Closed> {
-        let Block { at, table, read } = block;
-        let taken = time::stamp_of(reply.arrived);
-        let member = &mut self.members[at];
-        let mut samples = Vec::new();
-        for slot in take_from(member, table, read, &mut round.open) {
-            round.answered.insert(slot);
-            if member.waits_for_others(slot) {
-                round.waiting.push((slot, read, reply.data.clone(), reply.arrived));
-            } else {
-                samples.push(member.read(slot, read, &reply.data, taken));
-            }
-        }
-        self.send(samples).await
-    }
-
-    async fn fail_read(&mut self, block: Block, round: &mut Round, reason: Reason) -> Result<(), Closed> {
-        let Block { at, table, read } = block;
-        let now = time::now();
-        let member = &mut self.members[at];
-        let slots = take_from(member, table, read, &mut round.open);
-        let samples = slots.into_iter().map(|slot| member.fail(slot, reason, now)).collect();
-        self.send(samples).await
-    }
-
-    async fn fail_open(&mut self, at: usize, round: &mut Round, reason: Reason) -> Result<(), Closed> {
-        let now = time::now();
-        let member = &mut self.members[at];
-        let samples = round.open.drain(..).map(|slot| member.fail(slot, reason, now)).collect();
-        self.send(samples).await
-    }
-
-    /// What waited for scale factors, what holes hide, and what is computed, in this order.
-    async fn finish(&mut self, at: usize, slots: &[Slot], round: Round) -> Result<(), Closed> {
-        let now = time::now();
-        let member = &mut self.members[at];
-        let mut samples = Vec::new();
-        for (slot, read, data, arrived) in &round.waiting {
-            samples.push(member.read(*slot, *read, data, time::stamp_of(*arrived)));
-        }
-        samples.extend(round.open.iter().map(|slot| member.refused(*slot, now)));
-        for slot in slots.iter().copied() {
-            if member.wire(slot).is_none() {
-                samples.push(member.compute(slot, now));
-            }
-        }
-        self.send(samples).await
     }
 
     /// The device has just gone offline: points that were not due say so too, once.
-    async fn fail_the_rest(&mut self, at: usize, said: &[Slot]) -> Result<(), Closed> {
+    async fn fail_the_rest(&mut self, at: usize, said: &[usize]) -> Result<(), Closed> {
         let now = time::now();
         let member = &mut self.members[at];
-        let rest: Vec<Slot> = member.all().into_iter().filter(|slot| !said.contains(slot)).collect();
+        let rest: Vec<_> = member.all().into_iter().filter(|slot| !said.contains(slot)).collect();
         let samples = rest.into_iter().map(|slot| member.fail(slot, Reason::Offline, now)).collect();
         self.send(samples).await
     }
@@ -328,17 +316,11 @@ impl PollTask {
         if samples.is_empty() { Ok(()) } else { self.out.send(samples).await.map_err(|_| Closed) }
     }
 
-    /// One read, and what it says about the device's health.
-    async fn ask(&mut self, at: usize, table: Table, range: AddressRange) -> Result<Outcome, Closed> {
-        let request = ReadRequest { unit: self.members[at].device.unit_id, table, range };
-        let result = self.bus.read(request).await;
-        self.judge(at, result).await
-    }
-
+    /// What a read, all tries included, says about the device's health.
     async fn judge(&mut self, at: usize, result: Result<Reply, BusError>) -> Result<Outcome, Closed> {
         match result {
             Ok(reply) => {
-                self.members[at].thought_for(reply.turnaround);
+                self.members[at].wait.answered(reply.turnaround);
                 self.members[at].replies += 1;
                 self.answered(at).await?;
                 Ok(Outcome::Words(reply))
@@ -374,15 +356,17 @@ impl PollTask {
         let was = member.health.state();
         self.gone_since = None;
         let cut = std::mem::take(&mut member.cut);
-        if member.health.answered() != Turn::Online && !cut {
+        if member.health.answered() != Change::Online && !cut {
             return Ok(());
         }
         member.reason = None;
         let device = member.device.id;
         if was == DeviceState::Offline {
             tracing::info!(device = %member.device.name, "device online again");
-            member.forget_holes();
-            self.table.hurry(device);
+            self.agenda.table.hurry(device);
+        }
+        if was == DeviceState::Offline || cut {
+            member.doubt_holes();
         }
         self.tell();
         self.events.send(DeviceEvent { device, online: true, reason: None }).await.map_err(|_| Closed)
@@ -397,7 +381,7 @@ impl PollTask {
         }
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
-            if member.cut || member.health.state() == DeviceState::Offline {
+            if member.cut || member.paused || member.health.state() == DeviceState::Offline {
                 continue;
             }
             member.cut = true;
@@ -413,57 +397,13 @@ impl PollTask {
         let silence = self.silence();
         let member = &mut self.members[at];
         member.failures += 1;
-        let Turn::Offline(reason) = member.health.missed(now, reason, silence) else { return Ok(()) };
-        tracing::warn!(device = %member.device.name, %reason, "device offline");
+        let Change::Offline(reason) = member.health.missed(now, reason, silence) else { return Ok(()) };
+        let (line, unit) = (&self.line.name, member.device.unit_id);
+        let see = format!("trunkline trace {line} --last 1m --unit {unit}");
+        tracing::warn!(device = %member.device.name, %reason, see, "device offline");
         member.reason = Some(reason);
         let event = DeviceEvent { device: member.device.id, online: false, reason: Some(reason) };
         self.tell();
         self.events.send(event).await.map_err(|_| Closed)
     }
-
-    fn tell(&mut self) {
-        let now = Instant::now();
-        self.tell_at = now + TELL_EVERY;
-        let busy = self.bus.status().borrow().busy;
-        self.busy.push_back((now, busy));
-        while self.busy.len() > 2 && self.busy.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= LOAD_OVER) {
-            self.busy.pop_front();
-        }
-        let load = self.busy.front().map_or(0.0, |(at, was)| share(busy.saturating_sub(*was), now.duration_since(*at)));
-        self.status.send_replace(self.snapshot(load));
-    }
-
-    fn snapshot(&self, load: f64) -> LineStatus {
-        let bus = self.bus.status();
-        let bus = bus.borrow();
-        LineStatus {
-            name: self.line.name.to_string(),
-            port: match &self.line.port {
-                Port::Serial(port) => port.path.display().to_string(),
-                Port::Tcp(address) | Port::RtuOverTcp(address) => address.clone(),
-            },
-            up: bus.up,
-            error: bus.error.clone(),
-            load,
-            wire: bus.wire,
-            missed_turns: self.missed_turns,
-            devices: self.members.iter().map(Member::status).collect(),
-        }
-    }
-}
-
-fn member((points, device): (Vec<crate::config::plant::Point>, crate::config::plant::Device)) -> Member {
-    Member::new(device, points)
-}
-
-fn share(part: Duration, whole: Duration) -> f64 {
-    if whole.is_zero() { 0.0 } else { (part.as_secs_f64() / whole.as_secs_f64()).min(1.0) }
-}
-
-/// Takes the open points that lie in a read out of the list.
-fn take_from(member: &Member, table: Table, read: AddressRange, open: &mut Vec<Slot>) -> Vec<Slot> {
-    let inside = |slot: &Slot| member.wire(*slot).is_some_and(|w| w.table == table && read.contains(w.range));
-    let (taken, left) = open.iter().partition(|slot| inside(slot));
-    *open = left;
-    taken
 }

@@ -63,15 +63,35 @@ fn point(unit: u8, id: u32, source: Source) -> Point {
     }
 }
 
+/// A point on these holding registers.
+pub(super) fn held(range: AddressRange) -> Point {
+    let mut source = wire(0);
+    if let Source::Wire(wire) = &mut source {
+        wire.range = range;
+    }
+    point(1, 1, source)
+}
+
 fn line() -> Line {
     Line {
         id: LineId(0),
         name: "hall".into(),
         port: Port::Tcp("plc:502".into()),
         timeout: Duration::from_millis(100),
+        min_timeout: Duration::from_millis(100),
         retries: 0,
         gap: None,
     }
+}
+
+/// A trunk: after a miss a unit is left alone for the timeout, lest its late answer be taken for another.
+fn trunk(retries: u8) -> Line {
+    let port = crate::bench::work::serial_port("/dev/none", 115_200, crate::bench::work::F8N1);
+    Line { port: Port::Serial(port), retries, ..line() }
+}
+
+fn every(ms: u64, point: Point) -> Point {
+    Point { schedule: Schedule::Every { period: Duration::from_millis(ms), align: false }, ..point }
 }
 
 /// Everything that was asked, with milliseconds since the start.
@@ -82,13 +102,19 @@ struct Scene {
     samples: mpsc::Receiver<Vec<Sample>>,
     events: mpsc::Receiver<DeviceEvent>,
     status: watch::Receiver<LineStatus>,
+    desk: mpsc::Sender<Order>,
     cancelled: CancellationToken,
     begin: Instant,
 }
 
 type Answer = Result<Data, BusError>;
 
-fn scene(
+fn scene(devices: &[u8], points: Vec<Point>, answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static) -> Scene {
+    scene_with((line(), Lessons::default()), devices, points, answer)
+}
+
+fn scene_with(
+    (line, lessons): (Line, Lessons),
     devices: &[u8],
     points: Vec<Point>,
     mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
@@ -105,11 +131,12 @@ fn scene(
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts { line: line(), devices: devices.iter().map(|d| device(*d)).collect(), points };
+    let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
+    let desk = task.desk();
     tokio::spawn(task.run(cancelled.clone()));
-    Scene { asked, samples, events, status, cancelled, begin }
+    Scene { asked, samples, events, status, desk, cancelled, begin }
 }
 
 /// Every register holds its own address.
@@ -230,4 +257,156 @@ async fn a_scale_factor_read_in_the_same_turn_counts() {
     let points = vec![scaled, point(1, 2, wire(1))];
     let mut scene = scene(&[1], points, |_, _| Ok(Data::Registers(vec![7, 2])));
     assert_eq!(scene.until(500).await, ["2=2", "1=700"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_tried_again_holds_up_nobody_but_its_device() {
+    let points = vec![every(50, point(1, 1, wire(0))), point(2, 2, wire(7))];
+    let mut scene = scene_with((trunk(1), Lessons::default()), &[1, 2], points, |ms, request| {
+        if request.unit.get() == 2 && ms < 100 { Err(BusError::NoReply) } else { own_address(request) }
+    });
+    assert!(scene.until(260).await.contains(&"2=7".to_owned()));
+    let asked: Vec<(u64, char)> =
+        scene.asked().into_iter().map(|(ms, what)| (ms, what.chars().next().unwrap())).collect();
+    assert_eq!(asked, [(0, '1'), (10, '2'), (110, '1'), (150, '1'), (200, '1'), (210, '2'), (250, '1')]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.status.borrow().wire.retries, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_turn_of_slow_points_gives_way_to_fast_ones_between_its_reads() {
+    let mut points: Vec<Point> = (0..4u16).map(|n| point(1, n.into(), wire(n * 500))).collect();
+    points.push(every(25, point(2, 9, wire(0))));
+    let mut scene = scene_with((trunk(0), Lessons::default()), &[1, 2], points, |_, request| own_address(request));
+    scene.until(80).await;
+    let asked: Vec<String> = scene.asked().into_iter().map(|(ms, what)| format!("{ms}: {what}")).collect();
+    let slow = |ms: u64, address: u16| format!("{ms}: 1 holding {address}");
+    let fast = |ms: u64| format!("{ms}: 2 holding 0");
+    let want = [fast(0), slow(10, 0), slow(20, 500), fast(30), slow(40, 1000), fast(50), slow(60, 1500), fast(75)];
+    assert_eq!(asked, want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_period_that_cannot_be_met_is_told_with_what_can_be_had() {
+    let points = vec![every(5, point(1, 1, wire(0))), every(2000, point(2, 2, wire(0)))];
+    let mut scene = scene(&[1, 2], points, |_, request| own_address(request));
+    scene.until(5_000).await;
+    let unmet = scene.status.borrow().unmet.clone();
+    assert_eq!(unmet.len(), 1, "the slow point has its period: {unmet:?}");
+    assert_eq!((unmet[0].device.as_str(), unmet[0].points.as_slice()), ("m1", &["p1".to_owned()][..]));
+    assert!((9.0..12.0).contains(&unmet[0].achievable_ms), "{unmet:?}");
+    assert!(unmet[0].missed_turns > 400, "{unmet:?}");
+}
+
+/// Registers 1 and 4 do not exist: one is wanted, one would only be bridged.
+fn with_holes(request: ReadRequest) -> Answer {
+    let (start, end) = (u32::from(request.range.start()), request.range.end());
+    let hit = |address: u32| start <= address && address < end;
+    if hit(1) || hit(4) { Err(BusError::Refused(3)) } else { own_address(request) }
+}
+
+fn around_the_holes() -> Vec<Point> {
+    vec![point(1, 1, wire(0)), point(1, 2, wire(1)), point(1, 3, wire(2)), point(1, 4, wire(5))]
+}
+
+const AROUND: [&str; 3] = ["1 holding 0", "1 holding 2", "1 holding 5"];
+
+impl Scene {
+    fn asked_what(&self) -> Vec<String> {
+        self.asked().into_iter().map(|(_, what)| what).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_taught_before_a_restart_is_not_asked_again() {
+    let lessons = Lessons::default();
+    let mut before = scene_with((line(), lessons.clone()), &[1], around_the_holes(), |_, request| with_holes(request));
+    before.until(1_900).await;
+    before.cancelled.cancel();
+    assert!(before.events.recv().await.is_some() && before.events.recv().await.is_none(), "it has ended");
+    assert_eq!(lessons.of("m1").named(), ["holding 1", "holding before 5"]);
+    assert_eq!(before.status.borrow().devices[0].holes, ["holding 1", "holding before 5"]);
+    let pace = lessons.of("m1").pace().unwrap();
+
+    let mut after = scene_with((line(), lessons.clone()), &[1], around_the_holes(), |_, request| with_holes(request));
+    assert_eq!(after.status.borrow().devices[0].turnaround_ms, pace.usual.as_secs_f64() * 1e3);
+    let mut seen = after.until(900).await;
+    seen.sort();
+    assert_eq!(seen, ["1=0", "2!exception 3", "3=2", "4=5"]);
+    assert_eq!(after.asked_what(), AROUND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_shall_be_forgotten_is_asked_for_everything_at_once() {
+    let lessons = Lessons::default();
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let whole = Arc::clone(&mended);
+    let mut scene = scene_with((line(), lessons.clone()), &[1], around_the_holes(), move |_, request| {
+        let whole = whole.load(std::sync::atomic::Ordering::Relaxed);
+        if whole { own_address(request) } else { with_holes(request) }
+    });
+    scene.until(1_300).await;
+    scene.asked();
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(lessons.forget("m1"), ["holding 1", "holding before 5"]);
+    assert_eq!(scene.until(1_400).await, ["1=0", "2=1", "3=2", "4=5"], "long before the next turn");
+    assert_eq!(scene.asked_what(), ["1 holding 0–5"]);
+    assert!(lessons.of("m1").named().is_empty() && scene.status.borrow().devices[0].holes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_was_away_or_whose_line_was_down_is_asked_for_everything_again() {
+    for gone in [BusError::NoReply, BusError::LineDown("unplugged".into())] {
+        let lessons = Lessons::default();
+        let mut scene = scene_with((line(), lessons.clone()), &[1], around_the_holes(), move |ms, request| match ms {
+            0..3_000 => with_holes(request),
+            3_000..12_000 => Err(gone.clone()),
+            _ => own_address(request),
+        });
+        scene.until(2_900).await;
+        assert_eq!(lessons.of("m1").named().len(), 2);
+        scene.until(11_900).await;
+        assert_eq!(lessons.of("m1").named().len(), 2, "kept while it is away");
+        let seen = scene.until(60_000).await;
+        assert!(seen.ends_with(&["1=0", "2=1", "3=2", "4=5"].map(String::from)), "{seen:?}");
+        assert!(lessons.of("m1").named().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_point_that_somebody_asks_for_is_read_next_and_told_even_if_nothing_changed() {
+    let slow = (0..4u16).map(|n| point(1, n.into(), wire(n * 500)));
+    let points = slow.chain([point(2, 9, wire(0))]).collect();
+    let mut scene = scene_with((trunk(0), Lessons::default()), &[1, 2], points, |_, request| own_address(request));
+    // The first turn of the first device is under way.
+    scene.until(15).await;
+    scene.desk.send(Order::Read(vec![PointId(9)])).await.unwrap();
+    let end = scene.begin + Duration::from_millis(35);
+    let mut asked_for = Vec::new();
+    while let Ok(Some(batch)) = tokio::time::timeout_at(end, scene.samples.recv()).await {
+        asked_for.extend(batch.iter().filter(|s| s.is_wanted()).map(|s| s.point().0));
+    }
+    assert_eq!(asked_for, [9]);
+    let asked: Vec<String> = scene.asked().into_iter().map(|(ms, what)| format!("{ms}: {what}")).collect();
+    assert_eq!(asked[..3], ["0: 1 holding 0", "10: 1 holding 500", "20: 2 holding 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_device_is_left_alone_says_so_once_and_is_read_at_once_when_it_is_resumed() {
+    let points = vec![point(1, 1, wire(0)), point(2, 2, wire(0))];
+    let mut scene = scene(&[1, 2], points, |_, request| own_address(request));
+    scene.until(500).await;
+    scene.desk.send(Order::Pause(DeviceId(2))).await.unwrap();
+    scene.desk.send(Order::Pause(DeviceId(2))).await.unwrap();
+    assert_eq!(scene.until(3_500).await, ["2!paused", "1=0", "1=0", "1=0"]);
+    assert_eq!(scene.status.borrow().devices[1].state, DeviceState::Offline);
+    scene.asked();
+    scene.desk.send(Order::Resume(DeviceId(2))).await.unwrap();
+    assert_eq!(scene.until(3_600).await, ["2=0"]);
+    let mut states = Vec::new();
+    while let Ok(event) = scene.events.try_recv() {
+        states.push((event.device.0, event.online, event.reason));
+    }
+    let online = |device| (device, true, None);
+    assert_eq!(states, [online(1), online(2), (2, false, Some(crate::sample::Reason::Paused)), online(2)]);
 }

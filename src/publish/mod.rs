@@ -6,8 +6,6 @@ mod task;
 
 pub use task::PublishTask;
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -18,20 +16,20 @@ use crate::poll::DeviceEvent;
 use crate::sample::Sample;
 use crate::status::{Books, PublishStatus};
 
-/// The plant's part.
-#[derive(Debug, Clone)]
-pub struct Parts {
+/// The plant's part; what is needed of it is copied, once.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
     /// `{gateway}` in topics.
-    pub gateway: Arc<str>,
+    pub gateway: &'a str,
     /// All devices.
-    pub devices: Vec<Device>,
+    pub devices: &'a [Device],
     /// All points.
-    pub points: Vec<Point>,
+    pub points: &'a [Point],
 }
 
 /// The account and the task. When the sink is full the task waits, and behind it the polls.
 pub fn new(
-    parts: Parts,
+    parts: Parts<'_>,
     samples: mpsc::Receiver<Vec<Sample>>,
     events: mpsc::Receiver<DeviceEvent>,
     sink: mpsc::Sender<Vec<Message>>,

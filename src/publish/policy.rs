@@ -75,7 +75,7 @@ impl Policy {
 
     fn verdict(&self, sample: &Sample) -> Verdict {
         let Some((value, quality, at)) = &self.last else { return Verdict::Publish };
-        if *quality != sample.quality() {
+        if *quality != sample.quality() || sample.is_wanted() {
             return Verdict::Publish;
         }
         let now = sample.taken().mono_us;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::plant::{Device, Point};
 use crate::message::{Message, OwnValue, Retain};
-use crate::payload::{self, Series};
+use crate::payload::{Format, Pen, Series};
 use crate::point::{DeviceId, PointId};
 use crate::poll::DeviceEvent;
 use crate::publish::Accounts;
@@ -45,7 +45,8 @@ impl Outlet {
 
 /// Turns samples into messages.
 pub struct PublishTask {
-    outlets: HashMap<PointId, Outlet>,
+    /// By the number of the point; a line's share of a plant leaves the others empty.
+    outlets: Vec<Option<Outlet>>,
     states: HashMap<DeviceId, TopicName>,
     own_state: Option<TopicName>,
     samples: mpsc::Receiver<Vec<Sample>>,
@@ -54,6 +55,7 @@ pub struct PublishTask {
     status: watch::Sender<PublishStatus>,
     account: PublishStatus,
     held: BTreeSet<(u64, PointId)>,
+    pen: Pen,
     questions: mpsc::Receiver<oneshot::Sender<Books>>,
     /// Kept, so that the questions never end before the task does.
     ask: mpsc::Sender<oneshot::Sender<Books>>,
@@ -99,33 +101,37 @@ impl Turn {
 
 impl PublishTask {
     pub(crate) fn new(
-        parts: Parts,
+        parts: Parts<'_>,
         samples: mpsc::Receiver<Vec<Sample>>,
         events: mpsc::Receiver<DeviceEvent>,
         sink: mpsc::Sender<Vec<Message>>,
     ) -> (watch::Receiver<PublishStatus>, Self) {
-        let devices: HashMap<DeviceId, Device> = parts.devices.into_iter().map(|d| (d.id, d)).collect();
-        let gateway = &parts.gateway;
+        let devices: HashMap<DeviceId, &Device> = parts.devices.iter().map(|d| (d.id, d)).collect();
+        let gateway = parts.gateway;
         // Names are checked by the configuration; one that makes no topic could only lose its state messages here.
-        let state = |d: &Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
+        let state = |d: &&Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
         let states = devices.values().filter_map(state).collect();
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
-        let outlet = |point: Point| {
-            let series = Arc::new(series(gateway, devices.get(&point.device), &point));
-            (point.id, Outlet { series, policy: Policy::new(point.report), account: PublishStatus::default() })
-        };
-        let outlets = parts.points.into_iter().map(outlet).collect();
+        let count = parts.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
+        let mut outlets = Vec::new();
+        outlets.resize_with(count, || None);
+        for point in parts.points {
+            let series = Arc::new(series(gateway, devices.get(&point.device).copied(), point));
+            let (policy, account) = (Policy::new(point.report.clone()), PublishStatus::default());
+            outlets[place(point.id)] = Some(Outlet { series, policy, account });
+        }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
         let (ask, questions) = mpsc::channel(QUESTIONS);
-        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held, questions, ask })
+        let pen = Pen::default();
+        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held, pen, questions, ask })
     }
 
     /// Goes on where the books of an earlier run end. What was held when that run was killed was never told.
     pub fn continuing(mut self, books: &Books) -> Self {
         let closed = |a: &PublishStatus| PublishStatus { suppressed: a.suppressed + a.held, held: 0, ..*a };
         let known: HashMap<&str, _> = books.points.iter().map(|p| (p.point.as_str(), closed(&p.account))).collect();
-        for outlet in self.outlets.values_mut() {
+        for outlet in self.outlets.iter_mut().flatten() {
             outlet.account = known.get(outlet.name().as_str()).copied().unwrap_or_default();
         }
         self.account = closed(&books.total);
@@ -140,7 +146,7 @@ impl PublishTask {
 
     fn books(&self) -> Books {
         let account = |outlet: &Outlet| PointAccount { point: outlet.name(), account: outlet.account };
-        let mut points: Vec<_> = self.outlets.values().map(account).collect();
+        let mut points: Vec<_> = self.outlets.iter().flatten().map(account).collect();
         points.sort_by(|a, b| a.point.cmp(&b.point));
         Books { total: self.account, points }
     }
@@ -200,7 +206,7 @@ impl PublishTask {
     fn sample(&mut self, sample: Sample) -> Option<Message> {
         let id = sample.point();
         // A sample of a point that a reload has just removed.
-        let outlet = self.outlets.get_mut(&id)?;
+        let outlet = self.outlets.get_mut(place(id))?.as_mut()?;
         let mut count = |turn: Turn, sample: &Sample| {
             turn.count(&mut self.account, sample);
             turn.count(&mut outlet.account, sample);
@@ -217,7 +223,7 @@ impl PublishTask {
         match verdict {
             Verdict::Publish => {
                 count(Turn::Published, &sample);
-                Some(message(&outlet.series, sample))
+                Some(message(&mut self.pen, &outlet.series, sample))
             }
             Verdict::Suppress => {
                 count(Turn::Suppressed, &sample);
@@ -236,13 +242,13 @@ impl PublishTask {
         let mut messages = Vec::new();
         while let Some((_, id)) = self.held.first().copied().filter(|(at, _)| *at <= now_us) {
             self.held.pop_first();
-            let Some(outlet) = self.outlets.get_mut(&id) else { continue };
+            let Some(outlet) = self.outlets.get_mut(place(id)).and_then(Option::as_mut) else { continue };
             if let Some(sample) = outlet.policy.release() {
                 for turn in [Turn::LetGo, Turn::Published] {
                     turn.count(&mut self.account, &sample);
                     turn.count(&mut outlet.account, &sample);
                 }
-                messages.push(message(&outlet.series, sample));
+                messages.push(message(&mut self.pen, &outlet.series, sample));
             }
         }
         messages
@@ -269,10 +275,15 @@ fn wait_for(at_us: u64) -> Duration {
     Duration::from_micros(at_us.saturating_sub(time::now().mono_us).max(1))
 }
 
-fn message(series: &Arc<Series>, sample: Sample) -> Message {
+/// Points are numbered from 0 without gaps.
+const fn place(id: PointId) -> usize {
+    id.0 as usize
+}
+
+fn message(pen: &mut Pen, series: &Arc<Series>, sample: Sample) -> Message {
     Message {
         topic: series.topic.clone(),
-        payload: payload::render(series, &sample),
+        payload: pen.render(series, &sample),
         qos: series.qos,
         retain: series.retain,
         properties: None,
@@ -282,12 +293,11 @@ fn message(series: &Arc<Series>, sample: Sample) -> Message {
 }
 
 fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
-    let mut names =
-        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
-    if let Some(device) = device {
-        names.insert("device".to_owned(), device.name.to_string());
-        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
-    }
+    // Half a kilobyte a point, which nobody but a template reads.
+    let names = match point.payload {
+        Format::Template(_) => names(gateway, device, point),
+        Format::Json | Format::Value => BTreeMap::new(),
+    };
     Series {
         topic: point.topic.clone(),
         format: point.payload.clone(),
@@ -297,6 +307,16 @@ fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
         retain: point.retain,
         class: point.class,
     }
+}
+
+fn names(gateway: &str, device: Option<&Device>, point: &Point) -> BTreeMap<String, String> {
+    let mut names =
+        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
+    if let Some(device) = device {
+        names.insert("device".to_owned(), device.name.to_string());
+        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
+    }
+    names
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct SimDevice {
     history: HashMap<(Table, u16), VecDeque<(Instant, u16)>>,
     moving: Vec<Moving>,
     encode: Option<Encode>,
+    /// Every holding register shows the tenths of milliseconds since then, whatever was set.
+    clock: Option<Instant>,
     written: HashSet<(Table, u16)>,
     born: Instant,
     moved: Instant,
@@ -79,11 +81,20 @@ impl SimDevice {
             history: HashMap::new(),
             moving: Vec::new(),
             encode: None,
+            clock: None,
             written: HashSet::new(),
             born: now,
             moved: now,
             dice: Dice::new(u64::from(unit)),
         }
+    }
+
+    /// Holding registers that show when they were read: the tenths of milliseconds since `begun`, the low 16 bits of it (they
+    /// turn over every 6.5 s). So whoever gets a value knows how old it is without asking the gateway.
+    pub fn clock(unit: u8, registers: u16, begun: Instant) -> Self {
+        let mut sim = Self::new(unit).with(Table::Holding, 0, &vec![0; usize::from(registers)]);
+        sim.clock = Some(begun);
+        sim
     }
 
     /// A device of the plant: a register for each of its points, moving by unit and name. `points` are the plant's.
@@ -163,7 +174,13 @@ impl SimDevice {
         match function {
             1 => self.read(function, Table::Coil, (word(1)?, word(3)?)),
             2 => self.read(function, Table::Discrete, (word(1)?, word(3)?)),
-            3 => self.read(function, Table::Holding, (word(1)?, word(3)?)),
+            3 => {
+                let answer = self.read(function, Table::Holding, (word(1)?, word(3)?))?;
+                Ok(match self.clock {
+                    Some(begun) => show_time(answer, tenths(begun, now)),
+                    None => answer,
+                })
+            }
             4 => self.read(function, Table::Input, (word(1)?, word(3)?)),
             5 if ![0, 0xFF00].contains(&word(3)?) => Err(3),
             5 => self.write(Table::Coil, word(1)?, &[word(3)?], now).map(|()| pdu[..5].to_vec()),
@@ -249,6 +266,16 @@ impl SimDevice {
         let tries = [1.0, 0.1, 0.01, 0.001].map(|part| value_of(wire, x * part));
         tries.iter().find_map(|value| encode(wire, value)).unwrap_or_else(zeros)
     }
+}
+
+/// Tenths of milliseconds between the two, the low 16 bits.
+pub fn tenths(begun: Instant, now: Instant) -> u16 {
+    (now.saturating_duration_since(begun).as_micros() / 100) as u16
+}
+
+fn show_time(mut answer: Vec<u8>, time: u16) -> Vec<u8> {
+    answer[2..].chunks_exact_mut(2).for_each(|word| word.copy_from_slice(&time.to_be_bytes()));
+    answer
 }
 
 impl Course {
@@ -341,6 +368,14 @@ mod tests {
         assert_eq!(device().answer(&[3, 0xFF, 0xFF, 0, 2], now), [0x83, 2]);
         assert_eq!(device().answer(&[0x2B, 0, 0, 0, 2], now), [0xAB, 1]);
         assert_eq!(device().answer(&[1, 0, 0, 0, 3], now), [1, 1, 0b101]);
+    }
+
+    #[test]
+    fn a_clock_shows_when_it_was_read() {
+        let begun = Instant::now();
+        let read = |after| SimDevice::clock(1, 2, begun).answer(&[3, 0, 0, 0, 2], begun + Duration::from_micros(after));
+        assert_eq!(read(12_345), [3, 4, 0, 123, 0, 123]);
+        assert_eq!(read(6_553_600 + 200), [3, 4, 0, 2, 0, 2]);
     }
 
     #[test]

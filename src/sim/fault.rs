@@ -50,11 +50,16 @@ pub enum Fault {
     Truncated,
     /// The answer twice, without a pause, as a repeater with a bad ground does.
     Doubled,
+    /// The answer, and the same again after a pause, as a gateway or repeater that sends again does.
+    Repeated,
     /// An exception, 1 to 6.
     Exception,
 }
 
-const ALL: [Fault; 10] = [
+/// A second copy begins at most so long after the first.
+const PAUSE: Duration = Duration::from_millis(8);
+
+const ALL: [Fault; 11] = [
     Fault::Silent,
     Fault::Late,
     Fault::Garbage,
@@ -64,6 +69,7 @@ const ALL: [Fault; 10] = [
     Fault::WrongLength,
     Fault::Truncated,
     Fault::Doubled,
+    Fault::Repeated,
     Fault::Exception,
 ];
 
@@ -99,7 +105,7 @@ impl Hostility {
         if self.kinds.is_empty() || self.dice.part() >= self.share {
             return None;
         }
-        let n = self.dice.below(u32::try_from(self.kinds.len()).expect("ten kinds"));
+        let n = self.dice.below(u32::try_from(self.kinds.len()).expect("eleven kinds"));
         Some(self.kinds[n as usize])
     }
 
@@ -140,6 +146,10 @@ impl Hostility {
                 now(answer[..=keep].to_vec())
             }
             Fault::Doubled => now([answer.as_slice(), answer.as_slice()].concat()),
+            Fault::Repeated => {
+                let again = PAUSE.mul_f64(self.dice.part());
+                vec![(Duration::ZERO, answer.clone()), (again, answer)]
+            }
             Fault::Exception => now(frame::rtu(unit, &[pdu[0] | 0x80, 1 + self.dice.below(6) as u8])),
         }
     }

@@ -276,10 +276,12 @@ impl Wire {
         let Some(answer) = answer else { return };
         let Some(begins) = self.attention(unit) else { return };
         let at = begins + self.options.turnaround;
-        for (delay, bytes) in self.spoil(answer) {
-            self.thinking.insert(unit, at + delay);
-            self.outbox.push_back((at + delay, bytes));
+        let spoilt = self.spoil(answer);
+        if let Some((delay, _)) = spoilt.first() {
+            // What is repeated comes from the wire, while the device already listens again.
+            self.thinking.insert(unit, at + *delay);
         }
+        self.outbox.extend(spoilt.into_iter().map(|(delay, bytes)| (at + delay, bytes)));
         self.outbox.make_contiguous().sort_by_key(|(at, _)| *at);
         self.note(|s| s.answers += 1);
     }

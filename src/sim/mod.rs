@@ -12,6 +12,7 @@ pub use cable::Cable;
 pub use device::Encode;
 pub use device::Shared;
 pub use device::SimDevice;
+pub use device::tenths;
 pub use fault::Dice;
 pub use fault::Fault;
 pub use fault::Hostility;

@@ -186,6 +186,7 @@ fn put_reason(out: &mut Vec<u8>, reason: Reason) {
         Reason::Offline => 7,
         Reason::LineDown => 8,
         Reason::Source => 9,
+        Reason::Paused => 10,
     };
     out.push(code);
     if let Reason::Exception(exception) = reason {
@@ -296,6 +297,7 @@ impl<'a> Rest<'a> {
             7 => Reason::Offline,
             8 => Reason::LineDown,
             9 => Reason::Source,
+            10 => Reason::Paused,
             _ => return None,
         })
     }
@@ -372,6 +374,7 @@ mod tests {
                 Sample::good(FORGOTTEN, value.clone(), stamp),
                 Sample::stale(FORGOTTEN, value.clone(), Reason::Exception(7), stamp),
                 Sample::bad(FORGOTTEN, Reason::Source, stamp),
+                Sample::bad(FORGOTTEN, Reason::Paused, stamp),
             ] {
                 let (message, taken) = decode(Some(&series()), &encode_own(&sample, run)).unwrap();
                 prop_assert_eq!(taken, Taken { run, stamp });

@@ -124,6 +124,11 @@ fn lines(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
         "Turns that began later than a whole period",
         total(|l| l.missed_turns),
     )?;
+    out.gauge(
+        "trunkline_line_unmet_points",
+        "Points whose period is not met now",
+        each(|l| l.unmet.iter().map(|u| count(u.points.len())).sum()),
+    )?;
     out.counter("trunkline_line_opens", "Times the port was opened or the connection made", total(|l| l.wire.opens))?;
     out.counter("trunkline_wire_requests", "Requests sent, retries included", total(|l| l.wire.requests))?;
     out.counter("trunkline_wire_replies", "Right answers", total(|l| l.wire.replies))?;

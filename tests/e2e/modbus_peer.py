@@ -141,10 +141,12 @@ class SerialPeer(Peer):
 
 class PtyCable:
     """Two pseudo terminals, back to back. Our own handles stay open, so that either end may come and go. Requests to the
-    units in `dead` do not pass: pymodbus answers for a unit it does not have with an exception, a dead device is silent."""
+    units in `dead` do not pass: pymodbus answers for a unit it does not have with an exception, a dead device is silent.
+    `spoil` is what becomes of each answer on its way."""
 
     def __init__(self, dead=()):
         self.dead = set(dead)
+        self.spoil = lambda data: data
         self.pairs = [os.openpty(), os.openpty()]
         for _, slave in self.pairs:
             tty.setraw(slave)
@@ -162,7 +164,9 @@ class PtyCable:
                 return
             for master in readable:
                 data = os.read(master, 4096)
-                if master == right or data[0] not in self.dead:
+                if master == right:
+                    os.write(to[master], self.spoil(data))
+                elif data[0] not in self.dead:
                     os.write(to[master], data)
 
     def close(self):

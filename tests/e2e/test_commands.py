@@ -29,8 +29,8 @@ broker: {{listen: [{{tcp: 127.0.0.1:{port}}}]}}
 """
 
 
-def site(make_gateway, begin, witness, port):
-    peer = begin(TcpPeer([device(1, [60, 0, 0, 0, 0, 7], None, [False])]).start())
+def site(make_gateway, begin, witness, port, action=None):
+    peer = begin(TcpPeer([device(1, [60, 0, 0, 0, 0, 7], None, [False], action=action)]).start())
     make_gateway(YAML.format(line=peer.line(), port=port)).start()
     near = witness(port, "plant/#")
     eventually(lambda: near.json("plant/chiller/setpoint")["value"] == 6, hoped="the set-point is read")
@@ -105,3 +105,79 @@ def test_a_call_over_mqtt_5_is_answered_on_its_response_topic_with_its_correlati
         caller.loop_stop()
     correlation, answer = answers[0]
     assert correlation == b"\x00\x2a" and answer["result"] == "written" and answer["value"] == 9
+
+
+def ask_device(near, what, payload, answers):
+    """Tells a whole device something and waits for the answer."""
+    topic = f"plant/chiller/{what}"
+    before = len(near.by_topic[f"{topic}/result"])
+    near.client.publish(topic, payload, qos=1)
+    eventually(lambda: len(near.by_topic[f"{topic}/result"]) > before, hoped=f"{topic} {payload} is answered")
+    answer = json.loads(near.by_topic[f"{topic}/result"][before])
+    assert answer["result"] == answers, answer
+    return answer
+
+
+class Writes:
+    """Remembers what a device was asked to write: function, address, number."""
+
+    def __init__(self):
+        self.seen = []
+
+    async def action(self, function, start, address, count, registers, new):
+        if new is not None:
+            self.seen.append((function, address, count))
+
+
+def batch(*writes, **more):
+    return json.dumps({"writes": [{"point": point, "value": value} for point, value in writes], **more})
+
+
+def test_a_batch_is_written_in_one_request_where_it_can_or_not_at_all(make_gateway, begin, witness, port):
+    writes = Writes()
+    near = site(make_gateway, begin, witness, port, writes.action)
+    answer = ask_device(near, "set", batch(("setpoint", 9.5), ("mode", "cooling"), ("pump", True), id="b1"), "written")
+    assert answer["id"] == "b1" and [w["value"] for w in answer["writes"]] == [9.5, "cooling", True]
+    assert writes.seen == [(16, 0, 2), (5, 0, 1)], "neighbours together, in the order asked"
+    answer = ask_device(near, "set", batch(("mode", "stopped"), ("setpoint", 99)), "refused")
+    assert "99 is outside 4 to 18" in answer["writes"][1]["reason"], answer
+    assert "another of the batch" in answer["writes"][0]["reason"], answer
+    assert "no point `nothing`" in ask_device(near, "set", batch(("mode", "stopped"), ("nothing", 1)), "refused")["reason"]
+    assert len(writes.seen) == 2, "nothing of a refused batch is written"
+
+
+def test_the_same_id_is_done_once_and_answered_again(make_gateway, begin, witness, port):
+    writes = Writes()
+    near = site(make_gateway, begin, witness, port, writes.action)
+    first = ask(near, "setpoint", json.dumps({"value": 8, "id": "once"}), "written")
+    again = ask(near, "setpoint", json.dumps({"value": 8, "id": "once"}), "written")
+    assert again == first and len(writes.seen) == 1
+    ask(near, "setpoint", json.dumps({"value": 8, "id": "twice"}), "written")
+    assert len(writes.seen) == 2
+
+
+def test_a_point_is_read_on_demand_and_told(make_gateway, begin, witness, port):
+    peer = begin(TcpPeer([device(1, [60, 0, 0, 0, 0, 7], None, [False])]).start())
+    slow = YAML.replace("every: 1s", "every: 1h")
+    make_gateway(slow.format(line=peer.line(), port=port)).start()
+    near = witness(port, "plant/#")
+    eventually(lambda: near.json("plant/chiller/energy")["value"] == 7, hoped="all is read once")
+    peer.put(1, 5, [8])
+    assert ask_device(near, "energy/get", "", "read")["value"] == 8
+    eventually(lambda: near.json("plant/chiller/energy")["value"] == 8, hoped="what was asked for is told to all")
+    told = len(near.by_topic["plant/chiller/energy"])
+    ask_device(near, "energy/get", '{"id": 3}', "read")
+    eventually(lambda: len(near.by_topic["plant/chiller/energy"]) > told, hoped="told although nothing has changed")
+    peer.put(1, 0, [75])
+    ask_device(near, "$command", "read", "done")
+    eventually(lambda: near.json("plant/chiller/setpoint")["value"] == 7.5, hoped="the whole device is read")
+
+
+def test_a_device_is_left_alone_while_it_is_paused(make_gateway, begin, witness, port):
+    near = site(make_gateway, begin, witness, port)
+    ask_device(near, "$command", "pause", "done")
+    eventually(lambda: near.json("plant/chiller/setpoint")["reason"] == "paused", hoped="its points say why they are bad")
+    eventually(lambda: "paused" in near.by_topic["plant/chiller/$state"][-1].decode(), hoped="and so does its state")
+    ask_device(near, "$command", json.dumps({"command": "resume", "id": "r"}), "done")
+    eventually(lambda: near.json("plant/chiller/setpoint")["value"] == 6, hoped="it is read again")
+    assert "pause, resume, read" in ask_device(near, "$command", "reboot", "refused")["reason"]

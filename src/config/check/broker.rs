@@ -17,7 +17,10 @@ pub(in crate::config) const BROKER_KEYS: &[&str] = &["listen", "anonymous", "use
 const LIMITS: Limits = Limits { clients: 200, packet: 256 * 1024, queue: 1000 };
 
 impl Checker {
-    pub(super) fn broker(&mut self, node: Option<&Node>) -> Broker {
+    /// A client may fall behind by two whole readings of all points, however many: a site that is polled all at once hands
+    /// them over together.
+    pub(super) fn broker(&mut self, node: Option<&Node>, points: usize) -> Broker {
+        let usual_limits = Limits { queue: LIMITS.queue.max(2 * points), ..LIMITS };
         let usual = Listener { address: SocketAddr::from(([127, 0, 0, 1], 1883)), kind: ListenerKind::Tcp };
         let Some(node) = node else {
             return Broker {
@@ -25,7 +28,7 @@ impl Checker {
                 anonymous: Anonymous::Loopback,
                 users: None,
                 access: Vec::new(),
-                limits: LIMITS,
+                limits: usual_limits,
             };
         };
         self.reader.keys(node, BROKER_KEYS);
@@ -34,7 +37,7 @@ impl Checker {
         let anonymous = node.get("anonymous").and_then(|n| self.reader.word(n, &words)).unwrap_or(Anonymous::Loopback);
         let users = node.get("users").and_then(|n| self.users(n));
         let access = node.get("access").map(|n| self.access(n)).unwrap_or_default();
-        let limits = node.get("limits").map_or(LIMITS, |n| self.broker_limits(n));
+        let limits = node.get("limits").map_or(usual_limits, |n| self.broker_limits(n, usual_limits));
         if let (Anonymous::Never, None) = (anonymous, &users) {
             self.reader.error(
                 node.at,
@@ -136,13 +139,13 @@ impl Checker {
         TopicFilter::new(text.as_str()).map_err(|e| self.reader.error(node.at, format!("`{text}`: {e}"), "")).ok()
     }
 
-    fn broker_limits(&mut self, node: &Node) -> Limits {
+    fn broker_limits(&mut self, node: &Node, usual: Limits) -> Limits {
         self.reader.keys(node, &["clients", "packet", "queue"]);
-        let mut count = |key, usual: usize| {
+        let mut count = |key, otherwise: usize| {
             let found = node.get(key).and_then(|n| self.reader.int(n, 1, 1_000_000));
-            found.and_then(|n| usize::try_from(n).ok()).unwrap_or(usual)
+            found.and_then(|n| usize::try_from(n).ok()).unwrap_or(otherwise)
         };
-        let (clients, queue) = (count("clients", LIMITS.clients), count("queue", LIMITS.queue));
+        let (clients, queue) = (count("clients", usual.clients), count("queue", usual.queue));
         let packet = node.get("packet").and_then(|n| {
             let size = self.reader.size(n)?;
             if !(1024..=256 << 20).contains(&size) {
@@ -150,6 +153,6 @@ impl Checker {
             }
             usize::try_from(size).ok()
         });
-        Limits { clients, packet: packet.unwrap_or(LIMITS.packet), queue }
+        Limits { clients, packet: packet.unwrap_or(usual.packet), queue }
     }
 }

@@ -92,6 +92,7 @@ impl Checker {
             name: "".into(),
             port: Port::Tcp(String::new()),
             timeout: std::time::Duration::ZERO,
+            min_timeout: std::time::Duration::ZERO,
             retries: 0,
             gap: None,
         };

@@ -14,10 +14,12 @@ use crate::config::plant::SerialPort;
 use crate::point::LineId;
 
 pub(in crate::config) const LINE_KEYS: &[&str] =
-    &["serial", "tcp", "rtu_over_tcp", "baud", "format", "timeout", "retries", "rs485", "echo", "gap"];
+    &["serial", "tcp", "rtu_over_tcp", "baud", "format", "timeout", "min_timeout", "retries", "rs485", "echo", "gap"];
 /// Keys that mean something on a serial port only.
 const SERIAL_KEYS: &[&str] = &["baud", "format", "rs485", "echo", "gap"];
 const TIMEOUT: Duration = Duration::from_millis(500);
+/// A scheduler's hiccup or a busy USB hub stays below; a dead device is still found out in a fifth of the usual timeout.
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Checker {
     pub(super) fn lines(&mut self, roots: &[crate::config::node::Node]) -> Vec<Line> {
@@ -30,10 +32,13 @@ impl Checker {
                 self.reader.error(at, format!("`{name}` has the port of line `{}`", other.name), help);
             }
             let timeout = node.get("timeout").and_then(|n| self.timeout(n)).unwrap_or(TIMEOUT);
+            let min_timeout = self.min_timeout(node, timeout);
             let retries = node.get("retries").and_then(|n| self.reader.int(n, 0, 10)).unwrap_or(1);
             let gap = node.get("gap").and_then(|n| self.gap(n));
             let id = LineId(u16::try_from(lines.len()).unwrap_or(u16::MAX));
-            lines.push(Line { id, name: name.into(), port, timeout, retries: u8::try_from(retries).unwrap_or(1), gap });
+            self.line_at.push(at);
+            let retries = u8::try_from(retries).unwrap_or(1);
+            lines.push(Line { id, name: name.into(), port, timeout, min_timeout, retries, gap });
         }
         lines
     }
@@ -111,6 +116,21 @@ impl Checker {
         }
         self.reader.error(node.at, "a timeout is 5ms to 60s", "300ms is usual on RS485, 1s over networks");
         None
+    }
+
+    /// Without a word 100 ms, or the timeout where that is shorter.
+    fn min_timeout(&mut self, line: &Node, timeout: Duration) -> Duration {
+        let usual = MIN_TIMEOUT.min(timeout);
+        let Some(node) = line.get("min_timeout") else { return usual };
+        let Some(least) = self.reader.duration(node) else { return usual };
+        if least > timeout {
+            let said = format!("`min_timeout` is above the timeout of {timeout:?}");
+            self.reader.error(node.at, said, "the wait for a device is learnt between the two; make it smaller");
+        } else if least < Duration::from_millis(10) {
+            let help = "below, this machine's own pauses would look like a device that does not answer";
+            self.reader.error(node.at, "a min_timeout is at least 10ms", help);
+        }
+        least
     }
 
     fn gap(&mut self, node: &Node) -> Option<Duration> {

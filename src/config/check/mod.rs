@@ -21,6 +21,7 @@ use crate::config::node::Node;
 use crate::config::node::Reader;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
+use crate::config::report::Problem;
 
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
@@ -44,6 +45,8 @@ pub(super) struct Checker {
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
+    /// Where the plant's lines are written, in their order.
+    line_at: Vec<At>,
 }
 
 impl Checker {
@@ -55,7 +58,13 @@ impl Checker {
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
+            line_at: Vec::new(),
         }
+    }
+
+    /// Where each line is written, ready for a message about it.
+    pub(super) fn line_places(&self) -> Vec<Problem> {
+        self.line_at.iter().map(|at| self.reader.problem(*at, String::new(), String::new())).collect()
     }
 
     /// The folder of the main file.
@@ -91,7 +100,9 @@ impl Checker {
         self.schedules = self.read_schedules(roots);
         let lines = self.lines(roots);
         let publish = self.once(roots, "publish");
-        let (devices, points) = self.devices(roots, &lines, publish);
+        let (devices, mut points) = self.devices(roots, &lines, publish);
+        // They stay as long as the process; what the vector grew ahead is megabytes on a large site.
+        points.shrink_to_fit();
         if devices.is_empty() && self.reader.errors.is_empty() {
             self.reader.warn(
                 roots[0].at,
@@ -100,7 +111,7 @@ impl Checker {
             );
         }
         let section = self.once(roots, "broker");
-        let broker = self.broker(section);
+        let broker = self.broker(section, points.len());
         let upstreams = self.upstreams(roots);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);

@@ -154,6 +154,13 @@ impl Checker {
             self.reader.error(at, format!("the topic `{text}` begins with `$`"), "such topics are the broker's own");
             return None;
         }
+        if let Some(verb) =
+            ["set", "get", "$command"].into_iter().find(|verb| text.split('/').next_back() == Some(verb))
+        {
+            let help = "a value told there would be taken for a command; choose another name or topic";
+            self.reader.error(at, format!("the topic `{text}` ends in `{verb}`, as commands do"), help);
+            return None;
+        }
         TopicName::new(text).map_err(|e| self.reader.error(at, e.to_string(), "")).ok()
     }
 

@@ -26,7 +26,7 @@ fn point(id: u32, at_most: Option<Duration>) -> Point {
     }
 }
 
-fn parts(at_most: Option<Duration>, count: u32) -> Parts {
+fn parts(at_most: Option<Duration>, count: u32) -> Parts<'static> {
     let device = Device {
         id: DeviceId(4),
         name: "m".into(),
@@ -38,7 +38,8 @@ fn parts(at_most: Option<Duration>, count: u32) -> Parts {
         tags: BTreeMap::new(),
         points: 0..count,
     };
-    Parts { gateway: "g".into(), devices: vec![device], points: (0..count).map(|n| point(n, at_most)).collect() }
+    let points: Vec<Point> = (0..count).map(|n| point(n, at_most)).collect();
+    Parts { gateway: "g", devices: vec![device].leak(), points: points.leak() }
 }
 
 fn text(message: &Message) -> String {

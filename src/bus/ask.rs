@@ -1,0 +1,135 @@
+//! What is meant by a question, in the words of tokio-modbus's `Request` and `Response`, and the door to that library: its
+//! own clients are not used, because they take the next frame that decodes, late or not. Here a request is judged by the
+//! standard's limits, made into a PDU, and the PDU that answered it into data.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tokio_modbus::Request;
+use tokio_modbus::Response;
+use tokio_modbus::bytes::Bytes;
+
+use crate::bus::Data;
+use crate::bus::Garble;
+use crate::bus::ReadRequest;
+use crate::bus::WriteKind;
+use crate::bus::WriteRequest;
+use crate::point::Table;
+
+/// What is to be done, in the library's words, with the number of bits that were asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) unit: u8,
+    request: Request<'static>,
+    bits: usize,
+    pub(super) wait: Option<Duration>,
+}
+
+/// The exceptions a device would answer; such a request never goes on the wire.
+const ILLEGAL_ADDRESS: u8 = 2;
+const ILLEGAL_VALUE: u8 = 3;
+
+impl Ask {
+    /// Refused as a device would refuse it when the table's limit is passed (V1.1b3, 6.1–6.4).
+    pub(super) fn read(read: ReadRequest) -> Result<Self, u8> {
+        let (start, count) = (read.range.start(), read.range.count());
+        if count > read.table.read_limit() || read.unit.get() == 0 {
+            return Err(ILLEGAL_VALUE);
+        }
+        let request = match read.table {
+            Table::Coil => Request::ReadCoils(start, count),
+            Table::Discrete => Request::ReadDiscreteInputs(start, count),
+            Table::Input => Request::ReadInputRegisters(start, count),
+            Table::Holding => Request::ReadHoldingRegisters(start, count),
+        };
+        Ok(Self { unit: read.unit.get(), request, bits: usize::from(count), wait: None })
+    }
+
+    /// Waits at most so long for the first byte, if that is less than the line's timeout.
+    pub(super) fn within(self, wait: Duration) -> Self {
+        Self { wait: Some(wait), ..self }
+    }
+
+    /// At most 1968 coils or 123 registers (V1.1b3, 6.11 and 6.12).
+    pub(super) fn write(write: WriteRequest) -> Result<Self, u8> {
+        let fits = |address: u16, len: usize, limit: usize| match len {
+            0 => Err(ILLEGAL_VALUE),
+            n if n > limit => Err(ILLEGAL_VALUE),
+            n if usize::from(address) + n > 0x1_0000 => Err(ILLEGAL_ADDRESS),
+            _ => Ok(()),
+        };
+        let request = match write.kind {
+            WriteKind::Coil { address, on } => Request::WriteSingleCoil(address, on),
+            WriteKind::Register { address, value } => Request::WriteSingleRegister(address, value),
+            WriteKind::Mask { address, and, or } => Request::MaskWriteRegister(address, and, or),
+            WriteKind::Coils { address, values } => {
+                fits(address, values.len(), 1968)?;
+                Request::WriteMultipleCoils(address, Cow::Owned(values))
+            }
+            WriteKind::Registers { address, values } => {
+                fits(address, values.len(), 123)?;
+                Request::WriteMultipleRegisters(address, Cow::Owned(values))
+            }
+        };
+        Ok(Self { unit: write.unit.get(), request, bits: 0, wait: None })
+    }
+
+    /// The library keeps its encoder to itself; these are all the functions this house sends.
+    pub(super) fn pdu(&self) -> Vec<u8> {
+        let (function, address) = match &self.request {
+            Request::ReadCoils(a, _) => (1, a),
+            Request::ReadDiscreteInputs(a, _) => (2, a),
+            Request::ReadHoldingRegisters(a, _) => (3, a),
+            Request::ReadInputRegisters(a, _) => (4, a),
+            Request::WriteSingleCoil(a, _) => (5, a),
+            Request::WriteSingleRegister(a, _) => (6, a),
+            Request::WriteMultipleCoils(a, _) => (15, a),
+            Request::WriteMultipleRegisters(a, _) => (16, a),
+            Request::MaskWriteRegister(a, _, _) => (22, a),
+            other => unreachable!("this house never asks {other:?}"),
+        };
+        let mut pdu = vec![function];
+        let mut word = |w: u16| pdu.extend_from_slice(&w.to_be_bytes());
+        word(*address);
+        match &self.request {
+            Request::WriteSingleCoil(_, on) => word(if *on { 0xFF00 } else { 0 }),
+            Request::WriteSingleRegister(_, w) => word(*w),
+            Request::MaskWriteRegister(_, and, or) => {
+                word(*and);
+                word(*or);
+            }
+            Request::WriteMultipleCoils(_, on) => {
+                word(on.len() as u16);
+                pdu.push(on.len().div_ceil(8) as u8);
+                pdu.extend(on.chunks(8).map(|c| c.iter().rev().fold(0, |byte, on| byte << 1 | u8::from(*on))));
+            }
+            Request::WriteMultipleRegisters(_, words) => {
+                word(words.len() as u16);
+                pdu.push(words.len() as u8 * 2);
+                pdu.extend(words.iter().flat_map(|w| w.to_be_bytes()));
+            }
+            Request::ReadCoils(_, n)
+            | Request::ReadDiscreteInputs(_, n)
+            | Request::ReadHoldingRegisters(_, n)
+            | Request::ReadInputRegisters(_, n) => word(*n),
+            _ => {}
+        }
+        pdu
+    }
+
+    /// The data, or the exception's code.
+    pub(super) fn outcome(&self, pdu: Vec<u8>) -> Result<Result<Data, u8>, Garble> {
+        if pdu[0] & 0x80 != 0 {
+            return Ok(Err(pdu[1]));
+        }
+        let response = Response::try_from(Bytes::from(pdu)).map_err(|_| Garble::Length)?;
+        Ok(Ok(match response {
+            Response::ReadCoils(mut bits) | Response::ReadDiscreteInputs(mut bits) => {
+                bits.truncate(self.bits);
+                Data::Bits(bits)
+            }
+            Response::ReadHoldingRegisters(words) | Response::ReadInputRegisters(words) => Data::Registers(words),
+            _ => Data::Written,
+        }))
+    }
+}

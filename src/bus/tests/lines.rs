@@ -1,0 +1,65 @@
+//! Lines that come, go and suffer beside each other: unplugged without spinning, back under the same path, and nobody else
+//! feels it.
+
+use super::*;
+
+#[tokio::test]
+async fn while_an_adapter_is_unplugged_asking_opens_nothing_and_its_return_under_another_name_is_one_opening() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("adapter");
+    let plug = || {
+        let sim = sim::start_line(vec![full_device(1)], LineOptions::new(115_200, F8N1)).unwrap();
+        std::os::unix::fs::symlink(sim.path(), &path).unwrap();
+        sim
+    };
+    let sim = plug();
+    let bus = started(Line { timeout: TIMEOUT * 20, ..line(serial(&path, 115_200, F8N1), 0) });
+    assert!(bus.read(holding(1, 0, 1)).await.is_ok());
+    sim.stop();
+    std::fs::remove_file(&path).unwrap();
+    let mut status = bus.status();
+    let before = status.borrow_and_update().wire;
+    // As fast as one can ask; each is told at once, and only the task itself looks for the port, with growing pauses.
+    for _ in 0..1_000 {
+        let Err(BusError::LineDown(_)) = bus.read(holding(1, 0, 1)).await else { panic!("unplugged") };
+    }
+    status.wait_for(|s| s.error.as_ref().is_some_and(|e| e.contains("no port"))).await.unwrap();
+    let gone = bus.status().borrow().wire;
+    assert_eq!(gone.opens, before.opens, "there is nothing to open");
+    assert!(gone.requests <= before.requests + 1, "nothing is sent into the void: {gone:?}");
+    assert_eq!(gone.bytes_in, before.bytes_in, "an end of file is no byte");
+    let _sim = plug();
+    status.wait_for(|s| s.up).await.unwrap();
+    assert!(bus.read(holding(1, 0, 1)).await.is_ok());
+    assert_eq!(bus.status().borrow().wire.opens, before.opens + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_line_and_a_babbling_one_are_not_felt_on_a_good_one() {
+    let (dead, mut silent) = at_9600(0);
+    let (noisy, babbler) = at_9600(0);
+    let (good, mut far) = at_9600(0);
+    let Far { mut stream, .. } = babbler;
+    let babble = tokio::spawn(async move {
+        while stream.write_all(&[0xA5; 16]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    });
+    let unheard = ask(&dead, holding(1, 0, 1));
+    let drowned = ask(&noisy, holding(1, 0, 1));
+    silent.hears(&question(1, 0, 1)).await;
+    let begun = Instant::now();
+    for word in [1, 2, 3] {
+        let answer = ask(&good, holding(1, 0, 1));
+        far.hears(&question(1, 0, 1)).await;
+        far.says(15, &words(1, &[word])).await;
+        assert_eq!(data(answer).await, Ok(Data::Registers(vec![word])));
+        assert!(!unheard.is_finished() && !drowned.is_finished(), "three answers in the time of one miss");
+    }
+    assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
+    let wire = good.status().borrow().wire;
+    assert_eq!((wire.requests, wire.replies, wire.stale_replies), (3, 3, 0));
+    assert_eq!(data(unheard).await, Err(BusError::NoReply));
+    assert_eq!(data(drowned).await, Err(BusError::Garbled(Garble::Noise)));
+    babble.abort();
+}

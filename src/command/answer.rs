@@ -1,0 +1,130 @@
+//! What the asker is told: a JSON object on `…/result`, and on the response topic where one was given (MQTT 5, 4.10).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::command::Outlet;
+use crate::message::Message;
+use crate::message::Properties;
+use crate::message::Retain;
+use crate::sample::Reason;
+use crate::sample::Value;
+use crate::topic::Qos;
+use crate::topic::TopicName;
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outcome {
+    /// Confirmed by the device; with the value read back where `verify` asks for it.
+    Written { verified: Option<Value> },
+    /// Read on demand.
+    Read(Result<Value, Reason>),
+    /// Done, and there is nothing more to say.
+    Done,
+    /// Not done.
+    Refused(String),
+    /// Tried; the device did not confirm, or shows another value.
+    Failed(String),
+    /// Several writes, by the names of their points.
+    Batch(Vec<(Arc<str>, Self)>),
+}
+
+impl Outcome {
+    /// Of a batch the worst of its parts: what failed, then what was refused.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Written { .. } => "written",
+            Self::Read(Ok(_)) => "read",
+            Self::Done => "done",
+            Self::Refused(_) => "refused",
+            Self::Failed(_) | Self::Read(Err(_)) => "failed",
+            Self::Batch(parts) => {
+                let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
+                ["failed", "refused"].into_iter().find(|word| words.contains(word)).unwrap_or("written")
+            }
+        }
+    }
+
+    fn body(&self) -> Json {
+        let mut body = json!({ "result": self.word() });
+        match self {
+            Self::Written { verified: Some(value) } | Self::Read(Ok(value)) => body["value"] = value_json(value),
+            Self::Written { verified: None } | Self::Done => {}
+            Self::Read(Err(reason)) => body["reason"] = json!(reason.to_string()),
+            Self::Refused(reason) | Self::Failed(reason) => body["reason"] = json!(reason),
+            Self::Batch(parts) => {
+                let part = |(point, outcome): &(Arc<str>, Self)| {
+                    let mut part = outcome.body();
+                    part["point"] = json!(&**point);
+                    part
+                };
+                body["writes"] = parts.iter().map(part).collect();
+            }
+        }
+        body
+    }
+}
+
+/// The payload of the answer.
+pub(super) fn payload(outcome: &Outcome, id: Option<&str>, came: Instant) -> Arc<str> {
+    let mut body = outcome.body();
+    if let Some(id) = id {
+        body["id"] = json!(id);
+    }
+    body["duration_ms"] = json!(u64::try_from(came.elapsed().as_millis()).unwrap_or(u64::MAX));
+    body["time"] = json!(crate::time::now().rfc3339());
+    body.to_string().into()
+}
+
+/// Says it to whoever asked.
+pub(super) async fn tell(answers: &Outlet, asked: &Message, payload: &str) {
+    let payload = Bytes::copy_from_slice(payload.as_bytes());
+    let properties = asked.properties.as_deref();
+    let wanted = properties.and_then(|p| p.response_topic.clone());
+    let own = format!("{}/result", asked.topic);
+    let topics = wanted.into_iter().map(|t| t.to_string()).chain([own]);
+    let correlation = properties.and_then(|p| p.correlation.clone());
+    let batch: Vec<_> = topics
+        .filter_map(|topic| TopicName::new(topic).ok())
+        .map(|topic| {
+            let mut message = Message::plain(topic, payload.clone(), Qos::AtLeastOnce, Retain::No);
+            message.properties = correlation
+                .clone()
+                .map(|correlation| Arc::new(Properties { correlation: Some(correlation), ..Properties::default() }));
+            message
+        })
+        .collect();
+    if answers.send(batch).await.is_err() {
+        tracing::debug!("broker gone, answer not delivered");
+    }
+}
+
+fn value_json(value: &Value) -> Json {
+    match value {
+        Value::Text(text) => json!(&**text),
+        Value::Bool(on) => json!(on),
+        number => serde_json::from_str(&number.to_string()).unwrap_or_else(|_| json!(number.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_as_good_as_its_worst_part() {
+        let part = |outcome: Outcome| ("p".into(), outcome);
+        let written = || part(Outcome::Written { verified: Some(Value::Int(3)) });
+        assert_eq!(Outcome::Batch(vec![written(), written()]).word(), "written");
+        let refused = part(Outcome::Refused("no".into()));
+        assert_eq!(Outcome::Batch(vec![written(), refused.clone()]).word(), "refused");
+        let all = Outcome::Batch(vec![refused, part(Outcome::Failed("timeout".into())), written()]);
+        assert_eq!(all.word(), "failed");
+        let want = json!({"result": "written", "value": 3, "point": "p"});
+        assert_eq!(all.body()["writes"][2], want);
+    }
+}

@@ -1,0 +1,75 @@
+//! Commands that have been answered, by the asker's id: the same id asked again is answered with the first result and not done
+//! again, as a sender that lost the answer needs it. Pure; bounded in number and in time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Remembered at most; a sender repeats soon or not at all.
+const MOST: usize = 1024;
+const LASTING: Duration = Duration::from_secs(600);
+
+/// What is known of an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It is being done.
+    UnderWay,
+    /// This was the answer.
+    Answer(Arc<str>),
+}
+
+/// By topic and id.
+#[derive(Debug, Default)]
+pub(super) struct Answered(VecDeque<(Instant, Arc<str>, Known)>);
+
+impl Answered {
+    /// What is known of it; if nothing is, it is under way from now on.
+    pub(super) fn begin(&mut self, key: Arc<str>, now: Instant) -> Option<Known> {
+        while self.0.front().is_some_and(|(at, _, _)| now.saturating_duration_since(*at) >= LASTING) {
+            self.0.pop_front();
+        }
+        if let Some((_, _, known)) = self.0.iter().find(|(_, k, _)| *k == key) {
+            return Some(known.clone());
+        }
+        if self.0.len() >= MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, key, Known::UnderWay));
+        None
+    }
+
+    /// It has been answered.
+    pub(super) fn end(&mut self, key: &str, answer: Arc<str>) {
+        if let Some(entry) = self.0.iter_mut().find(|(_, k, _)| **k == *key) {
+            entry.2 = Known::Answer(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_done_once_and_answered_again_with_the_first_result() {
+        let mut answered = Answered::default();
+        let now = Instant::now();
+        assert_eq!(answered.begin("t 7".into(), now), None);
+        assert_eq!(answered.begin("t 7".into(), now), Some(Known::UnderWay));
+        answered.end("t 7", "written".into());
+        assert_eq!(answered.begin("t 7".into(), now + LASTING / 2), Some(Known::Answer("written".into())));
+        assert_eq!(answered.begin("t 8".into(), now), None);
+        assert_eq!(answered.begin("t 7".into(), now + LASTING), None, "forgotten");
+    }
+
+    #[test]
+    fn it_does_not_grow_without_end() {
+        let mut answered = Answered::default();
+        for n in 0..3 * MOST {
+            answered.begin(n.to_string().into(), Instant::now());
+        }
+        assert_eq!(answered.0.len(), MOST);
+    }
+}

@@ -1,0 +1,212 @@
+//! Does on a line what was asked and judged: writes next, reads back, and lets the house know at once what was found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bus::Bus;
+use crate::bus::BusError;
+use crate::bus::Data;
+use crate::bus::ReadRequest;
+use crate::bus::WriteRequest;
+use crate::command::answer::Outcome;
+use crate::command::batch;
+use crate::command::request;
+use crate::command::request::Action;
+use crate::command::request::Planned;
+use crate::command::request::Refusal;
+use crate::command::task::Change;
+use crate::command::task::Desk;
+use crate::command::task::Target;
+use crate::config::plant::Device;
+use crate::config::plant::Source;
+use crate::decode;
+use crate::decode::Words;
+use crate::point::PointId;
+use crate::poll::Order;
+use crate::sample::Reason;
+use crate::sample::Sample;
+use crate::sample::Value;
+use crate::time;
+
+/// One write.
+pub(super) async fn set(desk: &Desk, change: &Change, expires_us: Option<i64>, waited: Duration) -> Outcome {
+    let outcomes = all(desk, std::slice::from_ref(change), expires_us, waited).await;
+    outcomes.into_iter().next().unwrap_or(Outcome::Done)
+}
+
+/// Several writes to one device: all are judged before the first byte.
+pub(super) async fn batch(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: Duration) -> Outcome {
+    let outcomes = all(desk, changes, expires_us, waited).await;
+    Outcome::Batch(changes.iter().map(|change| Arc::clone(&change.target.point.name)).zip(outcomes).collect())
+}
+
+async fn all(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: Duration) -> Vec<Outcome> {
+    let mut judged = Vec::with_capacity(changes.len());
+    for change in changes {
+        judged.push(judge(&desk.bus, change, expires_us, waited).await);
+    }
+    if judged.iter().any(Result::is_err) {
+        let untouched = || Outcome::Refused("not written: another of the batch was refused".to_owned());
+        return judged.into_iter().map(|judged| judged.err().unwrap_or_else(untouched)).collect();
+    }
+    let planned: Vec<(Planned, Option<i32>)> = judged.into_iter().flatten().collect();
+    let mut outcomes = write(desk, changes, &planned).await;
+    for ((change, (planned, exponent)), outcome) in changes.iter().zip(&planned).zip(&mut outcomes) {
+        if matches!(outcome, Outcome::Written { .. }) {
+            *outcome = look(desk, &change.target, planned, *exponent).await;
+        }
+    }
+    outcomes
+}
+
+async fn judge(
+    bus: &Bus,
+    change: &Change,
+    expires_us: Option<i64>,
+    waited: Duration,
+) -> Result<(Planned, Option<i32>), Outcome> {
+    let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
+    let point = &change.target.point;
+    let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
+    request::in_time(expires_us, write, time::now().wall_us, waited).map_err(refused)?;
+    let exponent = scale(bus, &change.target).await;
+    let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
+    let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
+    Ok((planned, exponent))
+}
+
+/// After the first request that fails, nothing more is written.
+async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>)]) -> Vec<Outcome> {
+    let mut outcomes =
+        vec![Outcome::Refused("not written: an earlier one of the batch failed".to_owned()); changes.len()];
+    let Some(first) = changes.first() else { return outcomes };
+    let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
+    for (kind, places) in batch::merged(&kinds) {
+        let written = desk.bus.write(WriteRequest { unit: first.target.device.unit_id, kind }).await;
+        let outcome = match &written {
+            Ok(_) => Outcome::Written { verified: None },
+            Err(error) => Outcome::Failed(words_of(error)),
+        };
+        outcomes[places].fill(outcome);
+        if written.is_err() {
+            break;
+        }
+    }
+    outcomes
+}
+
+/// Reads back what was written, where that is wanted; the house learns what the device holds in any case.
+async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<i32>) -> Outcome {
+    if !target.point.write.as_ref().is_some_and(|write| write.verify) {
+        order(desk, Order::Read(vec![target.point.id])).await;
+        return Outcome::Written { verified: None };
+    }
+    match read(desk, target, exponent).await {
+        Ok((words, Ok(value))) if words == planned.words => Outcome::Written { verified: Some(value) },
+        Ok((_, Ok(value))) => Outcome::Failed(format!("verify: the device shows {value}")),
+        Ok((_, Err(reason))) => Outcome::Failed(format!("verify: what the device shows is bad: {reason}")),
+        Err(error) => Outcome::Failed(format!("written, but verify failed: {}", words_of(&error))),
+    }
+}
+
+/// A read on demand.
+pub(super) async fn get(desk: &Desk, target: &Target) -> Outcome {
+    let exponent = match scale(&desk.bus, target).await {
+        Ok(exponent) => exponent,
+        Err(error) => return Outcome::Failed(format!("scale factor: {}", words_of(&error))),
+    };
+    match read(desk, target, exponent).await {
+        Ok((_, value)) => Outcome::Read(value),
+        Err(error) => Outcome::Failed(words_of(&error)),
+    }
+}
+
+/// What a device's polling shall do.
+pub(super) async fn act(desk: &Desk, device: &Device, points: &[PointId], action: Action) -> Outcome {
+    let wish = match action {
+        Action::Pause => Order::Pause(device.id),
+        Action::Resume => Order::Resume(device.id),
+        Action::Read => Order::Read(points.to_vec()),
+    };
+    order(desk, wish).await;
+    Outcome::Done
+}
+
+async fn order(desk: &Desk, order: Order) {
+    if desk.orders.send(order).await.is_err() {
+        tracing::debug!("the line is being made anew, and begins with everything");
+    }
+}
+
+async fn scale(bus: &Bus, target: &Target) -> Result<Option<i32>, BusError> {
+    let Some(point) = &target.scale_from else { return Ok(None) };
+    let Source::Wire(wire) = &point.source else { return Ok(None) };
+    let reply =
+        bus.read_next(ReadRequest { unit: target.device.unit_id, table: wire.table, range: wire.range }).await?;
+    let (_, value) = understood(wire, reply.data, None);
+    Ok(value.ok().as_ref().and_then(decode::exponent_of))
+}
+
+type Found = (Vec<u16>, Result<Value, Reason>);
+
+/// The point's words (of a bit field: those bits) and value, read now, and told to the house as if it had been polled.
+async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Found, BusError> {
+    let point = &target.point;
+    let Source::Wire(wire) = &point.source else { return Err(BusError::ShutDown) };
+    let request = ReadRequest { unit: target.device.unit_id, table: wire.table, range: wire.range };
+    let reply = desk.bus.read_next(request).await?;
+    let taken = time::stamp_of(reply.arrived);
+    let (words, value) = understood(wire, reply.data, exponent);
+    let value = value.and_then(|value| decode::judge(point.range, &value).map(|()| value));
+    let sample = match &value {
+        Ok(value) => Sample::good(point.id, value.clone(), taken),
+        Err(reason) => Sample::bad(point.id, *reason, taken),
+    };
+    if let Some(samples) = desk.samples.upgrade()
+        && samples.send(vec![sample.wanted()]).await.is_err()
+    {
+        tracing::debug!("publish has ended, nobody wants the sample");
+    }
+    Ok((words, value))
+}
+
+fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i32>) -> Found {
+    match data {
+        Data::Registers(mut words) => {
+            let value = decode::decode(wire, Words::Registers(&words), exponent);
+            if let Some(span) = wire.bits {
+                words[0] &= u16::MAX >> (15 - (span.high - span.low)) << span.low;
+            }
+            (words, value)
+        }
+        Data::Bits(bits) => {
+            let value = decode::decode(wire, Words::Bits(&bits), exponent);
+            (bits.into_iter().map(u16::from).collect(), value)
+        }
+        Data::Written => (Vec::new(), Err(Reason::Crc)),
+    }
+}
+
+fn words_of(error: &BusError) -> String {
+    match error {
+        BusError::NoReply => "timeout: the device did not answer".to_owned(),
+        BusError::Refused(code) => format!("exception {code}: {}", exception(*code)),
+        other => other.to_string(),
+    }
+}
+
+/// What the standard calls them (V1.1b3, 7).
+const fn exception(code: u8) -> &'static str {
+    match code {
+        1 => "illegal function",
+        2 => "illegal data address",
+        3 => "illegal data value",
+        4 => "server device failure",
+        5 => "acknowledge, still working on it",
+        6 => "server device busy",
+        8 => "memory parity error",
+        0x0A => "gateway path unavailable",
+        0x0B => "gateway target device failed to respond",
+        _ => "not in the standard",
+    }
+}

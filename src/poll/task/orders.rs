@@ -1,0 +1,74 @@
+//! What people want of a line's polling: points read now, a device left alone for a while, what it taught forgotten. Done
+//! between two reads; nothing on the wire is cut for it.
+
+use crate::point::PointId;
+use crate::poll::member::Member;
+use crate::poll::task::{Closed, PollTask};
+use crate::poll::turn::Turn;
+use crate::poll::{DeviceEvent, Order};
+use crate::sample::Reason;
+use crate::time;
+
+impl PollTask {
+    pub(super) async fn obey(&mut self, order: Order) -> Result<(), Closed> {
+        let place = |members: &[Member], device| members.iter().position(|m| m.device.id == device);
+        match order {
+            Order::Read(points) => self.read_next(&points),
+            Order::Pause(device) => {
+                if let Some(at) = place(&self.members, device).filter(|at| !self.members[*at].paused) {
+                    return self.pause(at).await;
+                }
+            }
+            Order::Resume(device) => {
+                if let Some(at) = place(&self.members, device).filter(|at| self.members[*at].paused) {
+                    self.members[at].paused = false;
+                    tracing::info!(device = %self.members[at].device.name, "polling resumed");
+                    self.agenda.table.hurry(device);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_next(&mut self, points: &[PointId]) {
+        for (at, member) in self.members.iter_mut().enumerate().filter(|(_, m)| !m.paused) {
+            let own = member.own(points);
+            if own.is_empty() {
+                continue;
+            }
+            let planned = member.planned(&own, &self.line);
+            self.agenda.begin_next(member.device.id, Turn::new(at, member, &planned).wanted());
+        }
+    }
+
+    /// Its points say so once, like those of a device that is gone.
+    async fn pause(&mut self, at: usize) -> Result<(), Closed> {
+        let now = time::now();
+        let member = &mut self.members[at];
+        tracing::info!(device = %member.device.name, "polling paused");
+        (member.paused, member.cut, member.reason) = (true, true, Some(Reason::Paused));
+        self.agenda.abandon(member.device.id);
+        let samples = member.all().into_iter().map(|slot| member.fail(slot, Reason::Paused, now)).collect();
+        let event = DeviceEvent { device: member.device.id, online: false, reason: member.reason };
+        self.send(samples).await?;
+        self.tell();
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// Somebody wants a device to be asked for everything again.
+    pub(super) fn forget_as_wished(&mut self) {
+        let wished = self.lessons.take_wishes(|device| has(&self.members, device));
+        for member in self.members.iter_mut().filter(|m| wished.contains(&m.device.name)) {
+            tracing::info!(device = %member.device.name, "forgotten on request; asked for everything again");
+            member.forget_holes();
+            self.agenda.table.hurry(member.device.id);
+        }
+        if !wished.is_empty() {
+            self.tell();
+        }
+    }
+}
+
+pub(super) fn has(members: &[Member], device: &str) -> bool {
+    members.iter().any(|m| *m.device.name == *device)
+}
