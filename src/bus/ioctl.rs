@@ -1,14 +1,23 @@
-//! The ioctls no safe crate offers: kernel RS485 mode and low latency. The only module with `unsafe`, kept to these calls.
-#![expect(unsafe_code, reason = "TIOCSRS485 and TIOCSSERIAL have no safe wrappers")]
+//! What no safe crate offers: kernel RS485 mode, low latency, and a library's port as a plain descriptor. The only module with `unsafe`, kept to these calls.
+#![expect(unsafe_code, reason = "TIOCSRS485, TIOCSSERIAL and giving a port away have no safe wrappers")]
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::IntoRawFd;
+use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 
 use rustix::ioctl::Getter;
 use rustix::ioctl::Setter;
 
 use crate::config::plant::Rs485;
+
+/// The port itself, of a library's handle that is given up.
+pub(super) fn owned(port: impl IntoRawFd) -> OwnedFd {
+    // SAFETY: `into_raw_fd` hands over an open descriptor that nobody else closes any more.
+    unsafe { OwnedFd::from_raw_fd(port.into_raw_fd()) }
+}
 
 /// `struct serial_rs485` of linux/serial.h: flags, two delays in milliseconds, five words of padding.
 #[repr(C)]

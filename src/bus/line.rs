@@ -15,11 +15,9 @@ use rustix::time::TimerfdClockId;
 use rustix::time::TimerfdFlags;
 use rustix::time::TimerfdTimerFlags;
 use rustix::time::Timespec;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
-use tokio_serial::SerialStream;
 
 use crate::bus::ioctl;
 use crate::config::plant::CharFormat;
@@ -49,11 +47,15 @@ impl Timing {
     }
 }
 
-/// An open port.
+/// An open port. Registered with the runtime for reading only, which the library's own stream is not: room to write comes back
+/// with each character that leaves, and would wake this task for nothing in the middle of every exchange.
 #[derive(Debug)]
 pub(super) struct Serial {
-    stream: SerialStream,
+    port: AsyncFd<OwnedFd>,
 }
+
+/// A question fits a port's buffer many times; should that be full nevertheless, it is looked at again after this.
+const ROOM: Duration = Duration::from_millis(1);
 
 impl Serial {
     /// Opens by path; the error says what to do.
@@ -75,7 +77,10 @@ impl Serial {
             } else {
                 tokio_serial::StopBits::One
             });
-        let stream = SerialStream::open(&builder).map_err(|e| open_error(&port.path, &e))?;
+        let native = builder.open_native().map_err(|e| open_error(&port.path, &e))?;
+        let stream = ioctl::owned(native);
+        let other = |e: io::Error| format!("cannot open {}: {e}", port.path.display());
+        rustix::io::ioctl_fionbio(&stream, true).map_err(|e| other(e.into()))?;
         if let Some(mode) = port.rs485
             && let Err(e) = ioctl::set_rs485(stream.as_raw_fd(), mode)
         {
@@ -85,25 +90,43 @@ impl Serial {
             // Ptys and many USB chips have no such mode and are none the worse.
             tracing::debug!(port = %port.path.display(), error = %e, "no low-latency mode");
         }
-        Ok(Self { stream })
+        Ok(Self { port: registered(stream).map_err(other)? })
     }
 
     pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer).await
+        loop {
+            let mut guard = self.port.readable().await?;
+            if let Ok(done) = guard.try_io(|port| Ok(rustix::io::read(port.get_ref(), &mut *buffer)?)) {
+                return done;
+            }
+        }
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(self.port.get_ref(), bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(rustix::io::Errno::AGAIN) => tokio::time::sleep(ROOM).await,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 
     /// What lies there now, without waiting and without trusting the reactor to have noticed.
     pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.stream.try_read(buffer) {
+        match rustix::io::read(self.port.get_ref(), buffer) {
             Ok(n) => Ok(Some(n)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
+}
+
+#[expect(deprecated, reason = "its replacement is unsafe for types that may close early; an OwnedFd does not")]
+fn registered(port: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(port, Interest::READABLE)
 }
 
 /// Looks before it opens, because the library's errors do not tell these apart.

@@ -95,13 +95,9 @@ struct Run {
     wire: WireCounts,
 }
 
-async fn run(kinds: Option<&[Fault]>, seed: u64) -> Run {
+async fn run(mut hostility: Hostility, seed: u64) -> Run {
     let devices: Vec<Shared> = (1..=3).map(full_device).collect();
-    let mut hostility = Hostility::new(0.2, TIMEOUT, seed);
     hostility.latest = if seed.is_multiple_of(2) { 1.8 } else { 6.0 };
-    if let Some(kinds) = kinds {
-        hostility = hostility.only(kinds);
-    }
     let (bus, far) = in_memory(line(serial("/dev/none", BAUD, F8N1), 1));
     let Far { stream, stop, task } = far;
     let timing = Timing::new(BAUD, F8N1, None);
@@ -128,7 +124,7 @@ async fn a_hostile_paced_line_under_a_paused_clock_never_yields_a_wrong_value() 
     let (mut turns, mut right) = (0, 0);
     let mut faults = BTreeMap::<Fault, u64>::new();
     for seed in 1..=10 {
-        let run = run(None, seed).await;
+        let run = run(Hostility::new(0.2, TIMEOUT, seed), seed).await;
         (turns, right) = (turns + run.turns, right + run.right);
         run.faults.into_iter().for_each(|(fault, n)| *faults.entry(fault).or_default() += n);
         assert!(run.wire.stale_replies > 0 && run.wire.garbled > 0 && run.wire.timeouts > 0 && run.wire.exceptions > 0);
@@ -140,9 +136,9 @@ async fn a_hostile_paced_line_under_a_paused_clock_never_yields_a_wrong_value() 
 
 #[tokio::test(start_paused = true)]
 async fn a_line_that_repeats_and_delays_everything_never_yields_a_wrong_value() {
-    let kinds = [Fault::Repeated, Fault::Doubled, Fault::Late, Fault::Silent];
-    for seed in 21..=26 {
-        let run = run(Some(&kinds), seed).await;
-        assert!(run.right * 10 > run.turns * 8, "{} of {}", run.right, run.turns);
+    let kinds = [Fault::Repeated, Fault::Repeated, Fault::Repeated, Fault::Repeated, Fault::Late];
+    for seed in 21..=28 {
+        let run = run(Hostility::new(0.6, TIMEOUT, seed).only(&kinds), seed).await;
+        assert!(run.right * 10 > run.turns * 6, "{} of {}", run.right, run.turns);
     }
 }
