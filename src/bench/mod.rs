@@ -2,6 +2,8 @@
 //! Ratios are printed, never asserted: machines are busy.
 
 pub mod line;
+pub mod outage;
+pub mod peers;
 pub mod soak;
 pub mod unpaced;
 pub mod work;

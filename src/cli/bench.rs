@@ -2,12 +2,18 @@
 //! shows in them. What is measured lives in [`crate::bench`] and [`crate::spool::bench`].
 
 use std::fmt::Display;
+use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::bench::line;
+use crate::bench::outage;
+use crate::bench::outage::Outage;
+use crate::bench::outage::Trouble;
+use crate::bench::outage::Verdict;
 use crate::cli::table::{Align, bytes, render, thousands};
 use crate::cli::{Exit, complain, say};
 use crate::spool::bench as log;
@@ -26,6 +32,8 @@ pub(super) struct Arguments {
 enum What {
     /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes)
     Line(LineArguments),
+    /// A minute without the cloud (a Mosquitto of its own) at 1,000 values a second: what is lost, late, twice, slow
+    Outage(OutageArguments),
     /// The store-and-forward log: rates, bytes an entry, time to open again
     Spool(SpoolArguments),
 }
@@ -35,6 +43,22 @@ struct LineArguments {
     /// Only scenes with this in their name, e.g. 9600, insisting or dead
     #[arg(value_name = "NAME", default_value = "")]
     name: String,
+}
+
+#[derive(Debug, Args)]
+struct OutageArguments {
+    /// Only troubles with this in their name: cut, black hole, kill
+    #[arg(value_name = "NAME", default_value = "")]
+    name: String,
+    /// How long the cloud is away
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..=3600))]
+    seconds: u64,
+    /// Hundreds of values a second
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=100))]
+    hundreds: u8,
+    /// The backlog before what is new, instead of beside it
+    #[arg(long)]
+    in_order: bool,
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +74,7 @@ struct SpoolArguments {
 pub(super) fn run(args: &Arguments) -> Exit {
     let done = match &args.what {
         What::Line(args) => scan(&args.name),
+        What::Outage(args) => outage(args),
         What::Spool(args) => fill(args),
     };
     match done {
@@ -74,6 +99,54 @@ fn scan(name: &str) -> Result<(), String> {
     }
     runtime.shutdown_background();
     Ok(())
+}
+
+fn outage(args: &OutageArguments) -> Result<(), String> {
+    let troubles = [Trouble::Cut, Trouble::BlackHole, Trouble::Kill];
+    let wanted: Vec<_> = troubles.into_iter().filter(|t| t.to_string().contains(&args.name)).collect();
+    if wanted.is_empty() {
+        return Err(format!("no trouble has `{}` in its name; there are: cut, black hole, kill -9", args.name));
+    }
+    let program = std::env::current_exe().map_err(text)?;
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(text)?;
+    let mut rows = Vec::new();
+    for trouble in wanted {
+        let replay = if args.in_order { "in-order" } else { "live-first" };
+        let lasting = Duration::from_secs(args.seconds);
+        let outage = Outage { trouble, devices: args.hundreds, lasting, replay, program: program.clone() };
+        let verdict =
+            in_folder(&std::env::temp_dir(), |folder| runtime.block_on(outage::run(&outage, folder)).map_err(text))?;
+        rows.push(verdict_row(trouble, &verdict));
+    }
+    let head = [("", Align::Left)].into_iter();
+    let head = head.chain(
+        ["READ", "LOST", "OUT OF ORDER", "TWICE", "PERIOD BEFORE", "DURING", "CONNECTED", "LIVE", "BACKLOG", "PER S"]
+            .map(|title| (title, Align::Right)),
+    );
+    let head: Vec<_> = head.chain([("MEMORY", Align::Right)]).collect();
+    say(render(&head, &rows).trim_end());
+    Ok(())
+}
+
+fn verdict_row(trouble: Trouble, v: &Verdict) -> Vec<String> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive and for people")]
+    let rate = v.backlog.1 as u64;
+    let seconds = |d: Duration| format!("{:.2} s", d.as_secs_f64());
+    let known = |d: Option<Duration>| d.map_or_else(|| "never".to_owned(), seconds);
+    let mut row = vec![trouble.to_string()];
+    row.extend([v.read, v.lost, v.out_of_order, v.twice].map(thousands));
+    row.extend([seconds(v.longest_period.0), seconds(v.longest_period.1), known(v.connected), known(v.live)]);
+    row.extend([thousands(v.backlog.0), thousands(rate), bytes(v.resident)]);
+    row
+}
+
+/// Runs it in a folder that is gone afterwards, and stays when it failed.
+fn in_folder<T>(parent: &Path, run: impl FnOnce(&Path) -> Result<T, String>) -> Result<T, String> {
+    let folder = parent.join(format!("trunkline-bench-{}", std::process::id()));
+    std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let done = run(&folder).map_err(|why| format!("{why}\n(what it left lies in {})", folder.display()))?;
+    std::fs::remove_dir_all(&folder).map_err(|e| format!("{} could not be removed: {e}", folder.display()))?;
+    Ok(done)
 }
 
 fn fill(args: &SpoolArguments) -> Result<(), String> {
