@@ -2,6 +2,7 @@
 //! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
 //! is remembered, so that a reconnect sends again only what was never answered.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
@@ -18,14 +19,17 @@ use tokio_util::sync::CancellationToken;
 use super::link;
 use super::link::Event;
 use super::link::Fault;
+use super::link::Keeping;
 use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
+use super::link::Remains;
 use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
 use super::session::FirstIsBack;
+use super::session::Handed;
 use super::session::Lane;
 use super::session::Newest;
 use super::session::Reading;
@@ -75,6 +79,8 @@ pub fn new(
         tracing::info!(upstream = %settings.name, "no rule sends {gateway}/$gap: gaps will not be told");
     }
     let version = settings.version;
+    let exactly_once = settings.send.iter().any(|rule| rule.qos == Qos::ExactlyOnce);
+    let keeping = if exactly_once { Keeping::Session } else { Keeping::Nothing };
     let task = BridgeTask {
         settings,
         spool,
@@ -83,12 +89,13 @@ pub fn new(
         state,
         gap,
         version,
-        spoke_5: false,
+        spoke_5: BTreeSet::new(),
         hang_ups: 0,
         patience: Patience::default(),
         answered: BTreeSet::new(),
         highest_sent: 0,
         newest: Newest::default(),
+        keeping,
         return_after: RETURN.0,
     };
     (watched, task)
@@ -106,14 +113,26 @@ pub struct BridgeTask {
     /// Where gaps are told, if a rule sends them.
     gap: Option<Mapped>,
     version: MqttVersion,
-    spoke_5: bool,
+    /// Endpoints that spoke MQTT 5 once: these are not old, only away.
+    spoke_5: BTreeSet<usize>,
     hang_ups: u32,
     pub(super) patience: Patience,
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
     highest_sent: Seq,
     newest: Newest,
+    /// Whether a session outlives its connection.
+    keeping: Keeping,
     pub(super) return_after: Duration,
+}
+
+/// What is carried from one connection to the next, where the session outlives both.
+#[derive(Default)]
+struct Between {
+    /// The client library's half.
+    remains: Option<Remains>,
+    /// Ours: the entries that wait for their answer.
+    carried: BTreeMap<Seq, Handed>,
 }
 
 enum Happened {
@@ -139,8 +158,9 @@ impl BridgeTask {
         let mut soon = Backoff::new(PAUSE.0, PAUSE.1);
         let mut later = Backoff::new(PAUSE_REFUSED.0, PAUSE_REFUSED.1);
         let mut endpoint = 0;
+        let mut between = Between::default();
         while !cancel.is_cancelled() {
-            let (up, ended) = self.connection(endpoint, &cancel).await;
+            let (up, ended) = self.connection(endpoint, &mut between, &cancel).await;
             self.spool.link(&self.settings.name, spool::Link::Down).await;
             let fault = match ended {
                 Ended::Stopped => break,
@@ -171,10 +191,12 @@ impl BridgeTask {
                     self.return_after = RETURN.0;
                 }
             }
+            if up.is_none() && self.other_version(endpoint, &fault) {
+                continue;
+            }
             // The list is gone through from the front; after a link that was up it begins with the first again.
             endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
             let pause = match fault {
-                ref fault if up.is_none() && self.other_version(fault) => Duration::ZERO,
                 Fault::Refused(_) => later.next(),
                 _ if endpoint > 0 => Duration::ZERO,
                 _ => soon.next(),
@@ -185,13 +207,13 @@ impl BridgeTask {
     }
 
     /// 5 falls back to 3.1.1; when that fails too, the next round begins with 5 again. True: try at once.
-    fn other_version(&mut self, fault: &Fault) -> bool {
+    fn other_version(&mut self, endpoint: usize, fault: &Fault) -> bool {
         match fault {
             Fault::Version(_) => {}
-            // Who spoke 5 once is not old, only away; who never did gets three tries.
+            // Who never spoke 5 gets three tries.
             Fault::HungUp(_) if self.version == MqttVersion::V5 => {
                 self.hang_ups += 1;
-                if self.spoke_5 || !self.hang_ups.is_multiple_of(3) {
+                if self.spoke_5.contains(&endpoint) || !self.hang_ups.is_multiple_of(3) {
                     return false;
                 }
             }
@@ -204,18 +226,30 @@ impl BridgeTask {
     }
 
     /// One connection from CONNECT to its end; the first part is when it was up.
-    async fn connection(&mut self, endpoint: usize, cancel: &CancellationToken) -> (Option<Instant>, Ended) {
-        let first = self.settings.endpoints.first().filter(|_| endpoint > 0).cloned();
-        let Some(endpoint) = self.settings.endpoints.get(endpoint).cloned() else {
+    async fn connection(
+        &mut self,
+        number: usize,
+        between: &mut Between,
+        cancel: &CancellationToken,
+    ) -> (Option<Instant>, Ended) {
+        let first = self.settings.endpoints.first().filter(|_| number > 0).cloned();
+        let Some(endpoint) = self.settings.endpoints.get(number).cloned() else {
             return (None, Ended::Fault(Fault::Refused("no endpoint is configured".to_owned())));
         };
         self.status.send_modify(|s| {
             s.state = LinkState::Connecting;
             s.endpoint = endpoint.to_string();
         });
-        let target =
-            Target { settings: &self.settings, endpoint: &endpoint, version: self.version, will: self.state.as_ref() };
-        let mut link = match Link::open(&target) {
+        let remains = between.remains.take();
+        let has_session = remains.is_some();
+        let target = Target {
+            settings: &self.settings,
+            endpoint: &endpoint,
+            version: self.version,
+            will: self.state.as_ref(),
+            session: self.keeping,
+        };
+        let mut link = match Link::open(&target, remains) {
             Ok(link) => link,
             Err(fault) => return (None, Ended::Fault(fault)),
         };
@@ -226,28 +260,49 @@ impl BridgeTask {
             let fault = match cancel.run_until_cancelled(event).await {
                 None => return (None, Ended::Stopped),
                 Some(Ok(Event::Connected(peer))) => break peer,
-                Some(Ok(Event::Received(_))) => continue,
+                Some(Ok(Event::Received(_) | Event::Answered(..))) => continue,
                 Some(Ok(Event::Down(fault))) => fault,
                 Some(Err(_)) => Fault::Broken(format!("no answer to CONNECT within {} s", patience.as_secs_f32())),
             };
             self.patience.failed();
+            // One that never was up has nothing to be carried over.
+            between.remains = if has_session { link.end().await.1 } else { None };
             return (None, Ended::Fault(fault));
         };
         let up = Instant::now();
         self.patience.connected(up - began);
-        let mut session = self.begin(link, peer).await;
+        if self.version == MqttVersion::V5 {
+            self.spoke_5.insert(number);
+        }
+        let mut session = self.begin(link, peer, std::mem::take(&mut between.carried)).await;
         session.first = first.map(|first| Box::pin(link::reachable(first, self.return_after)) as FirstIsBack);
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
-        if matches!(ended, Ended::Stopped | Ended::Return) {
-            self.goodbye(session).await;
+        match ended {
+            Ended::Stopped | Ended::Return => self.goodbye(session).await,
+            Ended::Fault(_) if self.keeping == Keeping::Session => {
+                *between = self.carry(session).await;
+            }
+            Ended::Fault(_) => {}
         }
         (Some(up), ended)
     }
 
-    async fn begin(&mut self, link: Link, peer: Peer) -> Session {
+    /// Ends the connection and keeps what is under way for the next one.
+    async fn carry(&mut self, session: Session) -> Between {
+        let Session { link, waiting, mut answers, .. } = session;
+        let (late, remains) = link.end().await;
+        // The library may have heard of something on its way out.
+        let noticed = std::iter::from_fn(|| answers.next().now_or_never().flatten());
+        let all = late.into_iter().chain(noticed).filter(|(_, outcome)| *outcome == Outcome::Acknowledged);
+        self.answered.extend(all.map(|(seq, _)| seq));
+        let under_way = remains.as_ref().map(Remains::entries).unwrap_or_default();
+        let carried = waiting.into_iter().filter(|(seq, _)| under_way.contains(seq) && !self.answered.contains(seq));
+        Between { carried: carried.collect(), remains }
+    }
+
+    async fn begin(&mut self, link: Link, peer: Peer, carried: BTreeMap<Seq, Handed>) -> Session {
         tracing::info!(upstream = %self.settings.name, version = peer.version, "connected");
-        self.spoke_5 |= self.version == MqttVersion::V5;
         self.status.send_modify(|s| {
             s.state = LinkState::Connected;
             s.error = None;
@@ -261,10 +316,16 @@ impl BridgeTask {
             link.subscribe(&wanted);
         }
         if let Some(state) = &self.state {
-            let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None);
+            let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None, None);
         }
         let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
-        Session::new(link, peer, window, standing)
+        let resumed = peer.resumed;
+        let mut session = Session::new(link, peer, window, standing);
+        if resumed {
+            let again = session.adopt(carried, Instant::now());
+            self.status.send_modify(|s| s.resent += again);
+        }
+        session
     }
 
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
@@ -300,6 +361,11 @@ impl BridgeTask {
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
                 Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
+                Happened::Link(Event::Answered(seq, outcome)) => {
+                    if let Some(fault) = self.answer(s, seq, outcome) {
+                        return Ended::Fault(fault);
+                    }
+                }
                 Happened::FirstIsBack => {
                     s.first = None;
                     s.returning = true;
@@ -344,7 +410,7 @@ impl BridgeTask {
             && let Some(entry) = s.next(Instant::now())
         {
             let (seq, m) = (entry.seq, &entry.message);
-            if self.answered.remove(&seq) {
+            if self.answered.remove(&seq) || s.waiting.contains_key(&seq) {
                 continue;
             }
             let Some(mut to) = self.way(m) else { continue };
@@ -358,14 +424,16 @@ impl BridgeTask {
                 refused += 1;
                 continue;
             }
-            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, properties.as_deref()) else {
+            let to = allowed(to, &s.peer);
+            let qos = to.qos;
+            let Some(notice) = s.link.publish(&to, payload, properties.as_deref(), Some(seq)) else {
                 s.put_back(entry);
                 break;
             };
             sent += 1;
             resent += u64::from(seq <= self.highest_sent);
             self.highest_sent = self.highest_sent.max(seq);
-            s.handed(seq, Instant::now());
+            s.handed(seq, Handed { at: Instant::now(), qos });
             s.answers.push(Box::pin(async move { (seq, notice.outcome().await) }));
         }
         let in_flight = s.waiting.len() as u64;
@@ -406,7 +474,7 @@ impl BridgeTask {
             // The link's own fault follows, or the deadline: the entry stays first in line.
             Outcome::Lost => return None,
         };
-        let at = s.waiting.remove(&seq)?;
+        let Handed { at, .. } = s.waiting.remove(&seq)?;
         self.answered.insert(seq);
         s.last_answer = Instant::now();
         self.patience.answered(at.elapsed());
@@ -455,7 +523,7 @@ impl BridgeTask {
     async fn goodbye(&mut self, mut s: Session) {
         let end = Instant::now() + GOODBYE;
         if let Some(state) = &self.state {
-            let offline = s.link.publish(&allowed(state.clone(), &s.peer), Bytes::from_static(b"offline"), None);
+            let offline = s.link.publish(&allowed(state.clone(), &s.peer), Bytes::from_static(b"offline"), None, None);
             if let Some(notice) = offline {
                 let _ = tokio::time::timeout(GOODBYE / 2, notice.outcome()).await;
             }

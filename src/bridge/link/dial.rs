@@ -3,6 +3,8 @@
 //! through wins. Each try takes the next of the host's addresses.
 
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,9 +12,24 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::net::lookup_host;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Connects as `dial` does, to a socket that ends when `cut` is cancelled: whoever reads or writes it is told so at
+/// once, in the middle of a black hole too. The client library must not be stopped from outside, because what it knows
+/// of the session would be half a step behind; it has to meet an end of its own.
+pub(super) async fn severable(address: String, cut: CancellationToken) -> io::Result<TcpStream> {
+    let dialled = cut.run_until_cancelled(dial(address)).await;
+    let stream = dialled.unwrap_or_else(|| Err(io::ErrorKind::ConnectionAborted.into()))?;
+    let end = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+    tokio::spawn(async move {
+        cut.cancelled().await;
+        let _ = end.shutdown(Shutdown::Both);
+    });
+    Ok(stream)
+}
 
 /// Connects to `host:port`; whoever calls decides how long that may take.
 pub(super) async fn dial(address: String) -> io::Result<TcpStream> {

@@ -53,9 +53,10 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
                 _ => Fault::Refused(words),
             }
         }
-        // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout.
+        // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout; so does a link
+        // that breaks in the middle of the answer.
         E::MqttState(S::Deserialization(_)) | E::NotConnAck(_) if !up => {
-            Fault::Version(format!("no answer to MQTT 5: {error}"))
+            Fault::HungUp(format!("no answer to MQTT 5: {error}"))
         }
         E::MqttState(S::ConnectionAborted) if !up => Fault::HungUp("the peer hung up on CONNECT".to_owned()),
         E::Io(e) | E::MqttState(S::Io(e)) if !up && hung_up(e) => {
