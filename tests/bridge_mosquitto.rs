@@ -420,6 +420,32 @@ async fn tls_with_own_authority_client_certificate_and_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mqtt_goes_through_websocket_plain_and_with_tls_in_both_versions() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let plain_ws = mosquitto(|_| "protocol websockets\nallow_anonymous true".to_owned());
+    let guarded_ws = mosquitto(|folder| format!("protocol websockets\n{}", guarded(folder)));
+    for (broker, scheme) in [(&plain_ws, Scheme::Ws), (&guarded_ws, Scheme::Wss)] {
+        for version in [MqttVersion::V5, MqttVersion::V311] {
+            let name = format!("{scheme:?}{version:?}");
+            let mut settings = plant::Upstream { version, ..upstream(&name, broker.port) };
+            settings.endpoints[0].scheme = scheme;
+            settings.username = Some("g".to_owned());
+            settings.password = Some(plant::Secret::new("geheim".to_owned()));
+            let file = |name: &str| broker.folder.path().join(name);
+            if scheme == Scheme::Wss {
+                settings.tls.ca = Some(file("ca.pem"));
+                settings.tls.client = Some((file("gateway.pem"), file("gateway.key")));
+            }
+            let mut seen = watch(broker.watch_port, &format!("up/{name}/#")).await;
+            let house = house(&name, settings);
+            house.append("v", 0..100).await;
+            let got = values(&mut seen, &format!("up/{name}/v"), 99).await;
+            assert_eq!(verdict(&got, 100), (0, 0, 0), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_black_hole_is_left_within_seconds_and_its_end_noticed_within_two() {
     let broker = mosquitto(plain);
     let proxy = proxy(broker.port, || WHOLE).await;
@@ -588,7 +614,7 @@ async fn newest_first_marks_the_backlog_late_keeps_its_pace_and_never_replaces_a
     away.spool.append((0..2_000).map(|n| own("live", n)).collect()).await;
     let began = Instant::now();
     let mut house = away.connect(upstream("live", proxy.port));
-    let (mut old, mut new, mut passed) = (Vec::new(), Vec::new(), 0);
+    let (mut old, mut new, mut passed, mut told) = (Vec::new(), Vec::new(), 0, false);
     while new.last() != Some(&2_019) || old.last() != Some(&1_999) {
         let publish = tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap().unwrap();
         if publish.topic != "up/live/own" {
@@ -612,10 +638,14 @@ async fn newest_first_marks_the_backlog_late_keeps_its_pace_and_never_replaces_a
             }
             _ => new.push(n),
         }
+        // The status says when the backlog will be gone.
+        let left = house.status.borrow().empty_in_s;
+        told |= left.is_some_and(|s| s <= 60);
         if n == 2_009 {
             assert!(old.len() < 500, "the newest went after {} old ones", old.len());
         }
     }
+    assert!(told, "the time until the backlog is gone was never known");
     let took = began.elapsed();
     assert!(took > Duration::from_millis(1_800), "2,000 at 1,000 a second took {took:?}");
     house.drained().await;

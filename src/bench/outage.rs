@@ -37,8 +37,6 @@ use crate::time;
 const POINTS: u32 = 100;
 /// A PLC's answer.
 const TURNAROUND: Duration = Duration::from_millis(2);
-/// Undisturbed before the outage: the yardstick for the polls.
-const BEFORE: Duration = Duration::from_secs(10);
 /// Undisturbed after the backlog has gone.
 const AFTER: Duration = Duration::from_secs(5);
 /// A backlog that has not gone by then is lost.
@@ -72,6 +70,8 @@ pub struct Outage {
     pub trouble: Trouble,
     /// Hundreds of values a second.
     pub devices: u8,
+    /// Undisturbed before the outage: the yardstick for the polls.
+    pub before: Duration,
     /// How long the cloud is away.
     pub lasting: Duration,
     /// `live-first` or `in-order`, as in the configuration.
@@ -83,7 +83,7 @@ pub struct Outage {
 /// Runs it in `folder`, which must be empty.
 pub async fn run(outage: &Outage, folder: &Path) -> io::Result<Verdict> {
     let mut scene = Scene::build(outage, folder).await?;
-    scene.watch(BEFORE, |_| false).await?;
+    scene.watch(outage.before, |_| false).await?;
     let began = time::now().wall_us;
     match outage.trouble {
         Trouble::Cut | Trouble::Kill => scene.cable.cut(),

@@ -17,6 +17,7 @@ use rumqttc::Broker;
 use rumqttc::Event;
 use rumqttc::MqttOptions;
 use rumqttc::Packet;
+use rumqttc::PublishOptions;
 use rumqttc::QoS;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -32,6 +33,9 @@ const START: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(20);
 /// Seen and not yet counted; full: the peer waits on its socket.
 const SEEN: usize = 100_000;
+
+/// Publishes that go out with one write, as the bridge has it.
+const BATCH: usize = 64;
 
 /// A Mosquitto of this bench alone; ends when dropped.
 #[derive(Debug)]
@@ -156,4 +160,38 @@ impl Witness {
     pub async fn next(&mut self) -> Option<Seen> {
         self.seen.recv().await
     }
+}
+
+/// What a plain publisher does with this client library: as many messages at QoS 1 as the window takes, nothing kept,
+/// nothing rendered. Gives the time from the connection to the last acknowledgement.
+pub async fn publish(broker: SocketAddr, message: (&str, Bytes), count: u64, window: u16) -> io::Result<Duration> {
+    let id = format!("bare-{}", std::process::id());
+    let mut options = MqttOptions::new(id, Broker::tcp(broker.ip().to_string(), broker.port()));
+    options.set_keep_alive(60).set_clean_start(true).set_outgoing_inflight_upper_limit(window);
+    options.set_max_request_batch(BATCH);
+    options.set_socket_connector(|address, _| async move {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true).map(|()| stream)
+    });
+    let built = AsyncClient::builder(options).capacity(usize::from(window)).try_build();
+    let (client, mut eventloop) = built.map_err(io::Error::other)?;
+    while !matches!(eventloop.poll().await.map_err(io::Error::other)?, Event::Incoming(Packet::ConnAck(_))) {}
+    let began = Instant::now();
+    let (topic, payload) = (message.0.to_owned(), message.1);
+    let sender = tokio::spawn(async move {
+        for _ in 0..count {
+            let options = PublishOptions::new(QoS::AtLeastOnce);
+            if client.publish(topic.as_str(), payload.clone(), options).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut acknowledged = 0;
+    while acknowledged < count {
+        let event = eventloop.poll().await.map_err(io::Error::other)?;
+        acknowledged += u64::from(matches!(event, Event::Incoming(Packet::PubAck(_))));
+    }
+    let took = began.elapsed();
+    sender.abort();
+    Ok(took)
 }

@@ -12,7 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
 
+use super::estimate::Estimate;
 use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
@@ -60,10 +63,11 @@ impl Lane {
 }
 
 /// When and how a publish was handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Handed {
     pub(super) at: Instant,
     pub(super) qos: Qos,
+    pub(super) topic: TopicName,
 }
 
 /// One connection's work.
@@ -86,6 +90,9 @@ pub(super) struct Session {
     pub(super) answers: Answers,
     /// On another endpoint than the first.
     pub(super) first: Option<FirstIsBack>,
+    /// When the backlog will be gone, looked at once a second.
+    pub(super) estimate: Estimate,
+    pub(super) looks: Interval,
     /// The first endpoint is there again: nothing new is begun here.
     pub(super) returning: bool,
 }
@@ -106,6 +113,8 @@ impl Session {
             last_answer: Instant::now(),
             answers: FuturesUnordered::new(),
             first: None,
+            estimate: Estimate::default(),
+            looks: seconds(),
             returning: false,
         }
     }
@@ -115,8 +124,8 @@ impl Session {
         if self.waiting.is_empty() {
             self.last_answer = handed.at;
         }
-        self.waiting.insert(seq, handed);
         self.by_age.push_back((handed.at, seq));
+        self.waiting.insert(seq, handed);
     }
 
     /// Both sides go on with the session of an earlier connection: what was under way there is finished here. Gives how
@@ -188,6 +197,12 @@ impl Session {
         }
         done
     }
+}
+
+fn seconds() -> Interval {
+    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 /// So many messages a second of what waited.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,8 @@ use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
+use super::retry::Retry;
+use super::retry::STABLE;
 use super::session::FirstIsBack;
 use super::session::Handed;
 use super::session::Lane;
@@ -35,7 +38,6 @@ use super::session::Newest;
 use super::session::Reading;
 use super::session::Session;
 use super::session::rendered;
-use crate::backoff::Backoff;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
@@ -48,16 +50,14 @@ use crate::status::UpstreamStatus;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
-/// Pauses between tries: the link's return is noticed within two seconds.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
-/// Pauses after a peer's no: it will not change its mind soon, and may ban who asks too often.
-const PAUSE_REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// A link that held this long begins with the shortest pause again.
-const STABLE: Duration = Duration::from_secs(10);
 /// On another endpoint than the first, the first is asked for this often; longer each time it did not hold.
 const RETURN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 /// Entries read from the log at once.
 const READ: usize = 500;
+/// Fewer than this left: the next ones are asked for, so that the link does not wait for the disk.
+const READ_AHEAD: usize = READ / 2;
+/// Topics that are told of when the peer refuses them; more of them are one and the same mistake.
+const SAID_MOST: usize = 1_000;
 /// A clean stop takes no longer.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -93,6 +93,7 @@ pub fn new(
         hang_ups: 0,
         patience: Patience::default(),
         answered: BTreeSet::new(),
+        said: HashSet::new(),
         highest_sent: 0,
         newest: Newest::default(),
         keeping,
@@ -119,6 +120,8 @@ pub struct BridgeTask {
     pub(super) patience: Patience,
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
+    /// Topics of which was said that the peer does not take them.
+    said: HashSet<TopicName>,
     highest_sent: Seq,
     newest: Newest,
     /// Whether a session outlives its connection.
@@ -142,7 +145,20 @@ enum Happened {
     Read(spool::Lane, Batch),
     Overdue,
     Pace,
+    Look,
     FirstIsBack,
+}
+
+/// What an answer was.
+enum Answer {
+    Done {
+        took: Duration,
+        is_refused: bool,
+    },
+    /// The peer does not take it now.
+    Later(Fault),
+    /// Of nothing that waits.
+    None,
 }
 
 enum Ended {
@@ -153,10 +169,19 @@ enum Ended {
 }
 
 impl BridgeTask {
+    #[cfg(test)]
+    pub(super) const fn speak(&mut self, version: MqttVersion) {
+        self.version = version;
+    }
+
+    #[cfg(test)]
+    pub(super) fn say_nothing(&mut self) {
+        self.state = None;
+    }
+
     /// Keeps the link up until cancelled, then says goodbye within a second.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut soon = Backoff::new(PAUSE.0, PAUSE.1);
-        let mut later = Backoff::new(PAUSE_REFUSED.0, PAUSE_REFUSED.1);
+        let mut retry = Retry::new();
         let mut endpoint = 0;
         let mut between = Between::default();
         while !cancel.is_cancelled() {
@@ -172,38 +197,46 @@ impl BridgeTask {
                 }
                 Ended::Fault(fault) => fault,
             };
-            let name = &self.settings.name;
-            // The turn, not the state: an outage of a day is one line, unless the reason changes.
-            let is_news = self.status.borrow().error.as_deref() != Some(fault.words());
-            if up.is_some() || is_news {
-                tracing::warn!(upstream = %name, endpoint = %self.settings.endpoints[endpoint], "{}", fault.words());
-            }
-            self.status.send_modify(|s| {
-                s.state = LinkState::Waiting;
-                s.error = Some(fault.words().to_owned());
-                s.in_flight = 0;
-            });
-            let held = up.is_some_and(|at| at.elapsed() >= STABLE);
-            if held {
-                soon.reset();
-                later.reset();
-                if endpoint == 0 {
-                    self.return_after = RETURN.0;
-                }
+            let lived = up.map(|at| at.elapsed());
+            retry.ended(&fault, lived);
+            self.tell(&fault, endpoint, lived.is_some(), retry.is_quarrel());
+            if endpoint == 0 && lived.is_some_and(|lived| lived >= STABLE) {
+                self.return_after = RETURN.0;
             }
             if up.is_none() && self.other_version(endpoint, &fault) {
                 continue;
             }
             // The list is gone through from the front; after a link that was up it begins with the first again.
             endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
-            let pause = match fault {
-                Fault::Refused(_) => later.next(),
-                _ if endpoint > 0 => Duration::ZERO,
-                _ => soon.next(),
-            };
+            let is_no = matches!(fault, Fault::Refused(_) | Fault::TakenOver);
+            let pause = if endpoint > 0 && !is_no { Duration::ZERO } else { retry.pause(&fault) };
             let _ = cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
         self.status.send_modify(|s| s.state = LinkState::Waiting);
+    }
+
+    /// Says why the link ended: the turn, not the state. An outage of a day is one line, unless the reason changes.
+    fn tell(&self, fault: &Fault, endpoint: usize, was_up: bool, is_quarrel: bool) {
+        let mut words = fault.words().to_owned();
+        if is_quarrel || *fault == Fault::TakenOver {
+            words = format!(
+                "{words}: another client {} the client id {:?}; two gateways with one id disconnect each other for \
+                 ever: set client_id",
+                if is_quarrel { "seems to use" } else { "uses" },
+                self.settings.client_id
+            );
+        }
+        if was_up || self.status.borrow().error.as_ref() != Some(&words) {
+            let endpoint = &self.settings.endpoints[endpoint];
+            tracing::warn!(upstream = %self.settings.name, %endpoint, "{words}");
+        }
+        self.status.send_modify(|s| {
+            s.state = LinkState::Waiting;
+            s.error = Some(words);
+            s.in_flight = 0;
+            s.drain_per_s = 0.0;
+            s.empty_in_s = None;
+        });
     }
 
     /// 5 falls back to 3.1.1; when that fails too, the next round begins with 5 again. True: try at once.
@@ -218,7 +251,12 @@ impl BridgeTask {
                 }
             }
             Fault::HungUp(_) => {}
-            Fault::Refused(_) | Fault::Broken(_) => return false,
+            Fault::Refused(_) | Fault::TakenOver => return false,
+            // Nobody was there to be too old for anything.
+            Fault::Closed(_) | Fault::Broken(_) => {
+                self.version = self.settings.version;
+                return false;
+            }
         }
         let fell_back = self.settings.version == MqttVersion::V5 && self.version == MqttVersion::V5;
         self.version = if fell_back { MqttVersion::V311 } else { self.settings.version };
@@ -339,7 +377,7 @@ impl BridgeTask {
                 return Ended::Return;
             }
             for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
-                if lane.ready.is_empty() && lane.reading.is_none() {
+                if lane.ready.len() < READ_AHEAD && lane.reading.is_none() {
                     lane.reading = Some(self.read(lane.lane, lane.read_to));
                 }
             }
@@ -354,15 +392,17 @@ impl BridgeTask {
                 batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
                 () = until(pace), if !s.returning => Happened::Pace,
+                _ = s.looks.tick() => Happened::Look,
                 () = back(&mut s.first) => Happened::FirstIsBack,
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
+                Happened::Look => self.look(s),
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
                 Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
                 Happened::Link(Event::Answered(seq, outcome)) => {
-                    if let Some(fault) = self.answer(s, seq, outcome) {
+                    if let Some(fault) = self.answers(s, seq, outcome) {
                         return Ended::Fault(fault);
                     }
                 }
@@ -398,6 +438,16 @@ impl BridgeTask {
         }
     }
 
+    /// How fast the backlog shrinks, and when it will be gone.
+    fn look(&self, s: &mut Session) {
+        let backlog = self.spool.status().borrow().backlog.get(&*self.settings.name).copied().unwrap_or(0);
+        let (per_s, left) = s.estimate.look(Instant::now(), backlog);
+        self.status.send_modify(|status| {
+            status.drain_per_s = per_s;
+            status.empty_in_s = left.map(|left| left.as_secs());
+        });
+    }
+
     fn read(&self, lane: spool::Lane, after: Option<Seq>) -> Reading {
         let (spool, name) = (self.spool.clone(), Arc::clone(&self.settings.name));
         Box::pin(async move { spool.next_on(lane, &name, after, READ).await })
@@ -418,9 +468,8 @@ impl BridgeTask {
             let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
             let size = link::packet_size(&to.topic, &payload, properties.as_deref());
             if size > s.peer.maximum_packet as usize {
-                let most = s.peer.maximum_packet;
-                let name = &self.settings.name;
-                tracing::warn!(upstream = %name, topic = %to.topic, size, most, "too large for the peer: put aside");
+                let why = format!("{size} bytes, the peer takes {}", s.peer.maximum_packet);
+                self.put_aside(&to.topic, &why);
                 refused += 1;
                 continue;
             }
@@ -433,7 +482,7 @@ impl BridgeTask {
             sent += 1;
             resent += u64::from(seq <= self.highest_sent);
             self.highest_sent = self.highest_sent.max(seq);
-            s.handed(seq, Handed { at: Instant::now(), qos });
+            s.handed(seq, Handed { at: Instant::now(), qos, topic: to.topic });
             s.answers.push(Box::pin(async move { (seq, notice.outcome().await) }));
         }
         let in_flight = s.waiting.len() as u64;
@@ -459,35 +508,58 @@ impl BridgeTask {
     fn answers(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Option<Fault> {
         let mut next = Some((seq, outcome));
         let mut fault = None;
+        let (mut acknowledged, mut refused, mut took_ms) = (0, 0, Vec::new());
         while let Some((seq, outcome)) = next {
-            fault = fault.or(self.answer(s, seq, outcome));
+            match self.answer(s, seq, outcome) {
+                Answer::Done { took, is_refused } => {
+                    acknowledged += u64::from(!is_refused);
+                    refused += u64::from(is_refused);
+                    took_ms.push(took.as_secs_f64() * 1000.0);
+                }
+                Answer::Later(why) => fault = fault.or(Some(why)),
+                Answer::None => {}
+            }
             next = s.answers.next().now_or_never().flatten();
         }
+        // Once for all of them: whoever watches is woken each time.
+        self.status.send_if_modified(|status| {
+            status.acknowledged += acknowledged;
+            status.refused += refused;
+            for ms in &took_ms {
+                status.ack_ms += if status.ack_ms == 0.0 { *ms } else { (ms - status.ack_ms) / 16.0 };
+            }
+            !took_ms.is_empty()
+        });
         fault
     }
 
-    fn answer(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Option<Fault> {
+    fn answer(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Answer {
         let refused = match outcome {
             Outcome::Acknowledged => None,
             Outcome::Refused(why) => Some(why),
-            Outcome::Later(why) => return Some(Fault::Refused(why)),
+            Outcome::Later(why) => return Answer::Later(Fault::Refused(why)),
             // The link's own fault follows, or the deadline: the entry stays first in line.
-            Outcome::Lost => return None,
+            Outcome::Lost => return Answer::None,
         };
-        let Handed { at, .. } = s.waiting.remove(&seq)?;
+        let Some(Handed { at, topic, .. }) = s.waiting.remove(&seq) else { return Answer::None };
         self.answered.insert(seq);
         s.last_answer = Instant::now();
-        self.patience.answered(at.elapsed());
-        let took_ms = at.elapsed().as_secs_f64() * 1000.0;
+        let took = s.last_answer - at;
+        self.patience.answered(took);
         if let Some(why) = &refused {
-            tracing::warn!(upstream = %self.settings.name, seq, "refused and put aside: {why}");
+            self.put_aside(&topic, why);
         }
-        self.status.send_modify(|status| {
-            status.acknowledged += u64::from(refused.is_none());
-            status.refused += u64::from(refused.is_some());
-            status.ack_ms += if status.ack_ms == 0.0 { took_ms } else { (took_ms - status.ack_ms) / 16.0 };
-        });
-        None
+        Answer::Done { took, is_refused: refused.is_some() }
+    }
+
+    /// Says once a topic that the peer will never take what was to be sent; the count is in `refused`.
+    fn put_aside(&mut self, topic: &TopicName, why: &str) {
+        if self.said.len() < SAID_MOST && self.said.insert(topic.clone()) {
+            tracing::error!(
+                upstream = %self.settings.name, %topic,
+                "the peer will never take this: {why}; put aside and counted, said once for this topic"
+            );
+        }
     }
 
     /// Moves the spool's cursors to just below the first entry that still waits.
@@ -504,8 +576,8 @@ impl BridgeTask {
 
     /// Takes the answers that came before the end.
     async fn settle(&mut self, s: &mut Session) {
-        while let Some(Some((seq, outcome))) = s.answers.next().now_or_never() {
-            let _ = self.answer(s, seq, outcome);
+        if let Some(Some((seq, outcome))) = s.answers.next().now_or_never() {
+            let _ = self.answers(s, seq, outcome);
         }
         self.acknowledge(s).await;
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
 
+use crate::bench::drain;
+use crate::bench::drain::Drain;
 use crate::bench::line;
 use crate::bench::outage;
 use crate::bench::outage::Outage;
@@ -32,6 +34,8 @@ pub(super) struct Arguments {
 enum What {
     /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes)
     Line(LineArguments),
+    /// A backlog into a Mosquitto of its own at QoS 1, turn about with a bare publisher of the same client library
+    Drain(DrainArguments),
     /// A minute without the cloud (a Mosquitto of its own) at 1,000 values a second: what is lost, late, twice, slow
     Outage(OutageArguments),
     /// The store-and-forward log: rates, bytes an entry, time to open again
@@ -43,6 +47,22 @@ struct LineArguments {
     /// Only scenes with this in their name, e.g. 9600, insisting or dead
     #[arg(value_name = "NAME", default_value = "")]
     name: String,
+}
+
+#[derive(Debug, Args)]
+struct DrainArguments {
+    /// Messages of 200 bytes in each turn
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    entries: u64,
+    /// Unacknowledged publishes at once (`in_flight`)
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    window: u16,
+    /// How often each has its turn
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    turns: u32,
+    /// A folder on the disk that holds the log
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +94,7 @@ struct SpoolArguments {
 pub(super) fn run(args: &Arguments) -> Exit {
     let done = match &args.what {
         What::Line(args) => scan(&args.name),
+        What::Drain(args) => drained(args),
         What::Outage(args) => outage(args),
         What::Spool(args) => fill(args),
     };
@@ -101,6 +122,34 @@ fn scan(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn drained(args: &DrainArguments) -> Result<(), String> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(text)?;
+    let drain = Drain { count: args.entries, window: args.window };
+    let mut rows = Vec::new();
+    let (mut bridge, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..args.turns.max(1) {
+        let turn = in_folder(&args.folder, |folder| runtime.block_on(drain::turn(drain, folder)).map_err(text))?;
+        bridge.push(turn.bridge);
+        bare.push(turn.bare);
+        rows.push(rates("turn", turn.bridge, turn.bare));
+    }
+    rows.push(rates("median", median(&mut bridge), median(&mut bare)));
+    let head = [("", Align::Left), ("BRIDGE/S", Align::Right), ("BARE/S", Align::Right), ("RATIO", Align::Right)];
+    say(render(&head, &rows).trim_end());
+    Ok(())
+}
+
+fn rates(what: &str, bridge: f64, bare: f64) -> Vec<String> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive and for people")]
+    let rate = |r: f64| thousands(r as u64);
+    vec![what.to_owned(), rate(bridge), rate(bare), format!("{:.2}", bridge / bare)]
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 fn outage(args: &OutageArguments) -> Result<(), String> {
     let troubles = [Trouble::Cut, Trouble::BlackHole, Trouble::Kill];
     let wanted: Vec<_> = troubles.into_iter().filter(|t| t.to_string().contains(&args.name)).collect();
@@ -113,7 +162,9 @@ fn outage(args: &OutageArguments) -> Result<(), String> {
     for trouble in wanted {
         let replay = if args.in_order { "in-order" } else { "live-first" };
         let lasting = Duration::from_secs(args.seconds);
-        let outage = Outage { trouble, devices: args.hundreds, lasting, replay, program: program.clone() };
+        let before = Duration::from_secs(10);
+        let program = program.clone();
+        let outage = Outage { trouble, devices: args.hundreds, before, lasting, replay, program };
         let verdict =
             in_folder(&std::env::temp_dir(), |folder| runtime.block_on(outage::run(&outage, folder)).map_err(text))?;
         rows.push(verdict_row(trouble, &verdict));

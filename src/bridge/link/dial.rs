@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use tokio::net::lookup_host;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// The system's resolver alone may take longer than a whole connection gets.
+const RESOLVE: Duration = Duration::from_secs(5);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -31,12 +34,26 @@ pub(super) async fn severable(address: String, cut: CancellationToken) -> io::Re
     Ok(stream)
 }
 
+/// The host's addresses, or in words why there are none: the name is a thing of its own that people can look at.
+async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let failed = |why: &str| {
+        let words = format!("the name {host} cannot be resolved: {why}; is it spelt right, and does DNS work here?");
+        io::Error::new(io::ErrorKind::NotFound, words)
+    };
+    match tokio::time::timeout(RESOLVE, lookup_host(address)).await {
+        Ok(Ok(found)) => Ok(found.collect::<Vec<_>>()).and_then(|all| match all.is_empty() {
+            true => Err(failed("it has no address")),
+            false => Ok(all),
+        }),
+        Ok(Err(e)) => Err(failed(&e.to_string())),
+        Err(_) => Err(failed(&format!("no answer within {} s", RESOLVE.as_secs()))),
+    }
+}
+
 /// Connects to `host:port`; whoever calls decides how long that may take.
 pub(super) async fn dial(address: String) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = lookup_host(&address).await?.collect();
-    if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address")));
-    }
+    let addresses = resolve(&address).await?;
     let mut tries = FuturesUnordered::new();
     for started in 1.. {
         tries.push(TcpStream::connect(addresses[(started - 1) % addresses.len()]));

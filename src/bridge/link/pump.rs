@@ -34,6 +34,8 @@ use crate::topic::Qos;
 
 /// Seconds that the peer keeps a session that outlives its connection: an outage of a day.
 const SESSION: u32 = 86_400;
+/// Publishes that go out with one write; one by one, the system calls would be most of the work.
+const BATCH: usize = 64;
 /// Room in the library's queue beyond the window, for state and subscriptions.
 const SPARE: usize = 16;
 
@@ -53,6 +55,7 @@ pub(super) struct Order {
 pub(super) fn open_v5(target: &Target<'_>, order: Order) -> Result<Opened, Fault> {
     let mut options = options_v5(target, tls(target.endpoint, &target.settings.tls)?)?;
     let Order { cut, events, handed, remains } = order;
+    options.set_max_request_batch(BATCH);
     options.set_socket_connector(move |address, _| dial::severable(address, cut.clone()));
     let (session, under_way) = match remains {
         Some(Remains::V5(session, under_way)) => (Some(session), under_way),
@@ -74,6 +77,7 @@ pub(super) fn open_v5(target: &Target<'_>, order: Order) -> Result<Opened, Fault
 pub(super) fn open_v4(target: &Target<'_>, order: Order) -> Result<Opened, Fault> {
     let mut options = options_v4(target, tls(target.endpoint, &target.settings.tls)?)?;
     let Order { cut, events, handed, remains } = order;
+    options.set_max_request_batch(BATCH);
     options.set_socket_connector(move |address, _| dial::severable(address, cut.clone()));
     let (session, under_way) = match remains {
         Some(Remains::V4(session, under_way)) => (Some(session), under_way),
