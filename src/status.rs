@@ -197,6 +197,12 @@ pub struct UpstreamStatus {
     pub connects: u64,
     /// Smoothed time from publish to acknowledgement in milliseconds.
     pub ack_ms: f64,
+    /// By how many entries a second the backlog shrinks; below zero it grows.
+    #[serde(default)]
+    pub drain_per_s: f64,
+    /// Seconds until the backlog is gone, if it goes on like this.
+    #[serde(default)]
+    pub empty_in_s: Option<u64>,
 }
 
 /// State of an upstream's link.

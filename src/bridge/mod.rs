@@ -3,9 +3,11 @@
 //! first entry that is not acknowledged. Deciding which topic goes where is `mapping`; the client library is named in
 //! `link` alone.
 
+mod estimate;
 mod link;
 pub mod mapping;
 mod patience;
+mod retry;
 mod session;
 mod task;
 #[cfg(test)]

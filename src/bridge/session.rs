@@ -12,7 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
 
+use super::estimate::Estimate;
 use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
@@ -26,6 +29,7 @@ use crate::spool::Batch;
 use crate::spool::Entry;
 use crate::spool::Seq;
 use crate::spool::Standing;
+use crate::topic::Qos;
 use crate::topic::TopicName;
 
 /// A question to the spool under way.
@@ -58,6 +62,14 @@ impl Lane {
     }
 }
 
+/// When and how a publish was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Handed {
+    pub(super) at: Instant,
+    pub(super) qos: Qos,
+    pub(super) topic: TopicName,
+}
+
 /// One connection's work.
 pub(super) struct Session {
     pub(super) link: Link,
@@ -70,7 +82,7 @@ pub(super) struct Session {
     pub(super) live: Option<Lane>,
     pub(super) pace: Pace,
     /// Handed over, not answered.
-    pub(super) waiting: BTreeMap<Seq, Instant>,
+    pub(super) waiting: BTreeMap<Seq, Handed>,
     /// The same in order of time; entries that were answered are skipped when it is looked at.
     by_age: VecDeque<(Instant, Seq)>,
     /// When the last answer came, or the first publish that has none was handed over.
@@ -78,6 +90,9 @@ pub(super) struct Session {
     pub(super) answers: Answers,
     /// On another endpoint than the first.
     pub(super) first: Option<FirstIsBack>,
+    /// When the backlog will be gone, looked at once a second.
+    pub(super) estimate: Estimate,
+    pub(super) looks: Interval,
     /// The first endpoint is there again: nothing new is begun here.
     pub(super) returning: bool,
 }
@@ -98,22 +113,34 @@ impl Session {
             last_answer: Instant::now(),
             answers: FuturesUnordered::new(),
             first: None,
+            estimate: Estimate::default(),
+            looks: seconds(),
             returning: false,
         }
     }
 
     /// A publish was handed over.
-    pub(super) fn handed(&mut self, seq: Seq, now: Instant) {
+    pub(super) fn handed(&mut self, seq: Seq, handed: Handed) {
         if self.waiting.is_empty() {
-            self.last_answer = now;
+            self.last_answer = handed.at;
         }
-        self.waiting.insert(seq, now);
-        self.by_age.push_back((now, seq));
+        self.by_age.push_back((handed.at, seq));
+        self.waiting.insert(seq, handed);
+    }
+
+    /// Both sides go on with the session of an earlier connection: what was under way there is finished here. Gives how
+    /// many of these the peer may get twice, because they are not of QoS 2.
+    pub(super) fn adopt(&mut self, carried: BTreeMap<Seq, Handed>, now: Instant) -> u64 {
+        let twice = carried.values().filter(|h| h.qos != Qos::ExactlyOnce).count();
+        for (seq, handed) in carried {
+            self.handed(seq, Handed { at: now, ..handed });
+        }
+        twice as u64
     }
 
     /// When the longest wait has to end; `None` while nothing waits.
     pub(super) fn overdue(&mut self, silence: Duration) -> Option<Instant> {
-        while self.by_age.front().is_some_and(|(at, seq)| self.waiting.get(seq) != Some(at)) {
+        while self.by_age.front().is_some_and(|(at, seq)| self.waiting.get(seq).is_none_or(|h| h.at != *at)) {
             self.by_age.pop_front();
         }
         let (oldest, _) = self.by_age.front()?;
@@ -157,9 +184,12 @@ impl Session {
         let lanes = [Some((&mut self.backlog, 0..=split)), self.live.as_mut().map(|l| (l, split + 1..=Seq::MAX))];
         let mut done = Vec::new();
         for (lane, range) in lanes.into_iter().flatten() {
+            // What was carried over waits although the log was not read up to there yet.
+            let Some(read_to) = lane.read_to else { continue };
             let waiting = self.waiting.range(range).next().map(|(seq, _)| *seq);
-            let first = waiting.or_else(|| lane.ready.front().map(|e| e.seq));
-            let Some(upto) = first.map(|seq| seq - 1).or(lane.read_to) else { continue };
+            let ready = lane.ready.front().map(|e| e.seq);
+            let first = [waiting, ready].into_iter().flatten().min();
+            let upto = first.map_or(read_to, |seq| read_to.min(seq - 1));
             if upto > lane.acknowledged && (lane.lane == spool::Lane::Backlog || upto > split) {
                 lane.acknowledged = upto;
                 done.push((lane.lane, upto));
@@ -167,6 +197,12 @@ impl Session {
         }
         done
     }
+}
+
+fn seconds() -> Interval {
+    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 /// So many messages a second of what waited.

@@ -2,7 +2,11 @@
 //! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
 //! is remembered, so that a reconnect sends again only what was never answered.
 
+mod window;
+
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +22,23 @@ use tokio_util::sync::CancellationToken;
 use super::link;
 use super::link::Event;
 use super::link::Fault;
+use super::link::Keeping;
 use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
+use super::link::Remains;
 use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
+use super::retry::Retry;
+use super::retry::STABLE;
 use super::session::FirstIsBack;
+use super::session::Handed;
 use super::session::Lane;
 use super::session::Newest;
 use super::session::Reading;
 use super::session::Session;
-use super::session::rendered;
-use crate::backoff::Backoff;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
@@ -44,16 +51,12 @@ use crate::status::UpstreamStatus;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
-/// Pauses between tries: the link's return is noticed within two seconds.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
-/// Pauses after a peer's no: it will not change its mind soon, and may ban who asks too often.
-const PAUSE_REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// A link that held this long begins with the shortest pause again.
-const STABLE: Duration = Duration::from_secs(10);
 /// On another endpoint than the first, the first is asked for this often; longer each time it did not hold.
 const RETURN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 /// Entries read from the log at once.
 const READ: usize = 500;
+/// Fewer than this left: the next ones are asked for, so that the link does not wait for the disk.
+const READ_AHEAD: usize = READ / 2;
 /// A clean stop takes no longer.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -75,6 +78,8 @@ pub fn new(
         tracing::info!(upstream = %settings.name, "no rule sends {gateway}/$gap: gaps will not be told");
     }
     let version = settings.version;
+    let exactly_once = settings.send.iter().any(|rule| rule.qos == Qos::ExactlyOnce);
+    let keeping = if exactly_once { Keeping::Session } else { Keeping::Nothing };
     let task = BridgeTask {
         settings,
         spool,
@@ -83,12 +88,14 @@ pub fn new(
         state,
         gap,
         version,
-        spoke_5: false,
+        spoke_5: BTreeSet::new(),
         hang_ups: 0,
         patience: Patience::default(),
         answered: BTreeSet::new(),
+        said: HashSet::new(),
         highest_sent: 0,
         newest: Newest::default(),
+        keeping,
         return_after: RETURN.0,
     };
     (watched, task)
@@ -106,14 +113,28 @@ pub struct BridgeTask {
     /// Where gaps are told, if a rule sends them.
     gap: Option<Mapped>,
     version: MqttVersion,
-    spoke_5: bool,
+    /// Endpoints that spoke MQTT 5 once: these are not old, only away.
+    spoke_5: BTreeSet<usize>,
     hang_ups: u32,
     pub(super) patience: Patience,
     /// Answered above the spool's cursor.
     answered: BTreeSet<Seq>,
+    /// Topics of which was said that the peer does not take them.
+    said: HashSet<TopicName>,
     highest_sent: Seq,
     newest: Newest,
+    /// Whether a session outlives its connection.
+    keeping: Keeping,
     pub(super) return_after: Duration,
+}
+
+/// What is carried from one connection to the next, where the session outlives both.
+#[derive(Default)]
+struct Between {
+    /// The client library's half.
+    remains: Option<Remains>,
+    /// Ours: the entries that wait for their answer.
+    carried: BTreeMap<Seq, Handed>,
 }
 
 enum Happened {
@@ -123,6 +144,7 @@ enum Happened {
     Read(spool::Lane, Batch),
     Overdue,
     Pace,
+    Look,
     FirstIsBack,
 }
 
@@ -134,13 +156,23 @@ enum Ended {
 }
 
 impl BridgeTask {
+    #[cfg(test)]
+    pub(super) const fn speak(&mut self, version: MqttVersion) {
+        self.version = version;
+    }
+
+    #[cfg(test)]
+    pub(super) fn say_nothing(&mut self) {
+        self.state = None;
+    }
+
     /// Keeps the link up until cancelled, then says goodbye within a second.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut soon = Backoff::new(PAUSE.0, PAUSE.1);
-        let mut later = Backoff::new(PAUSE_REFUSED.0, PAUSE_REFUSED.1);
+        let mut retry = Retry::new();
         let mut endpoint = 0;
+        let mut between = Between::default();
         while !cancel.is_cancelled() {
-            let (up, ended) = self.connection(endpoint, &cancel).await;
+            let (up, ended) = self.connection(endpoint, &mut between, &cancel).await;
             self.spool.link(&self.settings.name, spool::Link::Down).await;
             let fault = match ended {
                 Ended::Stopped => break,
@@ -152,51 +184,66 @@ impl BridgeTask {
                 }
                 Ended::Fault(fault) => fault,
             };
-            let name = &self.settings.name;
-            // The turn, not the state: an outage of a day is one line, unless the reason changes.
-            let is_news = self.status.borrow().error.as_deref() != Some(fault.words());
-            if up.is_some() || is_news {
-                tracing::warn!(upstream = %name, endpoint = %self.settings.endpoints[endpoint], "{}", fault.words());
+            let lived = up.map(|at| at.elapsed());
+            retry.ended(&fault, lived);
+            self.tell(&fault, endpoint, lived.is_some(), retry.is_quarrel());
+            if endpoint == 0 && lived.is_some_and(|lived| lived >= STABLE) {
+                self.return_after = RETURN.0;
             }
-            self.status.send_modify(|s| {
-                s.state = LinkState::Waiting;
-                s.error = Some(fault.words().to_owned());
-                s.in_flight = 0;
-            });
-            let held = up.is_some_and(|at| at.elapsed() >= STABLE);
-            if held {
-                soon.reset();
-                later.reset();
-                if endpoint == 0 {
-                    self.return_after = RETURN.0;
-                }
+            if up.is_none() && self.other_version(endpoint, &fault) {
+                continue;
             }
             // The list is gone through from the front; after a link that was up it begins with the first again.
             endpoint = if up.is_some() { 0 } else { (endpoint + 1) % self.settings.endpoints.len() };
-            let pause = match fault {
-                ref fault if up.is_none() && self.other_version(fault) => Duration::ZERO,
-                Fault::Refused(_) => later.next(),
-                _ if endpoint > 0 => Duration::ZERO,
-                _ => soon.next(),
-            };
+            let is_no = matches!(fault, Fault::Refused(_) | Fault::TakenOver);
+            let pause = if endpoint > 0 && !is_no { Duration::ZERO } else { retry.pause(&fault) };
             let _ = cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
         self.status.send_modify(|s| s.state = LinkState::Waiting);
     }
 
+    /// Says why the link ended: the turn, not the state. An outage of a day is one line, unless the reason changes.
+    fn tell(&self, fault: &Fault, endpoint: usize, was_up: bool, is_quarrel: bool) {
+        let mut words = fault.words().to_owned();
+        if is_quarrel || *fault == Fault::TakenOver {
+            words = format!(
+                "{words}: another client {} the client id {:?}; two gateways with one id disconnect each other for \
+                 ever: set client_id",
+                if is_quarrel { "seems to use" } else { "uses" },
+                self.settings.client_id
+            );
+        }
+        if was_up || self.status.borrow().error.as_ref() != Some(&words) {
+            let endpoint = &self.settings.endpoints[endpoint];
+            tracing::warn!(upstream = %self.settings.name, %endpoint, "{words}");
+        }
+        self.status.send_modify(|s| {
+            s.state = LinkState::Waiting;
+            s.error = Some(words);
+            s.in_flight = 0;
+            s.drain_per_s = 0.0;
+            s.empty_in_s = None;
+        });
+    }
+
     /// 5 falls back to 3.1.1; when that fails too, the next round begins with 5 again. True: try at once.
-    fn other_version(&mut self, fault: &Fault) -> bool {
+    fn other_version(&mut self, endpoint: usize, fault: &Fault) -> bool {
         match fault {
             Fault::Version(_) => {}
-            // Who spoke 5 once is not old, only away; who never did gets three tries.
+            // Who never spoke 5 gets three tries.
             Fault::HungUp(_) if self.version == MqttVersion::V5 => {
                 self.hang_ups += 1;
-                if self.spoke_5 || !self.hang_ups.is_multiple_of(3) {
+                if self.spoke_5.contains(&endpoint) || !self.hang_ups.is_multiple_of(3) {
                     return false;
                 }
             }
             Fault::HungUp(_) => {}
-            Fault::Refused(_) | Fault::Broken(_) => return false,
+            Fault::Refused(_) | Fault::TakenOver => return false,
+            // Nobody was there to be too old for anything.
+            Fault::Closed(_) | Fault::Broken(_) => {
+                self.version = self.settings.version;
+                return false;
+            }
         }
         let fell_back = self.settings.version == MqttVersion::V5 && self.version == MqttVersion::V5;
         self.version = if fell_back { MqttVersion::V311 } else { self.settings.version };
@@ -204,18 +251,30 @@ impl BridgeTask {
     }
 
     /// One connection from CONNECT to its end; the first part is when it was up.
-    async fn connection(&mut self, endpoint: usize, cancel: &CancellationToken) -> (Option<Instant>, Ended) {
-        let first = self.settings.endpoints.first().filter(|_| endpoint > 0).cloned();
-        let Some(endpoint) = self.settings.endpoints.get(endpoint).cloned() else {
+    async fn connection(
+        &mut self,
+        number: usize,
+        between: &mut Between,
+        cancel: &CancellationToken,
+    ) -> (Option<Instant>, Ended) {
+        let first = self.settings.endpoints.first().filter(|_| number > 0).cloned();
+        let Some(endpoint) = self.settings.endpoints.get(number).cloned() else {
             return (None, Ended::Fault(Fault::Refused("no endpoint is configured".to_owned())));
         };
         self.status.send_modify(|s| {
             s.state = LinkState::Connecting;
             s.endpoint = endpoint.to_string();
         });
-        let target =
-            Target { settings: &self.settings, endpoint: &endpoint, version: self.version, will: self.state.as_ref() };
-        let mut link = match Link::open(&target) {
+        let remains = between.remains.take();
+        let has_session = remains.is_some();
+        let target = Target {
+            settings: &self.settings,
+            endpoint: &endpoint,
+            version: self.version,
+            will: self.state.as_ref(),
+            session: self.keeping,
+        };
+        let mut link = match Link::open(&target, remains) {
             Ok(link) => link,
             Err(fault) => return (None, Ended::Fault(fault)),
         };
@@ -226,28 +285,49 @@ impl BridgeTask {
             let fault = match cancel.run_until_cancelled(event).await {
                 None => return (None, Ended::Stopped),
                 Some(Ok(Event::Connected(peer))) => break peer,
-                Some(Ok(Event::Received(_))) => continue,
+                Some(Ok(Event::Received(_) | Event::Answered(..))) => continue,
                 Some(Ok(Event::Down(fault))) => fault,
                 Some(Err(_)) => Fault::Broken(format!("no answer to CONNECT within {} s", patience.as_secs_f32())),
             };
             self.patience.failed();
+            // One that never was up has nothing to be carried over.
+            between.remains = if has_session { link.end().await.1 } else { None };
             return (None, Ended::Fault(fault));
         };
         let up = Instant::now();
         self.patience.connected(up - began);
-        let mut session = self.begin(link, peer).await;
+        if self.version == MqttVersion::V5 {
+            self.spoke_5.insert(number);
+        }
+        let mut session = self.begin(link, peer, std::mem::take(&mut between.carried)).await;
         session.first = first.map(|first| Box::pin(link::reachable(first, self.return_after)) as FirstIsBack);
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
-        if matches!(ended, Ended::Stopped | Ended::Return) {
-            self.goodbye(session).await;
+        match ended {
+            Ended::Stopped | Ended::Return => self.goodbye(session).await,
+            Ended::Fault(_) if self.keeping == Keeping::Session => {
+                *between = self.carry(session).await;
+            }
+            Ended::Fault(_) => {}
         }
         (Some(up), ended)
     }
 
-    async fn begin(&mut self, link: Link, peer: Peer) -> Session {
+    /// Ends the connection and keeps what is under way for the next one.
+    async fn carry(&mut self, session: Session) -> Between {
+        let Session { link, waiting, mut answers, .. } = session;
+        let (late, remains) = link.end().await;
+        // The library may have heard of something on its way out.
+        let noticed = std::iter::from_fn(|| answers.next().now_or_never().flatten());
+        let all = late.into_iter().chain(noticed).filter(|(_, outcome)| *outcome == Outcome::Acknowledged);
+        self.answered.extend(all.map(|(seq, _)| seq));
+        let under_way = remains.as_ref().map(Remains::entries).unwrap_or_default();
+        let carried = waiting.into_iter().filter(|(seq, _)| under_way.contains(seq) && !self.answered.contains(seq));
+        Between { carried: carried.collect(), remains }
+    }
+
+    async fn begin(&mut self, link: Link, peer: Peer, carried: BTreeMap<Seq, Handed>) -> Session {
         tracing::info!(upstream = %self.settings.name, version = peer.version, "connected");
-        self.spoke_5 |= self.version == MqttVersion::V5;
         self.status.send_modify(|s| {
             s.state = LinkState::Connected;
             s.error = None;
@@ -261,10 +341,16 @@ impl BridgeTask {
             link.subscribe(&wanted);
         }
         if let Some(state) = &self.state {
-            let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None);
+            let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None, None);
         }
         let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
-        Session::new(link, peer, window, standing)
+        let resumed = peer.resumed;
+        let mut session = Session::new(link, peer, window, standing);
+        if resumed {
+            let again = session.adopt(carried, Instant::now());
+            self.status.send_modify(|s| s.resent += again);
+        }
+        session
     }
 
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
@@ -278,7 +364,7 @@ impl BridgeTask {
                 return Ended::Return;
             }
             for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
-                if lane.ready.is_empty() && lane.reading.is_none() {
+                if lane.ready.len() < READ_AHEAD && lane.reading.is_none() {
                     lane.reading = Some(self.read(lane.lane, lane.read_to));
                 }
             }
@@ -293,13 +379,20 @@ impl BridgeTask {
                 batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
                 () = until(pace), if !s.returning => Happened::Pace,
+                _ = s.looks.tick() => Happened::Look,
                 () = back(&mut s.first) => Happened::FirstIsBack,
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
+                Happened::Look => self.look(s),
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
                 Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
+                Happened::Link(Event::Answered(seq, outcome)) => {
+                    if let Some(fault) = self.answers(s, seq, outcome) {
+                        return Ended::Fault(fault);
+                    }
+                }
                 Happened::FirstIsBack => {
                     s.first = None;
                     s.returning = true;
@@ -332,114 +425,19 @@ impl BridgeTask {
         }
     }
 
+    /// How fast the backlog shrinks, and when it will be gone.
+    fn look(&self, s: &mut Session) {
+        let backlog = self.spool.status().borrow().backlog.get(&*self.settings.name).copied().unwrap_or(0);
+        let (per_s, left) = s.estimate.look(Instant::now(), backlog);
+        self.status.send_modify(|status| {
+            status.drain_per_s = per_s;
+            status.empty_in_s = left.map(|left| left.as_secs());
+        });
+    }
+
     fn read(&self, lane: spool::Lane, after: Option<Seq>) -> Reading {
         let (spool, name) = (self.spool.clone(), Arc::clone(&self.settings.name));
         Box::pin(async move { spool.next_on(lane, &name, after, READ).await })
-    }
-
-    /// Hands over what the window takes; what can never be sent is put aside.
-    fn fill(&mut self, s: &mut Session) {
-        let (mut sent, mut resent, mut refused) = (0, 0, 0);
-        while s.waiting.len() < s.window
-            && let Some(entry) = s.next(Instant::now())
-        {
-            let (seq, m) = (entry.seq, &entry.message);
-            if self.answered.remove(&seq) {
-                continue;
-            }
-            let Some(mut to) = self.way(m) else { continue };
-            to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
-            let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
-            let size = link::packet_size(&to.topic, &payload, properties.as_deref());
-            if size > s.peer.maximum_packet as usize {
-                let most = s.peer.maximum_packet;
-                let name = &self.settings.name;
-                tracing::warn!(upstream = %name, topic = %to.topic, size, most, "too large for the peer: put aside");
-                refused += 1;
-                continue;
-            }
-            let Some(notice) = s.link.publish(&allowed(to, &s.peer), payload, properties.as_deref()) else {
-                s.put_back(entry);
-                break;
-            };
-            sent += 1;
-            resent += u64::from(seq <= self.highest_sent);
-            self.highest_sent = self.highest_sent.max(seq);
-            s.handed(seq, Instant::now());
-            s.answers.push(Box::pin(async move { (seq, notice.outcome().await) }));
-        }
-        let in_flight = s.waiting.len() as u64;
-        self.status.send_if_modified(|status| {
-            let before = (status.sent, status.refused, status.in_flight);
-            status.sent += sent;
-            status.resent += resent;
-            status.refused += refused;
-            status.in_flight = in_flight;
-            before != (status.sent, status.refused, status.in_flight)
-        });
-    }
-
-    /// Where it goes upstream, if a rule sends it.
-    fn way(&self, m: &Message) -> Option<Mapped> {
-        match m.topic.as_str() {
-            spool::GAP_TOPIC => self.gap.clone(),
-            _ => mapping::map(&self.settings.send, &m.topic, m.qos, m.retain),
-        }
-    }
-
-    /// This answer and all that came with it.
-    fn answers(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Option<Fault> {
-        let mut next = Some((seq, outcome));
-        let mut fault = None;
-        while let Some((seq, outcome)) = next {
-            fault = fault.or(self.answer(s, seq, outcome));
-            next = s.answers.next().now_or_never().flatten();
-        }
-        fault
-    }
-
-    fn answer(&mut self, s: &mut Session, seq: Seq, outcome: Outcome) -> Option<Fault> {
-        let refused = match outcome {
-            Outcome::Acknowledged => None,
-            Outcome::Refused(why) => Some(why),
-            Outcome::Later(why) => return Some(Fault::Refused(why)),
-            // The link's own fault follows, or the deadline: the entry stays first in line.
-            Outcome::Lost => return None,
-        };
-        let at = s.waiting.remove(&seq)?;
-        self.answered.insert(seq);
-        s.last_answer = Instant::now();
-        self.patience.answered(at.elapsed());
-        let took_ms = at.elapsed().as_secs_f64() * 1000.0;
-        if let Some(why) = &refused {
-            tracing::warn!(upstream = %self.settings.name, seq, "refused and put aside: {why}");
-        }
-        self.status.send_modify(|status| {
-            status.acknowledged += u64::from(refused.is_none());
-            status.refused += u64::from(refused.is_some());
-            status.ack_ms += if status.ack_ms == 0.0 { took_ms } else { (took_ms - status.ack_ms) / 16.0 };
-        });
-        None
-    }
-
-    /// Moves the spool's cursors to just below the first entry that still waits.
-    async fn acknowledge(&mut self, s: &mut Session) {
-        for (lane, upto) in s.done() {
-            let after = if lane == spool::Lane::Live { s.standing.newest } else { 0 };
-            self.answered.retain(|seq| *seq <= after || *seq > upto);
-            self.spool.acknowledge_on(lane, &self.settings.name, upto).await;
-        }
-        if s.live.is_none() && s.waiting.is_empty() && s.backlog.ready.is_empty() {
-            self.newest.forget();
-        }
-    }
-
-    /// Takes the answers that came before the end.
-    async fn settle(&mut self, s: &mut Session) {
-        while let Some(Some((seq, outcome))) = s.answers.next().now_or_never() {
-            let _ = self.answer(s, seq, outcome);
-        }
-        self.acknowledge(s).await;
     }
 
     async fn received(&self, message: Message) {
@@ -455,7 +453,7 @@ impl BridgeTask {
     async fn goodbye(&mut self, mut s: Session) {
         let end = Instant::now() + GOODBYE;
         if let Some(state) = &self.state {
-            let offline = s.link.publish(&allowed(state.clone(), &s.peer), Bytes::from_static(b"offline"), None);
+            let offline = s.link.publish(&allowed(state.clone(), &s.peer), Bytes::from_static(b"offline"), None, None);
             if let Some(notice) = offline {
                 let _ = tokio::time::timeout(GOODBYE / 2, notice.outcome()).await;
             }

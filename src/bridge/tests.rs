@@ -44,6 +44,14 @@ struct Manner {
     only_3: bool,
     /// Refuses this topic with "not authorized".
     refuses: Option<&'static str>,
+    /// With this reason code instead.
+    reason: Option<u8>,
+    /// Answers so many publishes with "quota exceeded" first.
+    over_quota: usize,
+    /// Takes the connection, and hangs up at once.
+    drops: bool,
+    /// Takes the connection, and never says another word.
+    deaf: bool,
     /// Sends this publish after the subscription.
     commands: Option<(&'static str, &'static str)>,
 }
@@ -128,8 +136,15 @@ async fn serve(mut s: TcpStream, manner: Manner, tell: &mpsc::Sender<Seen>, conn
     }
     let _ = tell.try_send(Seen::Connect { version, connection });
     s.write_all(&connack(&manner, version)).await?;
+    if manner.drops {
+        return Ok(());
+    }
     let mut count = 0;
     loop {
+        if manner.deaf {
+            packet(&mut s).await?;
+            continue;
+        }
         let (first, body) = packet(&mut s).await?;
         match first >> 4 {
             3 => {
@@ -175,7 +190,8 @@ async fn publish(
     let rest = &body[4 + len..];
     let payload = if version == 5 { &rest[1 + usize::from(rest[0])..] } else { rest };
     let payload = String::from_utf8_lossy(payload).into_owned();
-    let acknowledged = manner.acknowledges.is_none_or(|n| count <= n);
+    let over_quota = count <= manner.over_quota;
+    let acknowledged = manner.acknowledges.is_none_or(|n| count <= n) && !over_quota;
     let refused = manner.refuses == Some(topic.as_str());
     let _ = tell.try_send(Seen::Publish { topic, payload, acknowledged: acknowledged && !refused });
     if manner.receive_maximum == Some(1) {
@@ -191,7 +207,9 @@ async fn publish(
         return Ok(true);
     }
     if refused {
-        s.write_all(&[0x40, 4, id[0], id[1], 0x87, 0]).await?;
+        s.write_all(&[0x40, 4, id[0], id[1], manner.reason.unwrap_or(0x87), 0]).await?;
+    } else if over_quota {
+        s.write_all(&[0x40, 4, id[0], id[1], 0x97, 0]).await?;
     } else if acknowledged {
         s.write_all(&[0x40, 2, id[0], id[1]]).await?;
     }
@@ -367,8 +385,85 @@ async fn a_refused_topic_is_counted_and_not_sent_again() {
 #[tokio::test]
 async fn a_session_taken_over_is_said_in_words() {
     let mut house = house(vec![Manner { takes_over: true, ..Manner::default() }, Manner::default()], |_| ()).await;
-    let status = house.until(|s| s.error.is_some()).await;
-    assert!(status.error.unwrap().contains("client_id"));
+    let error = house.until(|s| s.error.is_some()).await.error.unwrap();
+    let words = ["another client uses the client id \"g\"", "set client_id"];
+    assert!(words.iter().all(|w| error.contains(w)), "{error}");
+}
+
+#[tokio::test]
+async fn before_mqtt_5_a_row_of_closed_connections_is_taken_for_a_second_client_with_our_id() {
+    let adapt = |task: &mut BridgeTask| {
+        task.settings.version = plant::MqttVersion::V311;
+        task.speak(plant::MqttVersion::V311);
+    };
+    let mut house = house(vec![Manner { drops: true, ..Manner::default() }], adapt).await;
+    let error = house.until(|s| s.error.as_ref().is_some_and(|e| e.contains("client id"))).await.error.unwrap();
+    assert!(error.contains("another client seems to use the client id \"g\""), "{error}");
+    assert!(house.status.borrow().connects >= 5);
+}
+
+#[tokio::test]
+async fn a_broker_that_accepts_and_drops_is_not_asked_in_a_busy_loop() {
+    let mut house = house(vec![Manner { drops: true, ..Manner::default() }], |_| ()).await;
+    let began = std::time::Instant::now();
+    house.until(|s| s.connects == 4).await;
+    // Pauses of 250, 500 and 1,000 ms, each shortened by a fifth at most.
+    assert!(began.elapsed() > Duration::from_millis(1_390), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_half_open_link_is_left_by_its_keep_alive_though_nothing_is_sent() {
+    let deaf = Manner { deaf: true, ..Manner::default() };
+    let adapt = |task: &mut BridgeTask| {
+        // Not even its own state: an idle link.
+        task.settings.send.clear();
+        task.settings.receive.clear();
+        task.settings.keep_alive = Duration::from_secs(1);
+        task.say_nothing();
+    };
+    let mut house = house(vec![deaf, Manner::default()], adapt).await;
+    house.until(|s| s.connects == 1).await;
+    let began = std::time::Instant::now();
+    house.until(|s| s.error.is_some()).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    house.until(|s| s.connects == 2).await;
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_resolved_is_said_in_words() {
+    let adapt = |task: &mut BridgeTask| task.settings.endpoints[0].host = "cloud.invalid".to_owned();
+    let mut house = house(vec![Manner::default()], adapt).await;
+    let error = house.until(|s| s.error.is_some()).await.error.unwrap();
+    assert!(error.contains("the name cloud.invalid cannot be resolved"), "{error}");
+}
+
+#[tokio::test]
+async fn a_quota_that_is_exceeded_is_tried_again_later_and_nothing_is_lost() {
+    let over = Manner { over_quota: 3, ..Manner::default() };
+    let mut house = house(vec![over, Manner::default()], |_| ()).await;
+    house.append(0..5).await;
+    let error = house.until(|s| s.error.is_some()).await.error.unwrap();
+    assert!(error.contains("QuotaExceeded"), "{error}");
+    let mut got = house.acknowledged(5).await.0;
+    // What was in flight beside the refused has gone ahead: that was the peer's choice.
+    got.sort_unstable();
+    assert_eq!(got, [0, 1, 2, 3, 4]);
+    assert_eq!(house.until(|s| s.acknowledged >= 5).await.refused, 0);
+}
+
+#[tokio::test]
+async fn each_reason_to_refuse_for_ever_puts_the_entry_aside_and_the_rest_goes_on() {
+    for reason in [0x80, 0x83, 0x87, 0x90, 0x99] {
+        let manner = Manner { refuses: Some("up/no"), reason: Some(reason), ..Manner::default() };
+        let mut house = house(vec![manner], |_| ()).await;
+        let topic = TopicName::new("g/no").unwrap();
+        let no = Message::plain(topic, Bytes::from_static(b"x"), Qos::AtLeastOnce, Retain::No);
+        house.spool.append(vec![no.clone(), no]).await;
+        house.append(0..3).await;
+        assert_eq!(house.acknowledged(3).await.0, [0, 1, 2], "{reason:#x}");
+        let status = house.until(|s| s.acknowledged == 3 && s.refused == 2).await;
+        assert_eq!((status.sent, status.connects), (5, 1), "{reason:#x}");
+    }
 }
 
 #[tokio::test]

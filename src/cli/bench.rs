@@ -8,9 +8,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
 
+use crate::bench::drain;
+use crate::bench::drain::Drain;
 use crate::bench::fleet;
 use crate::bench::fleet::Fleet;
 use crate::bench::line;
+use crate::bench::outage;
+use crate::bench::outage::{Outage, Trouble, Verdict};
 use crate::bench::soak::{self, Soak};
 use crate::bench::values;
 use crate::cli::table::{Align, bytes, render, thousands};
@@ -37,6 +41,10 @@ enum What {
     /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes), and
     /// the hostile line, where no value may be wrong (some more)
     Line(LineArguments),
+    /// A backlog into a Mosquitto of its own at QoS 1, turn about with a bare publisher of the same client library
+    Drain(DrainArguments),
+    /// A minute without the cloud (a Mosquitto of its own) at 1,000 values a second: what is lost, late, twice, slow
+    Outage(OutageArguments),
     /// The store-and-forward log: rates, bytes an entry, time to open again, what flash wears by
     Spool(SpoolArguments),
     /// Values a second from words to a subscriber's bytes, in process on one core
@@ -77,6 +85,38 @@ struct LineArguments {
 }
 
 #[derive(Debug, Args)]
+struct DrainArguments {
+    /// Messages of 200 bytes in each turn
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    entries: u64,
+    /// Unacknowledged publishes at once (`in_flight`)
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    window: u16,
+    /// How often each has its turn
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    turns: u32,
+    /// A folder on the disk that holds the log
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct OutageArguments {
+    /// Only troubles with this in their name: cut, black hole, kill
+    #[arg(value_name = "NAME", default_value = "")]
+    name: String,
+    /// How long the cloud is away
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..=3600))]
+    seconds: u64,
+    /// Hundreds of values a second
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=100))]
+    hundreds: u8,
+    /// The backlog before what is new, instead of beside it
+    #[arg(long)]
+    in_order: bool,
+}
+
+#[derive(Debug, Args)]
 struct SpoolArguments {
     /// Entries to append and drain; a day of 100 values a second has 8,640,000
     #[arg(long, value_name = "COUNT", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..))]
@@ -90,6 +130,8 @@ pub(super) fn run(args: &Arguments) -> Exit {
     let done = match &args.what {
         What::Fleet(args) => poll(args),
         What::Line(args) => scan(&args.name),
+        What::Drain(args) => drained(args),
+        What::Outage(args) => outage(args),
         What::Spool(args) => fill(args),
         What::Values(args) => take(args.rounds),
     };
@@ -123,6 +165,84 @@ fn scan(name: &str) -> Result<(), String> {
     }
     runtime.shutdown_background();
     Ok(())
+}
+
+fn drained(args: &DrainArguments) -> Result<(), String> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(text)?;
+    let drain = Drain { count: args.entries, window: args.window };
+    let mut rows = Vec::new();
+    let (mut bridge, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..args.turns.max(1) {
+        let turn = in_folder(&args.folder, |folder| runtime.block_on(drain::turn(drain, folder)).map_err(text))?;
+        bridge.push(turn.bridge);
+        bare.push(turn.bare);
+        rows.push(rates("turn", turn.bridge, turn.bare));
+    }
+    rows.push(rates("median", median(&mut bridge), median(&mut bare)));
+    let head = [("", Align::Left), ("BRIDGE/S", Align::Right), ("BARE/S", Align::Right), ("RATIO", Align::Right)];
+    say(render(&head, &rows).trim_end());
+    Ok(())
+}
+
+fn rates(what: &str, bridge: f64, bare: f64) -> Vec<String> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive and for people")]
+    let rate = |r: f64| thousands(r as u64);
+    vec![what.to_owned(), rate(bridge), rate(bare), format!("{:.2}", bridge / bare)]
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn outage(args: &OutageArguments) -> Result<(), String> {
+    let troubles = [Trouble::Cut, Trouble::BlackHole, Trouble::Kill];
+    let wanted: Vec<_> = troubles.into_iter().filter(|t| t.to_string().contains(&args.name)).collect();
+    if wanted.is_empty() {
+        return Err(format!("no trouble has `{}` in its name; there are: cut, black hole, kill -9", args.name));
+    }
+    let program = std::env::current_exe().map_err(text)?;
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(text)?;
+    let mut rows = Vec::new();
+    for trouble in wanted {
+        let replay = if args.in_order { "in-order" } else { "live-first" };
+        let lasting = Duration::from_secs(args.seconds);
+        let before = Duration::from_secs(10);
+        let program = program.clone();
+        let outage = Outage { trouble, devices: args.hundreds, before, lasting, replay, program };
+        let verdict =
+            in_folder(&std::env::temp_dir(), |folder| runtime.block_on(outage::run(&outage, folder)).map_err(text))?;
+        rows.push(verdict_row(trouble, &verdict));
+    }
+    let head = [("", Align::Left)].into_iter();
+    let head = head.chain(
+        ["READ", "LOST", "OUT OF ORDER", "TWICE", "PERIOD BEFORE", "DURING", "CONNECTED", "LIVE", "BACKLOG", "PER S"]
+            .map(|title| (title, Align::Right)),
+    );
+    let head: Vec<_> = head.chain([("MEMORY", Align::Right)]).collect();
+    say(render(&head, &rows).trim_end());
+    Ok(())
+}
+
+fn verdict_row(trouble: Trouble, v: &Verdict) -> Vec<String> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive and for people")]
+    let rate = v.backlog.1 as u64;
+    let seconds = |d: Duration| format!("{:.2} s", d.as_secs_f64());
+    let known = |d: Option<Duration>| d.map_or_else(|| "never".to_owned(), seconds);
+    let mut row = vec![trouble.to_string()];
+    row.extend([v.read, v.lost, v.out_of_order, v.twice].map(thousands));
+    row.extend([seconds(v.longest_period.0), seconds(v.longest_period.1), known(v.connected), known(v.live)]);
+    row.extend([thousands(v.backlog.0), thousands(rate), bytes(v.resident)]);
+    row
+}
+
+/// Runs it in a folder that is gone afterwards, and stays when it failed.
+fn in_folder<T>(parent: &Path, run: impl FnOnce(&Path) -> Result<T, String>) -> Result<T, String> {
+    let folder = parent.join(format!("trunkline-bench-{}", std::process::id()));
+    std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let done = run(&folder).map_err(|why| format!("{why}\n(what it left lies in {})", folder.display()))?;
+    std::fs::remove_dir_all(&folder).map_err(|e| format!("{} could not be removed: {e}", folder.display()))?;
+    Ok(done)
 }
 
 fn fill(args: &SpoolArguments) -> Result<(), String> {

@@ -11,7 +11,7 @@ use crate::cli::{Exit, complain, say};
 use crate::control;
 use crate::control::Client;
 use crate::control::client::ClientError;
-use crate::status::{LineStatus, LinkState, Snapshot};
+use crate::status::{LineStatus, LinkState, Snapshot, UpstreamStatus};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -219,7 +219,32 @@ fn upstreams(now: &Snapshot) -> String {
             format!("{:.1} ms", u.ack_ms),
         ]
     });
-    render(&head, &rows.collect::<Vec<_>>())
+    let mut text = render(&head, &rows.collect::<Vec<_>>());
+    for upstream in &now.upstreams {
+        let waiting = now.spool.backlog.get(&upstream.name).copied().unwrap_or(0);
+        text.push_str(&to_empty(upstream, waiting));
+    }
+    text
+}
+
+/// A sentence about a backlog that a second look is worth; a few waiting entries are the usual state of a link.
+fn to_empty(upstream: &UpstreamStatus, waiting: u64) -> String {
+    let name = &upstream.name;
+    let has_backlog = waiting > 1_000 && upstream.state == LinkState::Connected;
+    match upstream.empty_in_s.filter(|_| has_backlog) {
+        Some(left) => {
+            format!("{name}: {} fewer wait each second, none in {}\n", per_second(upstream.drain_per_s), seconds(left))
+        }
+        None if has_backlog && upstream.drain_per_s < 0.0 => {
+            format!("{name}: {} more wait each second than are sent\n", per_second(-upstream.drain_per_s))
+        }
+        None => String::new(),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate for people")]
+fn per_second(rate: f64) -> String {
+    thousands(rate.round() as u64)
 }
 
 /// What became of every entry that was handed to an upstream, and whether both accounts add up, in words.
@@ -334,6 +359,20 @@ fn clients(now: &Snapshot) -> String {
 mod tests {
     use super::*;
     use crate::status::{DeviceStatus, Ledger, UpstreamStatus};
+
+    #[test]
+    fn the_time_until_a_backlog_is_gone_is_said_and_a_few_waiting_entries_are_none() {
+        let mut cloud =
+            UpstreamStatus { name: "cloud".into(), state: LinkState::Connected, ..UpstreamStatus::default() };
+        (cloud.drain_per_s, cloud.empty_in_s) = (1_500.4, Some(90));
+        assert_eq!(to_empty(&cloud, 200), "");
+        assert_eq!(
+            to_empty(&cloud, 135_000),
+            format!("cloud: 1,500 fewer wait each second, none in {}\n", seconds(90))
+        );
+        (cloud.drain_per_s, cloud.empty_in_s) = (-20.0, None);
+        assert_eq!(to_empty(&cloud, 135_000), "cloud: 20 more wait each second than are sent\n");
+    }
 
     #[test]
     fn the_tables_say_why_something_is_not_as_it_should_be() {

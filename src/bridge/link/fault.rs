@@ -12,6 +12,10 @@ pub(in crate::bridge) enum Fault {
     HungUp(String),
     /// The peer said no: try again, but not soon.
     Refused(String),
+    /// Another client came with our client id: try again, but not soon.
+    TakenOver,
+    /// The peer took the connection, and closed it without a word.
+    Closed(String),
     /// Anything on the way: try again soon.
     Broken(String),
 }
@@ -20,7 +24,8 @@ impl Fault {
     /// The words for people.
     pub(in crate::bridge) fn words(&self) -> &str {
         match self {
-            Self::Version(w) | Self::HungUp(w) | Self::Refused(w) | Self::Broken(w) => w,
+            Self::Version(w) | Self::HungUp(w) | Self::Refused(w) | Self::Closed(w) | Self::Broken(w) => w,
+            Self::TakenOver => "the session was taken over",
         }
     }
 }
@@ -40,9 +45,7 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
             }
             code => Fault::Refused(format!("the peer refused the connection: {code:?}")),
         },
-        E::MqttState(S::ServerDisconnect { reason_code: v5::DisconnectReasonCode::SessionTakenOver, .. }) => {
-            Fault::Refused(TAKEN_OVER.to_owned())
-        }
+        E::MqttState(S::ServerDisconnect { reason_code: D::SessionTakenOver, .. }) => Fault::TakenOver,
         E::MqttState(S::ServerDisconnect { reason_code, reason_string }) => {
             let more = reason_string.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
             let words = format!("the peer ended the connection: {reason_code:?}{more}");
@@ -53,14 +56,20 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
                 _ => Fault::Refused(words),
             }
         }
-        // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout.
+        // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout; so does a link
+        // that breaks in the middle of the answer.
         E::MqttState(S::Deserialization(_)) | E::NotConnAck(_) if !up => {
-            Fault::Version(format!("no answer to MQTT 5: {error}"))
+            Fault::HungUp(format!("no answer to MQTT 5: {error}"))
         }
         E::MqttState(S::ConnectionAborted) if !up => Fault::HungUp("the peer hung up on CONNECT".to_owned()),
         E::Io(e) | E::MqttState(S::Io(e)) if !up && hung_up(e) => {
             Fault::HungUp(format!("the peer hung up on CONNECT: {e}"))
         }
+        E::MqttState(S::ConnectionAborted) => Fault::Closed("the peer closed the connection".to_owned()),
+        E::Io(e) | E::MqttState(S::Io(e)) if hung_up(e) => {
+            Fault::Closed(format!("the peer closed the connection: {e}"))
+        }
+        E::Io(e) | E::MqttState(S::Io(e)) => Fault::Broken(e.to_string()),
         E::Tls(v5::TlsError::Io(e)) if hung_up(e) => Fault::Broken(format!("TLS: {e}")),
         E::Tls(e) => Fault::Refused(format!("TLS: {e}")),
         other => Fault::Broken(other.to_string()),
@@ -69,20 +78,23 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
 
 pub(super) fn fault_v4(error: &v4::ConnectionError, up: bool) -> Fault {
     use v4::ConnectionError as E;
+    use v4::StateError as S;
     match error {
         E::ConnectionRefused(v4::ConnectReturnCode::RefusedProtocolVersion) => {
             Fault::Version("the peer does not speak MQTT 3.1.1".to_owned())
         }
         E::ConnectionRefused(code) => Fault::Refused(format!("the peer refused the connection: {code:?}")),
         E::Tls(e) => Fault::Refused(format!("TLS: {e}")),
+        E::MqttState(S::ConnectionAborted) if up => Fault::Closed("the peer closed the connection".to_owned()),
+        E::Io(e) | E::MqttState(S::Io(e)) if up && hung_up(e) => {
+            Fault::Closed(format!("the peer closed the connection: {e}"))
+        }
         other if up => Fault::Broken(other.to_string()),
+        // Nobody there is no reason to think that it is too old for this version.
+        E::Io(e) | E::MqttState(S::Io(e)) if !hung_up(e) => Fault::Broken(e.to_string()),
         other => Fault::Version(other.to_string()),
     }
 }
-
-/// For the fault that nobody finds alone.
-const TAKEN_OVER: &str = "another client connected with the same client id and took the session over: \
-                          give each gateway its own client_id";
 
 fn hung_up(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};

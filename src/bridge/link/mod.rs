@@ -1,11 +1,17 @@
-//! The only door to the MQTT client, in both versions. A link is one connection: it is made anew after every fault,
-//! with a clean session, so that nothing the library keeps can ever be sent behind the spool's back. A pump task
-//! drives the library's event loop, which must not be cancelled midway.
+//! The only door to the MQTT client, in both versions. A link is one connection, made anew after every fault. With a
+//! clean session nothing the library keeps can ever be sent behind the spool's back; where exactly once is wanted
+//! (QoS 2) the session outlives the connection: [`Remains`] carries it from one link to the next, and the peer's answer
+//! to CONNECT says whether it still has its half. A pump task drives the library's event loop, which must not be
+//! cancelled midway.
 
+mod convert;
 mod dial;
 mod fault;
 mod options;
+mod pump;
+mod shelf;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,28 +20,33 @@ use rumqttc as v5;
 use rumqttc_v4 as v4;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use self::convert::properties_v5;
+use self::convert::qos_v4;
+use self::convert::qos_v5;
 pub(super) use self::fault::Fault;
-use self::fault::fault_v4;
-use self::fault::fault_v5;
-use self::options::options_v4;
-use self::options::options_v5;
-use self::options::tls;
+use self::pump::Order;
+use self::pump::open_v4;
+use self::pump::open_v5;
+use self::shelf::HandedOver;
+use self::shelf::UnderWay;
+use self::shelf::lock;
 use super::mapping::Mapped;
 use crate::config::plant::Endpoint;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
-use crate::message::Class;
 use crate::message::Message;
 use crate::message::Properties;
+use crate::spool::Seq;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
 /// Events that wait for the task; the pump waits when it is full, and with it the peer.
 const EVENTS: usize = 256;
-/// Room in the library's queue beyond the window, for state and subscriptions.
-const SPARE: usize = 16;
+/// The library ends within this time once its socket has.
+const END: Duration = Duration::from_secs(1);
 
 /// What the peer allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +61,8 @@ pub(super) struct Peer {
     pub(super) maximum_qos: Qos,
     /// Whether it keeps messages.
     pub(super) retain: bool,
+    /// Whether it still has its half of the session that was carried over.
+    pub(super) resumed: bool,
 }
 
 /// What happens on a link.
@@ -59,6 +72,8 @@ pub(super) enum Event {
     Connected(Peer),
     /// A publish from upstream.
     Received(Message),
+    /// What became of an entry that was carried over from an earlier connection.
+    Answered(Seq, Outcome),
     /// The end; nothing follows.
     Down(Fault),
 }
@@ -86,6 +101,31 @@ pub(super) struct Target<'a> {
     pub(super) version: MqttVersion,
     /// Topic, QoS and retain flag of the last will `offline`.
     pub(super) will: Option<&'a Mapped>,
+    /// What becomes of the session when the connection ends.
+    pub(super) session: Keeping,
+}
+
+/// What becomes of a session when its connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// It ends too.
+    Nothing,
+    /// Both sides keep it, so that what is under way at QoS 2 can be finished.
+    Session,
+}
+
+/// The library's half of a session between two connections, and for which entries its packet ids stand.
+pub(super) enum Remains {
+    V5(v5::PersistedSession, Vec<UnderWay>),
+    V4(v4::PersistedSession, Vec<UnderWay>),
+}
+
+impl Remains {
+    /// The entries under way.
+    pub(super) fn entries(&self) -> BTreeSet<Seq> {
+        let (Self::V5(_, under_way) | Self::V4(_, under_way)) = self;
+        under_way.iter().filter_map(|(_, entry)| *entry).collect()
+    }
 }
 
 enum Client {
@@ -103,37 +143,49 @@ pub(super) enum Notice {
 pub(super) struct Link {
     client: Client,
     events: mpsc::Receiver<Event>,
-    pump: JoinHandle<()>,
+    pump: JoinHandle<Option<Remains>>,
+    /// Where a session is kept: entries that have no packet id yet.
+    handed: Option<HandedOver>,
+    cut: CancellationToken,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
         self.pump.abort();
+        self.cut.cancel();
     }
 }
 
 impl Link {
     /// Begins to connect; `Event::Connected` says when it is up.
-    pub(super) fn open(target: &Target<'_>) -> Result<Self, Fault> {
+    pub(super) fn open(target: &Target<'_>, remains: Option<Remains>) -> Result<Self, Fault> {
+        let cut = CancellationToken::new();
         let (sender, events) = mpsc::channel(EVENTS);
-        let capacity = usize::from(target.settings.in_flight) + SPARE;
-        let tls = tls(target.endpoint, &target.settings.tls)?;
-        let refused = |e: &dyn std::fmt::Display| Fault::Refused(e.to_string());
+        let handed = HandedOver::default();
+        let order = Order { cut: cut.clone(), events: sender, handed: Arc::clone(&handed), remains };
         let (client, pump) = match target.version {
-            MqttVersion::V5 => {
-                let options = options_v5(target, tls)?;
-                let built = v5::AsyncClient::builder(options).capacity(capacity).try_build();
-                let (client, eventloop) = built.map_err(|e| refused(&e))?;
-                (Client::V5(client), tokio::spawn(pump_v5(eventloop, sender)))
-            }
-            MqttVersion::V311 => {
-                let options = options_v4(target, tls)?;
-                let built = v4::AsyncClient::builder(options).capacity(capacity).try_build();
-                let (client, eventloop) = built.map_err(|e| refused(&e))?;
-                (Client::V4(client), tokio::spawn(pump_v4(eventloop, sender)))
-            }
+            MqttVersion::V5 => open_v5(target, order)?,
+            MqttVersion::V311 => open_v4(target, order)?,
         };
-        Ok(Self { client, events, pump })
+        let handed = (target.session == Keeping::Session).then_some(handed);
+        Ok(Self { client, events, pump, handed, cut })
+    }
+
+    /// Ends the connection, without a goodbye. Gives the answers that came on its way out, and what is to be carried
+    /// over to the next one.
+    pub(super) async fn end(mut self) -> (Vec<(Seq, Outcome)>, Option<Remains>) {
+        self.cut.cancel();
+        let mut answers = Vec::new();
+        let ended = async {
+            while let Some(event) = self.events.recv().await {
+                if let Event::Answered(seq, outcome) = event {
+                    answers.push((seq, outcome));
+                }
+            }
+            (&mut self.pump).await.ok().flatten()
+        };
+        let remains = tokio::time::timeout(END, ended).await.ok().flatten();
+        (answers, remains)
     }
 
     /// The next thing that happens. May be cancelled.
@@ -142,8 +194,27 @@ impl Link {
         self.events.recv().await.unwrap_or_else(ended)
     }
 
-    /// Hands a message over; `None` when the library's queue is full.
-    pub(super) fn publish(&self, to: &Mapped, payload: Bytes, properties: Option<&Properties>) -> Option<Notice> {
+    /// Hands a message over, and says which entry of the log it is; `None` when the library's queue is full.
+    pub(super) fn publish(
+        &self,
+        to: &Mapped,
+        payload: Bytes,
+        properties: Option<&Properties>,
+        entry: Option<Seq>,
+    ) -> Option<Notice> {
+        // Written down before the library can know of it, for it is another task that reads.
+        let handed = self.handed.as_ref().filter(|_| to.qos != Qos::AtMostOnce);
+        if let Some(handed) = handed {
+            lock(handed).push_back(entry);
+        }
+        let notice = self.try_publish(to, payload, properties);
+        if let Some(handed) = handed.filter(|_| notice.is_none()) {
+            lock(handed).pop_back();
+        }
+        notice
+    }
+
+    fn try_publish(&self, to: &Mapped, payload: Bytes, properties: Option<&Properties>) -> Option<Notice> {
         let topic = to.topic.as_str();
         match &self.client {
             Client::V5(client) => {
@@ -260,127 +331,4 @@ pub(super) fn packet_size(topic: &TopicName, payload: &Bytes, properties: Option
     });
     // Fixed header 5, topic length 2, packet id 2, length of the properties 4.
     topic.as_str().len() + payload.len() + properties + 13
-}
-
-async fn pump_v5(mut eventloop: v5::EventLoop, events: mpsc::Sender<Event>) {
-    let mut up = false;
-    let fault = loop {
-        let event = match eventloop.poll().await {
-            Ok(v5::Event::Incoming(v5::Packet::ConnAck(ack))) => {
-                up = true;
-                Event::Connected(peer_v5(&ack))
-            }
-            Ok(v5::Event::Incoming(v5::Packet::Publish(p))) => match message_v5(p) {
-                Some(message) => Event::Received(message),
-                None => continue,
-            },
-            Ok(_) => continue,
-            Err(e) => break fault_v5(&e, up),
-        };
-        if events.send(event).await.is_err() {
-            return;
-        }
-    };
-    // Notices are answered when the loop is gone: whoever hears of the fault finds them all resolved.
-    drop(eventloop);
-    let _ = events.send(Event::Down(fault)).await;
-}
-
-async fn pump_v4(mut eventloop: v4::EventLoop, events: mpsc::Sender<Event>) {
-    let mut up = false;
-    let fault = loop {
-        let event = match eventloop.poll().await {
-            Ok(v4::Event::Incoming(v4::Packet::ConnAck(_))) => {
-                up = true;
-                Event::Connected(Peer {
-                    version: "3.1.1",
-                    receive_maximum: u16::MAX,
-                    maximum_packet: 256 << 20,
-                    maximum_qos: Qos::ExactlyOnce,
-                    retain: true,
-                })
-            }
-            Ok(v4::Event::Incoming(v4::Packet::Publish(p))) => match message_v4(p) {
-                Some(message) => Event::Received(message),
-                None => continue,
-            },
-            Ok(_) => continue,
-            Err(e) => break fault_v4(&e, up),
-        };
-        if events.send(event).await.is_err() {
-            return;
-        }
-    };
-    drop(eventloop);
-    let _ = events.send(Event::Down(fault)).await;
-}
-
-fn peer_v5(ack: &v5::ConnAck) -> Peer {
-    let p = ack.properties.as_ref();
-    let maximum_qos = p.and_then(|p| p.max_qos).and_then(|q| Qos::try_from(q).ok()).unwrap_or(Qos::ExactlyOnce);
-    Peer {
-        version: "5",
-        receive_maximum: p.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
-        maximum_packet: p.and_then(|p| p.max_packet_size).unwrap_or(256 << 20),
-        maximum_qos,
-        retain: p.and_then(|p| p.retain_available) != Some(0),
-    }
-}
-
-fn message_v5(p: v5::Publish) -> Option<Message> {
-    let topic = TopicName::new(std::str::from_utf8(&p.topic).ok()?).ok()?;
-    let properties = p.properties.map(|p| {
-        Arc::new(Properties {
-            payload_format: p.payload_format_indicator,
-            expiry: p.message_expiry_interval,
-            content_type: p.content_type.map(Into::into),
-            response_topic: p.response_topic.map(Into::into),
-            correlation: p.correlation_data,
-            user: p.user_properties.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
-        })
-    });
-    let qos = Qos::try_from(p.qos as u8).ok()?;
-    Some(Message { topic, payload: p.payload, qos, retain: p.retain, properties, class: Class::Normal, own: None })
-}
-
-fn message_v4(p: v4::Publish) -> Option<Message> {
-    let topic = TopicName::new(std::str::from_utf8(&p.topic).ok()?).ok()?;
-    let qos = Qos::try_from(p.qos as u8).ok()?;
-    Some(Message {
-        topic,
-        payload: p.payload,
-        qos,
-        retain: p.retain,
-        properties: None,
-        class: Class::Normal,
-        own: None,
-    })
-}
-
-fn properties_v5(p: &Properties) -> v5::PublishProperties {
-    v5::PublishProperties {
-        payload_format_indicator: p.payload_format,
-        message_expiry_interval: p.expiry,
-        response_topic: p.response_topic.as_ref().map(ToString::to_string),
-        correlation_data: p.correlation.clone(),
-        user_properties: p.user.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-        content_type: p.content_type.as_ref().map(ToString::to_string),
-        ..Default::default()
-    }
-}
-
-const fn qos_v5(qos: Qos) -> v5::QoS {
-    match qos {
-        Qos::AtMostOnce => v5::QoS::AtMostOnce,
-        Qos::AtLeastOnce => v5::QoS::AtLeastOnce,
-        Qos::ExactlyOnce => v5::QoS::ExactlyOnce,
-    }
-}
-
-const fn qos_v4(qos: Qos) -> v4::QoS {
-    match qos {
-        Qos::AtMostOnce => v4::QoS::AtMostOnce,
-        Qos::AtLeastOnce => v4::QoS::AtLeastOnce,
-        Qos::ExactlyOnce => v4::QoS::ExactlyOnce,
-    }
 }
