@@ -205,7 +205,8 @@ struct House {
 
 fn rule(filter: &str, strip: &str, prefix: &str, qos: Qos) -> Mapping {
     let filter = TopicFilter::new(filter).unwrap();
-    Mapping { filter, strip: strip.to_owned(), prefix: prefix.to_owned(), qos, retain: RetainRule::Keep }
+    let (strip, prefix) = (strip.to_owned(), prefix.to_owned());
+    Mapping { filter, strip, prefix, rest: plant::Rest::AsIs, qos, retain: RetainRule::Keep }
 }
 
 fn upstream(name: &str, port: u16) -> plant::Upstream {
@@ -213,6 +214,7 @@ fn upstream(name: &str, port: u16) -> plant::Upstream {
         plant::Endpoint { scheme: Scheme::Mqtt, host: "127.0.0.1".to_owned(), port, path: "/mqtt".to_owned() };
     plant::Upstream {
         name: "cloud".into(),
+        preset: None,
         endpoints: vec![endpoint],
         version: MqttVersion::V5,
         client_id: name.into(),
@@ -371,7 +373,7 @@ async fn tls_with_own_authority_client_certificate_and_password() {
     let settings = |name: &str, ca: &str, password: &str| {
         let mut settings = upstream(name, broker.port);
         settings.endpoints[0].scheme = Scheme::Mqtts;
-        settings.username = Some("g".to_owned());
+        settings.username = Some(plant::Secret::new("g".to_owned()));
         settings.password = Some(plant::Secret::new(password.to_owned()));
         let client = Some((file("gateway.pem"), file("gateway.key")));
         settings.tls = plant::Tls { ca: Some(file(ca)), client, alpn: Vec::new() };

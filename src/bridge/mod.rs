@@ -3,6 +3,7 @@
 //! first entry that is not acknowledged. Deciding which topic goes where is `mapping`; the client library is named in
 //! `link` alone.
 
+mod gate;
 mod link;
 pub mod mapping;
 mod patience;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::gate::Gate;
 use super::link;
 use super::link::Event;
 use super::link::Fault;
@@ -28,6 +29,7 @@ use super::patience::Patience;
 use super::session::FirstIsBack;
 use super::session::Lane;
 use super::session::Newest;
+use super::session::Pace;
 use super::session::Reading;
 use super::session::Session;
 use super::session::rendered;
@@ -69,6 +71,8 @@ pub fn new(
     let (status, watched) = watch::channel(status);
     let state = TopicName::new(format!("{gateway}/$state")).ok();
     let state = state.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, true));
+    let mut gate = Gate::new(settings.preset);
+    let state = state.filter(|to| !gate.holds_back(&settings.name, &to.topic, b"online"));
     let gap = TopicName::new(format!("{gateway}/{}", spool::GAP_TOPIC)).ok();
     let gap = gap.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, false));
     if gap.is_none() {
@@ -82,6 +86,7 @@ pub fn new(
         status,
         state,
         gap,
+        gate,
         version,
         spoke_5: false,
         hang_ups: 0,
@@ -105,6 +110,8 @@ pub struct BridgeTask {
     state: Option<Mapped>,
     /// Where gaps are told, if a rule sends them.
     gap: Option<Mapped>,
+    /// What the cloud of a preset would not take.
+    pub(super) gate: Gate,
     version: MqttVersion,
     spoke_5: bool,
     hang_ups: u32,
@@ -264,7 +271,9 @@ impl BridgeTask {
             let _ = link.publish(&allowed(state.clone(), &peer), Bytes::from_static(b"online"), None);
         }
         let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
-        Session::new(link, peer, window, standing)
+        let mut session = Session::new(link, peer, window, standing);
+        session.most = Pace::new(self.settings.preset.and_then(|p| p.facts().rate));
+        session
     }
 
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
@@ -350,6 +359,10 @@ impl BridgeTask {
             let Some(mut to) = self.way(m) else { continue };
             to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
             let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
+            if self.gate.holds_back(&self.settings.name, &to.topic, &payload) {
+                refused += 1;
+                continue;
+            }
             let size = link::packet_size(&to.topic, &payload, properties.as_deref());
             if size > s.peer.maximum_packet as usize {
                 let most = s.peer.maximum_packet;

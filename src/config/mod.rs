@@ -5,14 +5,18 @@ mod check;
 mod load;
 mod node;
 pub mod plant;
+pub mod preset;
 mod profile;
 pub mod report;
+pub mod route;
 mod schema;
 #[cfg(test)]
 mod tests;
 pub mod users;
 
 pub use load::Loaded;
+pub use load::Note;
+pub use load::RulePlace;
 pub use load::load;
 pub use load::load_text;
 pub use plant::Plant;

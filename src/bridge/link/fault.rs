@@ -3,6 +3,8 @@
 use rumqttc as v5;
 use rumqttc_v4 as v4;
 
+use super::tls;
+
 /// Why a link ended, named by what is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::bridge) enum Fault {
@@ -30,6 +32,9 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
     use v5::ConnectionError as E;
     use v5::DisconnectReasonCode as D;
     use v5::StateError as S;
+    if let Some(fault) = tls::fault(error) {
+        return fault;
+    }
     match error {
         E::ConnectionRefused(code) | E::MqttState(S::ConnFail { reason: code }) => match code {
             C::RefusedProtocolVersion | C::UnsupportedProtocolVersion => {
@@ -61,7 +66,6 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
         E::Io(e) | E::MqttState(S::Io(e)) if !up && hung_up(e) => {
             Fault::HungUp(format!("the peer hung up on CONNECT: {e}"))
         }
-        E::Tls(v5::TlsError::Io(e)) if hung_up(e) => Fault::Broken(format!("TLS: {e}")),
         E::Tls(e) => Fault::Refused(format!("TLS: {e}")),
         other => Fault::Broken(other.to_string()),
     }
@@ -69,6 +73,9 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
 
 pub(super) fn fault_v4(error: &v4::ConnectionError, up: bool) -> Fault {
     use v4::ConnectionError as E;
+    if let Some(fault) = tls::fault(error) {
+        return fault;
+    }
     match error {
         E::ConnectionRefused(v4::ConnectReturnCode::RefusedProtocolVersion) => {
             Fault::Version("the peer does not speak MQTT 3.1.1".to_owned())
@@ -84,7 +91,7 @@ pub(super) fn fault_v4(error: &v4::ConnectionError, up: bool) -> Fault {
 const TAKEN_OVER: &str = "another client connected with the same client id and took the session over: \
                           give each gateway its own client_id";
 
-fn hung_up(e: &std::io::Error) -> bool {
+pub(super) fn hung_up(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }

@@ -5,6 +5,7 @@
 mod dial;
 mod fault;
 mod options;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use self::fault::fault_v4;
 use self::fault::fault_v5;
 use self::options::options_v4;
 use self::options::options_v5;
-use self::options::tls;
 use super::mapping::Mapped;
 use crate::config::plant::Endpoint;
 use crate::config::plant::MqttVersion;
@@ -117,7 +117,7 @@ impl Link {
     pub(super) fn open(target: &Target<'_>) -> Result<Self, Fault> {
         let (sender, events) = mpsc::channel(EVENTS);
         let capacity = usize::from(target.settings.in_flight) + SPARE;
-        let tls = tls(target.endpoint, &target.settings.tls)?;
+        let tls = tls::configuration(target.endpoint, target.settings)?;
         let refused = |e: &dyn std::fmt::Display| Fault::Refused(e.to_string());
         let (client, pump) = match target.version {
             MqttVersion::V5 => {

@@ -2,8 +2,10 @@
 //! understood is reported and stood in for, so that the sections behind it can still be judged.
 
 mod broker;
+mod cloud;
 mod devices;
 mod lines;
+mod mapping;
 mod point;
 mod rules;
 mod site;
@@ -14,6 +16,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::Note;
 use crate::config::Plant;
 use crate::config::node::At;
 use crate::config::node::Kind;
@@ -26,6 +29,7 @@ pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
 pub(super) use devices::PUBLISH_KEYS;
 pub(super) use lines::LINE_KEYS;
+pub(super) use mapping::MAPPING_KEYS;
 pub(super) use point::POINT_KEYS;
 pub(super) use rules::REPORT_KEYS;
 pub(super) use site::SPOOL_KEYS;
@@ -44,6 +48,10 @@ pub(super) struct Checker {
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
+    /// What presets decided.
+    pub(super) notes: Vec<Note>,
+    /// The rules of all upstreams and where they stand.
+    pub(super) rules: Vec<mapping::Ruled>,
 }
 
 impl Checker {
@@ -55,6 +63,8 @@ impl Checker {
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
+            notes: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
@@ -102,6 +112,7 @@ impl Checker {
         let section = self.once(roots, "broker");
         let broker = self.broker(section);
         let upstreams = self.upstreams(roots);
+        self.topics_of_points(&upstreams, &points);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);
         let section = self.once(roots, "web");
