@@ -392,7 +392,15 @@ async fn tls_with_own_authority_client_certificate_and_password() {
     assert!(error.contains("NotAuthorized"), "{error}");
     let mut house_2 = house("wrong-ca", settings("wrong-ca", "stranger.pem", "geheim"));
     let error = house_2.until(|s| s.error.is_some()).await.error.unwrap();
-    assert!(error.contains("TLS"), "{error}");
+    assert!(error.contains("an authority that is not trusted here"), "{error}");
+    let mut bare = settings("no-certificate", "ca.pem", "geheim");
+    bare.tls.client = None;
+    let error = house("no-certificate", bare).until(|s| s.error.is_some()).await.error.unwrap();
+    assert!(error.contains("client certificate"), "{error}");
+    let mut plain_port = settings("plain-port", "ca.pem", "geheim");
+    plain_port.endpoints[0].port = broker.watch_port;
+    let error = house("plain-port", plain_port).until(|s| s.error.is_some()).await.error.unwrap();
+    assert!(error.contains("is it a TLS port?"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

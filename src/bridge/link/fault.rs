@@ -32,7 +32,12 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
     use v5::ConnectionError as E;
     use v5::DisconnectReasonCode as D;
     use v5::StateError as S;
-    if let Some(fault) = tls::fault(error) {
+    // This one hides what is inside from `source`.
+    let inside: &(dyn std::error::Error + 'static) = match error {
+        E::MqttState(S::Deserialization(inside)) => inside,
+        whole => whole,
+    };
+    if let Some(fault) = tls::fault(inside) {
         return fault;
     }
     match error {
@@ -57,6 +62,10 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
                 }
                 _ => Fault::Refused(words),
             }
+        }
+        E::MqttState(S::Deserialization(v5::mqttbytes::Error::Io(e))) if !up => {
+            let words = format!("the peer hung up on CONNECT: {e}");
+            if hung_up(e) { Fault::HungUp(words) } else { Fault::Broken(words) }
         }
         // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout.
         E::MqttState(S::Deserialization(_)) | E::NotConnAck(_) if !up => {
