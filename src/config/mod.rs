@@ -3,6 +3,7 @@
 
 mod check;
 mod load;
+mod loops;
 mod node;
 pub mod plant;
 pub mod preset;

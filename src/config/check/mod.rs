@@ -5,6 +5,7 @@ mod broker;
 mod cloud;
 mod devices;
 mod lines;
+mod loops;
 mod mapping;
 mod point;
 mod rules;
@@ -22,6 +23,7 @@ use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
 use crate::config::node::Reader;
+use crate::config::plant::Endpoint;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
 
@@ -52,6 +54,8 @@ pub(super) struct Checker {
     pub(super) notes: Vec<Note>,
     /// The rules of all upstreams and where they stand.
     pub(super) rules: Vec<mapping::Ruled>,
+    /// The URLs of all upstreams and where they stand.
+    urls: Vec<(At, Endpoint)>,
 }
 
 impl Checker {
@@ -65,6 +69,7 @@ impl Checker {
             schedules: BTreeMap::new(),
             notes: Vec::new(),
             rules: Vec::new(),
+            urls: Vec::new(),
         }
     }
 
@@ -113,6 +118,7 @@ impl Checker {
         let broker = self.broker(section);
         let upstreams = self.upstreams(roots);
         self.topics_of_points(&upstreams, &points);
+        self.loops(&upstreams, &broker);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);
         let section = self.once(roots, "web");

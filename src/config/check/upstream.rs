@@ -108,6 +108,7 @@ impl Checker {
             if let Some(preset) = preset {
                 self.cloud_endpoint(preset, written.at, &endpoint);
             }
+            self.urls.push((written.at, endpoint.clone()));
             endpoints.push(endpoint);
         }
         endpoints
