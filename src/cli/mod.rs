@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod demo;
+mod explain;
 mod logging;
 mod passwd;
 mod plan;
@@ -66,6 +67,8 @@ enum Command {
     Check(check::Arguments),
     /// Say what each line will carry: requests, load, and how old values get
     Plan(plan::Arguments),
+    /// Say which rule sends a topic where under which name, or why nowhere
+    Explain(explain::Arguments),
     /// Show the whole thing at work with simulated devices and a stand-in cloud
     Demo(demo::Arguments),
     /// Ask the running gateway how it stands
@@ -101,6 +104,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args, &log),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args, &log),
         Command::Status(args) => status::run(&args),
         Command::Trace(args) => trace::run(&args),
