@@ -33,6 +33,7 @@ use trunkline::config::preset::Preset;
 use trunkline::spool;
 use trunkline::spool::Subscriber;
 use trunkline::status::UpstreamStatus;
+use trunkline::time;
 use trunkline::topic::Qos;
 use trunkline::topic::TopicFilter;
 
@@ -346,29 +347,58 @@ async fn an_alpn_protocol_that_the_peer_does_not_know_is_said() {
     assert!(said.contains("none of our ALPN protocols"), "{said}");
 }
 
+/// The pair of this name becomes that of the client; gives the certificate.
+fn use_pair(certificates: &Certificates, name: &str) -> CertificateDer<'static> {
+    for end in ["key", "pem"] {
+        fs::rename(certificates.file(&format!("{name}.{end}")), certificates.file(&format!("client.{end}"))).unwrap();
+    }
+    chain(&certificates.file("client.pem")).remove(0)
+}
+
+/// A server that wants certificates, and a client that has the one in `client.pem`.
+async fn met(certificates: &Certificates) -> (Server, House) {
+    let manner = Manner { wants_certificate: true, ..Manner::default() };
+    let server = server(certificates, "good", manner).await;
+    let client = Some((certificates.file("client.pem"), certificates.file("client.key")));
+    let ca = Some(certificates.file("ca.pem"));
+    let house = house(server.port, "localhost", |u| u.tls = plant::Tls { ca, client, alpn: Vec::new() });
+    (server, house)
+}
+
 #[tokio::test]
 async fn renewed_certificates_are_used_at_the_next_connection() {
     let certificates = Certificates::new();
-    certificates.sign("good", HOST, TODAY);
-    certificates.sign("first", HOST, TODAY);
-    certificates.sign("second", HOST, TODAY);
-    let use_pair = |name: &str| {
-        for end in ["key", "pem"] {
-            fs::rename(certificates.file(&format!("{name}.{end}")), certificates.file(&format!("client.{end}")))
-                .unwrap();
-        }
-        chain(&certificates.file("client.pem")).remove(0)
-    };
-    let first = use_pair("first");
-    let manner = Manner { wants_certificate: true, ..Manner::default() };
-    let mut server = server(&certificates, "good", manner).await;
-    let client = Some((certificates.file("client.pem"), certificates.file("client.key")));
-    let ca = Some(certificates.file("ca.pem"));
-    let _house = house(server.port, "localhost", |u| u.tls = plant::Tls { ca, client, alpn: Vec::new() });
+    for name in ["good", "first", "second"] {
+        certificates.sign(name, HOST, TODAY);
+    }
+    let first = use_pair(&certificates, "first");
+    let (mut server, _house) = met(&certificates).await;
     let guest = tokio::time::timeout(PATIENCE, server.guests.recv()).await.unwrap().unwrap();
     assert_eq!(guest.certificate, Some(first));
-    let second = use_pair("second");
+    let second = use_pair(&certificates, "second");
     server.hang_up.send_modify(|n| *n += 1);
     let guest = tokio::time::timeout(PATIENCE, server.guests.recv()).await.unwrap().unwrap();
     assert_eq!(guest.certificate, Some(second));
+}
+
+#[tokio::test]
+async fn a_connection_is_made_anew_when_its_certificate_has_expired_and_was_renewed() {
+    let certificates = Certificates::new();
+    certificates.sign("good", HOST, TODAY);
+    certificates.sign("second", HOST, TODAY);
+    // Long enough for the handshake on a busy machine.
+    let end = time::now().wall_us + 4_000_000;
+    let end_text = time::rfc3339_millis(end).replace(['-', ':', 'T'], "");
+    let end_text = format!("{}Z", end_text.split('.').next().unwrap());
+    certificates.sign("first", HOST, (TODAY.0, &end_text));
+    let first = use_pair(&certificates, "first");
+    let (mut server, mut house) = met(&certificates).await;
+    let guest = tokio::time::timeout(PATIENCE, server.guests.recv()).await.unwrap().unwrap();
+    assert_eq!(guest.certificate, Some(first));
+    let second = use_pair(&certificates, "second");
+    let guest = tokio::time::timeout(PATIENCE, server.guests.recv()).await.unwrap().unwrap();
+    assert_eq!(guest.certificate, Some(second));
+    assert!(time::now().wall_us / 1_000_000 >= end / 1_000_000, "the first was good until its end");
+    let status = house.status.wait_for(|s| s.connects == 2).await.unwrap().clone();
+    assert_eq!(status.error, None);
 }

@@ -33,8 +33,17 @@ pub(super) type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
 /// Answers of the peer that are still to come.
 pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
 
-/// Resolves when the first endpoint is reachable again.
-pub(super) type FirstIsBack = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Resolves when this connection is to be left for a better one.
+pub(super) type Better = Pin<Box<dyn Future<Output = Leave> + Send>>;
+
+/// Why a connection that works is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The first endpoint is there again.
+    ForTheFirst,
+    /// The client certificate expired and was replaced.
+    Renewed,
+}
 
 /// Topics whose newest value is remembered; beyond it late values lose their retain flag untested.
 const TOPICS_MOST: usize = 100_000;
@@ -78,10 +87,10 @@ pub(super) struct Session {
     /// When the last answer came, or the first publish that has none was handed over.
     pub(super) last_answer: Instant,
     pub(super) answers: Answers,
-    /// On another endpoint than the first.
-    pub(super) first: Option<FirstIsBack>,
-    /// The first endpoint is there again: nothing new is begun here.
-    pub(super) returning: bool,
+    /// `None` once it has resolved.
+    pub(super) better: Option<Better>,
+    /// It is to be left: nothing new is begun here.
+    pub(super) leaving: Option<Leave>,
 }
 
 impl Session {
@@ -100,8 +109,8 @@ impl Session {
             by_age: VecDeque::new(),
             last_answer: Instant::now(),
             answers: FuturesUnordered::new(),
-            first: None,
-            returning: false,
+            better: None,
+            leaving: None,
         }
     }
 

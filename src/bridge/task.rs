@@ -26,14 +26,16 @@ use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
-use super::session::FirstIsBack;
+use super::session::Better;
 use super::session::Lane;
+use super::session::Leave;
 use super::session::Newest;
 use super::session::Pace;
 use super::session::Reading;
 use super::session::Session;
 use super::session::rendered;
 use crate::backoff::Backoff;
+use crate::config::plant::Endpoint;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
@@ -130,13 +132,13 @@ enum Happened {
     Read(spool::Lane, Batch),
     Overdue,
     Pace,
-    FirstIsBack,
+    Better(Leave),
 }
 
 enum Ended {
     Stopped,
-    /// The first endpoint is there again, and nothing is on the way.
-    Return,
+    /// A better connection is to be had, and nothing is on the way.
+    Left(Leave),
     Fault(Fault),
 }
 
@@ -151,7 +153,11 @@ impl BridgeTask {
             self.spool.link(&self.settings.name, spool::Link::Down).await;
             let fault = match ended {
                 Ended::Stopped => break,
-                Ended::Return => {
+                Ended::Left(Leave::Renewed) => {
+                    tracing::info!(upstream = %self.settings.name, "the client certificate was renewed: once more with it");
+                    continue;
+                }
+                Ended::Left(Leave::ForTheFirst) => {
                     tracing::info!(upstream = %self.settings.name, "the first endpoint is there again: back to it");
                     self.return_after = (self.return_after * 2).min(RETURN.1);
                     endpoint = 0;
@@ -243,13 +249,30 @@ impl BridgeTask {
         let up = Instant::now();
         self.patience.connected(up - began);
         let mut session = self.begin(link, peer).await;
-        session.first = first.map(|first| Box::pin(link::reachable(first, self.return_after)) as FirstIsBack);
+        session.better = Some(self.better(&session.link, first));
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
-        if matches!(ended, Ended::Stopped | Ended::Return) {
+        if matches!(ended, Ended::Stopped | Ended::Left(_)) {
             self.goodbye(session).await;
         }
         (Some(up), ended)
+    }
+
+    /// What this connection is left for; `first` is the first endpoint where this is another.
+    fn better(&self, link: &Link, first: Option<Endpoint>) -> Better {
+        let (after, renewed) = (self.return_after, link.renewed());
+        let reachable = async move {
+            match first {
+                Some(first) => link::reachable(first, after).await,
+                None => pending().await,
+            }
+        };
+        Box::pin(async move {
+            tokio::select! {
+                () = reachable => Leave::ForTheFirst,
+                () = renewed => Leave::Renewed,
+            }
+        })
     }
 
     async fn begin(&mut self, link: Link, peer: Peer) -> Session {
@@ -279,12 +302,12 @@ impl BridgeTask {
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
         loop {
             // On the way back to the first endpoint nothing new is begun, so that nothing is sent twice.
-            if !s.returning {
+            if s.leaving.is_none() {
                 self.fill(s);
             }
             self.acknowledge(s).await;
-            if s.returning && s.waiting.is_empty() {
-                return Ended::Return;
+            if let Some(why) = s.leaving.filter(|_| s.waiting.is_empty()) {
+                return Ended::Left(why);
             }
             for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
                 if lane.ready.is_empty() && lane.reading.is_none() {
@@ -301,17 +324,17 @@ impl BridgeTask {
                 batch = read(s.live.as_mut()) => Happened::Read(spool::Lane::Live, batch),
                 batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
-                () = until(pace), if !s.returning => Happened::Pace,
-                () = back(&mut s.first) => Happened::FirstIsBack,
+                () = until(pace), if s.leaving.is_none() => Happened::Pace,
+                why = better(&mut s.better) => Happened::Better(why),
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
                 Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
-                Happened::FirstIsBack => {
-                    s.first = None;
-                    s.returning = true;
+                Happened::Better(why) => {
+                    s.better = None;
+                    s.leaving = Some(why);
                 }
                 Happened::Overdue => {
                     self.patience.was_silent();
@@ -492,9 +515,9 @@ async fn read(lane: Option<&mut Lane>) -> Batch {
     }
 }
 
-async fn back(first: &mut Option<FirstIsBack>) {
-    match first {
-        Some(first) => first.await,
+async fn better(better: &mut Option<Better>) -> Leave {
+    match better {
+        Some(better) => better.await,
         None => pending().await,
     }
 }

@@ -1,6 +1,7 @@
 //! YAML in, checked [`Plant`] out. A positioned tree is read once; the checker collects every problem with its place, so that
 //! a person mends a file in one round. Nothing is half-applied: there is a whole plant or a report.
 
+pub mod certificate;
 mod check;
 mod load;
 mod loops;

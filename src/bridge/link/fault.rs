@@ -63,10 +63,6 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
                 _ => Fault::Refused(words),
             }
         }
-        E::MqttState(S::Deserialization(v5::mqttbytes::Error::Io(e))) if !up => {
-            let words = format!("the peer hung up on CONNECT: {e}");
-            if hung_up(e) { Fault::HungUp(words) } else { Fault::Broken(words) }
-        }
         // Brokers that only know 3.1.1 hang up on a CONNECT of version 5, or answer in their own layout.
         E::MqttState(S::Deserialization(_)) | E::NotConnAck(_) if !up => {
             Fault::Version(format!("no answer to MQTT 5: {error}"))

@@ -7,6 +7,7 @@ mod fault;
 mod options;
 mod tls;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +105,8 @@ pub(super) struct Link {
     client: Client,
     events: mpsc::Receiver<Event>,
     pump: JoinHandle<()>,
+    /// The file of the client certificate, and until when that is valid.
+    shown: Option<(PathBuf, i64)>,
 }
 
 impl Drop for Link {
@@ -117,7 +120,7 @@ impl Link {
     pub(super) fn open(target: &Target<'_>) -> Result<Self, Fault> {
         let (sender, events) = mpsc::channel(EVENTS);
         let capacity = usize::from(target.settings.in_flight) + SPARE;
-        let tls = tls::configuration(target.endpoint, target.settings)?;
+        let tls::Told { configuration: tls, until } = tls::told(target.endpoint, target.settings)?;
         let refused = |e: &dyn std::fmt::Display| Fault::Refused(e.to_string());
         let (client, pump) = match target.version {
             MqttVersion::V5 => {
@@ -133,7 +136,20 @@ impl Link {
                 (Client::V4(client), tokio::spawn(pump_v4(eventloop, sender)))
             }
         };
-        Ok(Self { client, events, pump })
+        let file = target.settings.tls.client.as_ref().map(|(cert, _)| cert.clone());
+        Ok(Self { client, events, pump, shown: file.zip(until) })
+    }
+
+    /// Resolves when it is time to connect anew, because the client certificate has expired and was replaced; never
+    /// without one.
+    pub(super) fn renewed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let shown = self.shown.clone();
+        async move {
+            match shown {
+                Some((file, until)) => tls::renewed(file, until).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// The next thing that happens. May be cancelled.

@@ -5,7 +5,9 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rumqttc as v5;
 use rustls::AlertDescription as Alert;
@@ -18,28 +20,61 @@ use rustls::pki_types::pem::PemObject;
 
 use super::Fault;
 use super::fault::hung_up;
+use crate::config::certificate;
 use crate::config::plant::Endpoint;
 use crate::config::plant::Scheme;
 use crate::config::plant::Upstream;
 use crate::time;
 
-/// `None` for plain endpoints.
-pub(super) fn configuration(endpoint: &Endpoint, settings: &Upstream) -> Result<Option<v5::TlsConfiguration>, Fault> {
+/// When the files of a connection whose own certificate has expired are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a connection is told, and until when the certificate that it shows is valid.
+#[derive(Default)]
+pub(super) struct Told {
+    /// `None` for plain endpoints.
+    pub(super) configuration: Option<v5::TlsConfiguration>,
+    /// In microseconds since 1970; `None` without a client certificate.
+    pub(super) until: Option<i64>,
+}
+
+pub(super) fn told(endpoint: &Endpoint, settings: &Upstream) -> Result<Told, Fault> {
     if matches!(endpoint.scheme, Scheme::Mqtt | Scheme::Ws) {
-        return Ok(None);
+        return Ok(Told::default());
     }
     let tls = &settings.tls;
+    let mut until = None;
     let mut config = match (&tls.ca, &tls.client) {
         (None, None) => system()?,
         (ca, None) => builder(ca.as_deref())?.with_no_client_auth(),
         (ca, Some((cert, key))) => {
             let (chain, private) = (certificates(cert)?, private_key(key)?);
+            until = certificate::end(&chain[0]);
             let build = builder(ca.as_deref())?.with_client_auth_cert(chain, private);
             build.map_err(|e| Fault::Refused(format!("{} with {}: {e}", cert.display(), key.display())))?
         }
     };
     config.alpn_protocols = alpn(endpoint, settings);
-    Ok(Some(v5::TlsConfiguration::Rustls(Arc::new(config))))
+    Ok(Told { configuration: Some(v5::TlsConfiguration::Rustls(Arc::new(config))), until })
+}
+
+/// Resolves when a certificate that was valid until then has expired and its file holds one that is valid for longer.
+pub(super) async fn renewed(file: PathBuf, until: i64) {
+    let mut said = false;
+    loop {
+        let left = until.saturating_sub(time::now().wall_us);
+        if left <= 0 && certificate::end_of(&file).is_some_and(|end| end > until) {
+            return;
+        }
+        if left <= 0 && !said {
+            said = true;
+            let (file, until) = (file.display(), time::rfc3339_millis(until));
+            tracing::warn!("{file} expired on {until}: renew it; the connection stays as long as the peer lets it");
+        }
+        // The wall clock may be set meanwhile.
+        let left = u64::try_from(left).ok().filter(|n| *n > 0).map_or(LOOK_AGAIN, Duration::from_micros);
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
 }
 
 /// As written, or what the cloud needs on this port.
@@ -74,7 +109,7 @@ fn system() -> Result<ClientConfig, Fault> {
 }
 
 /// Where distributions keep all roots in one file.
-fn system_bundle() -> Result<std::path::PathBuf, Fault> {
+fn system_bundle() -> Result<PathBuf, Fault> {
     let places = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
     let found = places.iter().map(Path::new).find(|p| p.exists());
     found.map(Path::to_owned).ok_or_else(|| Fault::Refused("no system certificates found: name a `ca`".to_owned()))

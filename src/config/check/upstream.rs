@@ -1,10 +1,13 @@
 //! `upstreams`: remote brokers, what goes there and what comes from there.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::certificate;
 use crate::config::check::Checker;
 use crate::config::check::cloud::Cloud;
+use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
 use crate::config::node::user_info;
@@ -16,6 +19,7 @@ use crate::config::plant::Secret;
 use crate::config::plant::Tls;
 use crate::config::plant::Upstream;
 use crate::config::preset::Preset;
+use crate::time;
 
 pub(in crate::config) const UPSTREAM_KEYS: &[&str] = &[
     "preset",
@@ -34,6 +38,8 @@ pub(in crate::config) const UPSTREAM_KEYS: &[&str] = &[
 /// The log keeps one bit an upstream.
 const MOST: usize = 64;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A certificate that ends within this time is worth a warning.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 impl Checker {
     pub(super) fn upstreams(&mut self, roots: &[Node]) -> Vec<Upstream> {
@@ -196,9 +202,24 @@ impl Checker {
         if cert.is_some() != key.is_some() {
             self.reader.error(node.at, "`cert` and `key` come together", "both are PEM files");
         }
+        if let Some((n, file)) = node.get("cert").zip(cert.as_ref()) {
+            self.end_of_certificate(n.at, file);
+        }
         let alpn = node.get("alpn").map(|n| self.reader.items(n)).unwrap_or_default();
         let alpn = alpn.iter().filter_map(|n| self.reader.text(n)).collect();
         Tls { ca, client: cert.zip(key), alpn }
+    }
+
+    /// Warns in time: a certificate that has expired stops the upstream, and nobody looks at it before.
+    fn end_of_certificate(&mut self, at: At, file: &Path) {
+        let Some(end) = certificate::end_of(file) else { return };
+        let left = end.saturating_sub(time::now().wall_us);
+        if left < i64::try_from(SOON.as_micros()).unwrap_or(i64::MAX) {
+            let (file, day) = (file.display(), time::rfc3339_millis(end));
+            let ends = if left < 0 { "expired" } else { "expires" };
+            let help = "replace certificate and key; the next connection uses them, without a restart";
+            self.reader.warn(at, format!("{file} {ends} on {day}"), help);
+        }
     }
 }
 
