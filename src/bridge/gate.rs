@@ -21,9 +21,11 @@ impl Gate {
         Self { preset, said: HashSet::new() }
     }
 
-    /// Whether the message must stay here.
-    pub(super) fn holds_back(&mut self, upstream: &str, topic: &TopicName, payload: &[u8]) -> bool {
-        let Some(why) = self.preset.and_then(|p| p.refusal(topic.as_str(), payload)) else { return false };
+    /// Whether the message of this name here and there must stay here.
+    pub(super) fn holds_back(&mut self, upstream: &str, topic: &TopicName, there: &TopicName, payload: &[u8]) -> bool {
+        let Some(preset) = self.preset else { return false };
+        let why = preset.own_refusal(topic.as_str(), there.as_str());
+        let Some(why) = why.or_else(|| preset.refusal(there.as_str(), payload)) else { return false };
         if self.said.len() < SAID_MOST && self.said.insert(topic.clone()) {
             tracing::warn!(upstream, %topic, "put aside, and so are all like it: {why}");
         }
@@ -37,11 +39,11 @@ mod tests {
 
     #[test]
     fn what_no_cloud_forbids_passes_and_what_one_forbids_is_said_once() {
-        let topic = TopicName::new("a/b/c/d/e/f/g/h/i").unwrap();
-        assert!(!Gate::new(None).holds_back("cloud", &topic, b"1"));
+        let (here, there) = (TopicName::new("g/h/i").unwrap(), TopicName::new("a/b/c/d/e/f/g/h/i").unwrap());
+        assert!(!Gate::new(None).holds_back("cloud", &here, &there, b"1"));
         let mut gate = Gate::new(Some(Preset::Aws));
-        assert!(gate.holds_back("cloud", &topic, b"1") && gate.holds_back("cloud", &topic, b"2"));
+        assert!(gate.holds_back("cloud", &here, &there, b"1") && gate.holds_back("cloud", &here, &there, b"2"));
         assert_eq!(gate.said.len(), 1);
-        assert!(!gate.holds_back("cloud", &TopicName::new("a/b").unwrap(), b"1"));
+        assert!(!gate.holds_back("cloud", &here, &here, b"1"));
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::link;
 use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
 use super::patience::Patience;
+use crate::config::plant::Endpoint;
 use crate::message::Message;
 use crate::message::Properties;
 use crate::payload;
@@ -43,6 +46,23 @@ pub(super) enum Leave {
     ForTheFirst,
     /// The client certificate expired and was replaced.
     Renewed,
+}
+
+/// What a connection is left for; `first` is the first endpoint where this is another, asked for from `after` on.
+pub(super) fn better(link: &Link, first: Option<Endpoint>, after: Duration) -> Better {
+    let renewed = link.renewed();
+    let reachable = async move {
+        match first {
+            Some(first) => link::reachable(first, after).await,
+            None => pending().await,
+        }
+    };
+    Box::pin(async move {
+        tokio::select! {
+            () = reachable => Leave::ForTheFirst,
+            () = renewed => Leave::Renewed,
+        }
+    })
 }
 
 /// Topics whose newest value is remembered; beyond it late values lose their retain flag untested.

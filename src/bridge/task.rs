@@ -26,6 +26,7 @@ use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
+use super::session;
 use super::session::Better;
 use super::session::Lane;
 use super::session::Leave;
@@ -35,7 +36,6 @@ use super::session::Reading;
 use super::session::Session;
 use super::session::rendered;
 use crate::backoff::Backoff;
-use crate::config::plant::Endpoint;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
@@ -72,9 +72,11 @@ pub fn new(
     let status = UpstreamStatus { name: settings.name.to_string(), endpoint, ..UpstreamStatus::default() };
     let (status, watched) = watch::channel(status);
     let state = TopicName::new(format!("{gateway}/$state")).ok();
-    let state = state.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, true));
     let mut gate = Gate::new(settings.preset);
-    let state = state.filter(|to| !gate.holds_back(&settings.name, &to.topic, b"online"));
+    let state = state.and_then(|t| {
+        let to = mapping::map(&settings.send, &t, Qos::AtLeastOnce, true)?;
+        (!gate.holds_back(&settings.name, &t, &to.topic, b"online")).then_some(to)
+    });
     let gap = TopicName::new(format!("{gateway}/{}", spool::GAP_TOPIC)).ok();
     let gap = gap.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, false));
     if gap.is_none() {
@@ -249,30 +251,13 @@ impl BridgeTask {
         let up = Instant::now();
         self.patience.connected(up - began);
         let mut session = self.begin(link, peer).await;
-        session.better = Some(self.better(&session.link, first));
+        session.better = Some(session::better(&session.link, first, self.return_after));
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
         if matches!(ended, Ended::Stopped | Ended::Left(_)) {
             self.goodbye(session).await;
         }
         (Some(up), ended)
-    }
-
-    /// What this connection is left for; `first` is the first endpoint where this is another.
-    fn better(&self, link: &Link, first: Option<Endpoint>) -> Better {
-        let (after, renewed) = (self.return_after, link.renewed());
-        let reachable = async move {
-            match first {
-                Some(first) => link::reachable(first, after).await,
-                None => pending().await,
-            }
-        };
-        Box::pin(async move {
-            tokio::select! {
-                () = reachable => Leave::ForTheFirst,
-                () = renewed => Leave::Renewed,
-            }
-        })
     }
 
     async fn begin(&mut self, link: Link, peer: Peer) -> Session {
@@ -382,7 +367,7 @@ impl BridgeTask {
             let Some(mut to) = self.way(m) else { continue };
             to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
             let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
-            if self.gate.holds_back(&self.settings.name, &to.topic, &payload) {
+            if self.gate.holds_back(&self.settings.name, &m.topic, &to.topic, &payload) {
                 refused += 1;
                 continue;
             }

@@ -132,10 +132,12 @@ fn outward(loaded: &Loaded, topic: &TopicName) -> Explanation {
             let set = point.retain && goes.retain == Flag::AsPublished;
             goes.retain = if set { Flag::Set } else { Flag::Never };
         }
-        if let (Ok(goes), Some(preset)) = (&way.goes, upstream.preset)
-            && let Some(why) = preset.topic_refusal(goes.topic.as_str())
-        {
-            way.goes = Err(format!("put aside: {why}"));
+        if let (Ok(goes), Some(preset)) = (&way.goes, upstream.preset) {
+            let there = goes.topic.as_str();
+            let why = preset.own_refusal(topic.as_str(), there).or_else(|| preset.topic_refusal(there));
+            if let Some(why) = why {
+                way.goes = Err(format!("put aside: {why}"));
+            }
         }
         way
     });

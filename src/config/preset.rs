@@ -211,6 +211,13 @@ impl Preset {
         }
     }
 
+    /// Why a topic of ours has no place there, whatever it says: states and gaps are JSON, but no time series.
+    pub fn own_refusal(self, ours: &str, topic: &str) -> Option<String> {
+        let is_own = ours.split('/').any(|level| level.starts_with('$'));
+        let wrong = self == Self::ThingsBoard && is_own && topic.ends_with("/telemetry");
+        wrong.then(|| format!("the gateway's own topics are no telemetry of {}", self.facts().cloud))
+    }
+
     /// Why the cloud would not take this; `None` when it does.
     pub fn refusal(self, topic: &str, payload: &[u8]) -> Option<String> {
         let Facts { cloud, json, payload: most, .. } = *self.facts();
@@ -275,6 +282,14 @@ mod tests {
         let taken = |text: &str| Preset::ThingsBoard.refusal("v1/devices/me/telemetry", text.as_bytes()).is_none();
         assert!(taken(r#"{"a":1}"#) && taken(r#"[{"ts":1,"values":{"a":1}}]"#));
         assert!(!taken("offline") && !taken("23.5") && !taken(r#"{"a":}"#));
+    }
+
+    #[test]
+    fn states_are_no_telemetry_but_may_be_attributes() {
+        let refused = |ours, topic| Preset::ThingsBoard.own_refusal(ours, topic).is_some();
+        assert!(refused("g/$state", "v1/devices/me/telemetry") && refused("g/d/$state", "v1/gateway/telemetry"));
+        assert!(!refused("g/d/$state", "v1/devices/me/attributes") && !refused("g/d/p", "v1/gateway/telemetry"));
+        assert_eq!(Preset::Aws.own_refusal("g/$state", "x/telemetry"), None);
     }
 
     #[test]

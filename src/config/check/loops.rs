@@ -4,12 +4,13 @@
 use std::net::IpAddr;
 
 use crate::config::check::Checker;
+use crate::config::check::mapping::Ruled;
 use crate::config::loops::Loop;
 use crate::config::loops::find;
-use crate::config::node::At;
 use crate::config::plant::Broker;
 use crate::config::plant::Direction;
 use crate::config::plant::Endpoint;
+use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 
 impl Checker {
@@ -29,16 +30,42 @@ impl Checker {
                 self.tell_loop(upstreams, &found);
             }
         }
+        let echo = |found: &Loop| {
+            let (a, b) = (found.send.0, found.receive.0);
+            a != b || upstreams[a].version == MqttVersion::V311
+        };
+        for found in find(upstreams, NONE).into_iter().filter(echo) {
+            if !told.contains(&found.receive) {
+                told.push(found.receive);
+                self.tell_echo(upstreams, &found);
+            }
+        }
     }
 
-    fn tell_loop(&mut self, upstreams: &[Upstream], found: &Loop) {
+    /// The two rules and where they stand, `send` first.
+    fn places(&self, upstreams: &[Upstream], found: &Loop) -> Option<(Ruled, Ruled)> {
         let place = |direction, (upstream, index): (usize, usize)| {
             let name = &upstreams[upstream].name;
             let mut rules = self.rules.iter().filter(|r| r.direction == direction && r.upstream == *name);
             rules.find(|r| r.index == index).cloned()
         };
-        let places = place(Direction::Send, found.send).zip(place(Direction::Receive, found.receive));
-        let Some((send, receive)) = places else { return };
+        place(Direction::Send, found.send).zip(place(Direction::Receive, found.receive))
+    }
+
+    /// Commands come back where nothing tells the peer not to send them here.
+    fn tell_echo(&mut self, upstreams: &[Upstream], found: &Loop) {
+        let Some((send, receive)) = self.places(upstreams, found) else { return };
+        let from = send.placed(&self.reader).place;
+        let message = format!(
+            "a command that is given here is sent by the rule in {from} and comes back by this one, so it is done twice: \
+             only MQTT 5, over one upstream, knows not to send us our own"
+        );
+        let help = format!("send values only, filter: \"{}/+/+\", or let commands come by other topics", self.gateway);
+        self.reader.warn(receive.at, message, help);
+    }
+
+    fn tell_loop(&mut self, upstreams: &[Upstream], found: &Loop) {
+        let Some((send, receive)) = self.places(upstreams, found) else { return };
         let from = send.placed(&self.reader).place;
         let Loop { topic, there, back, .. } = found;
         let message = format!(
@@ -49,13 +76,12 @@ impl Checker {
             "give the two directions topics of their own, or take only commands: a filter that ends in /{}/+/+/set",
             self.gateway
         );
-        self.reader.error(at_of(&receive), message, help);
+        self.reader.error(receive.at, message, help);
     }
 }
 
-const fn at_of(rule: &super::mapping::Ruled) -> At {
-    rule.at
-}
+/// A filter that matches no topic.
+const NONE: &str = "";
 
 /// Whether the broker of this very gateway listens there, as far as names tell.
 fn is_own(endpoint: &Endpoint, broker: &Broker) -> bool {
@@ -109,6 +135,21 @@ mod tests {
         let text = "  a:\n    url: mqtt://h\n    send: [{filter: \"g/#\", strip: g/, prefix: sites/g/}]\n    receive: [{filter: \
                     \"sites/g/+/+/set\", strip: sites/}]\n";
         assert_eq!(said(text), "");
+    }
+
+    #[test]
+    fn commands_that_would_come_back_over_3_1_1_are_told() {
+        let warned = |mqtt: &str, filter: &str| {
+            let text = format!(
+                "gateway: g\nupstreams:\n  a:\n    url: mqtt://h\n    mqtt: {mqtt}\n    send: [{{filter: \"{filter}\"}}]\n    \
+                 receive: [{{filter: \"g/+/+/set\"}}]\n"
+            );
+            load_text("t.yaml", &text, Path::new("")).unwrap_or_else(|r| panic!("{r}")).warnings.to_string()
+        };
+        let told = warned("3.1.1", "g/#");
+        assert!(told.contains("t.yaml:7:") && told.contains("the rule in t.yaml:6"), "{told}");
+        assert!(!warned("5", "g/#").contains("done twice"));
+        assert!(!warned("3.1.1", "g/+/+").contains("done twice"));
     }
 
     #[test]
