@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +13,10 @@ use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::link;
 use super::link::Link;
 use super::link::Outcome;
 use super::link::Peer;
 use super::patience::Patience;
-use crate::config::plant::Endpoint;
 use crate::message::Message;
 use crate::message::Properties;
 use crate::payload;
@@ -36,34 +33,8 @@ pub(super) type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
 /// Answers of the peer that are still to come.
 pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
 
-/// Resolves when this connection is to be left for a better one.
-pub(super) type Better = Pin<Box<dyn Future<Output = Leave> + Send>>;
-
-/// Why a connection that works is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
-    /// The first endpoint is there again.
-    ForTheFirst,
-    /// The client certificate expired and was replaced.
-    Renewed,
-}
-
-/// What a connection is left for; `first` is the first endpoint where this is another, asked for from `after` on.
-pub(super) fn better(link: &Link, first: Option<Endpoint>, after: Duration) -> Better {
-    let renewed = link.renewed();
-    let reachable = async move {
-        match first {
-            Some(first) => link::reachable(first, after).await,
-            None => pending().await,
-        }
-    };
-    Box::pin(async move {
-        tokio::select! {
-            () = reachable => Leave::ForTheFirst,
-            () = renewed => Leave::Renewed,
-        }
-    })
-}
+/// Resolves when the first endpoint is reachable again, or this connection's certificate was renewed.
+pub(super) type FirstIsBack = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Topics whose newest value is remembered; beyond it late values lose their retain flag untested.
 const TOPICS_MOST: usize = 100_000;
@@ -107,10 +78,10 @@ pub(super) struct Session {
     /// When the last answer came, or the first publish that has none was handed over.
     pub(super) last_answer: Instant,
     pub(super) answers: Answers,
-    /// `None` once it has resolved.
-    pub(super) better: Option<Better>,
+    /// What this connection is left for; `None` once it has resolved.
+    pub(super) first: Option<FirstIsBack>,
     /// It is to be left: nothing new is begun here.
-    pub(super) leaving: Option<Leave>,
+    pub(super) returning: bool,
 }
 
 impl Session {
@@ -129,8 +100,8 @@ impl Session {
             by_age: VecDeque::new(),
             last_answer: Instant::now(),
             answers: FuturesUnordered::new(),
-            better: None,
-            leaving: None,
+            first: None,
+            returning: false,
         }
     }
 

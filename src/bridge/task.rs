@@ -26,10 +26,8 @@ use super::link::Target;
 use super::mapping;
 use super::mapping::Mapped;
 use super::patience::Patience;
-use super::session;
-use super::session::Better;
+use super::session::FirstIsBack;
 use super::session::Lane;
-use super::session::Leave;
 use super::session::Newest;
 use super::session::Pace;
 use super::session::Reading;
@@ -134,13 +132,13 @@ enum Happened {
     Read(spool::Lane, Batch),
     Overdue,
     Pace,
-    Better(Leave),
+    FirstIsBack,
 }
 
 enum Ended {
     Stopped,
-    /// A better connection is to be had, and nothing is on the way.
-    Left(Leave),
+    /// The first endpoint is there again, or the certificate was renewed, and nothing is on the way.
+    Return,
     Fault(Fault),
 }
 
@@ -155,11 +153,12 @@ impl BridgeTask {
             self.spool.link(&self.settings.name, spool::Link::Down).await;
             let fault = match ended {
                 Ended::Stopped => break,
-                Ended::Left(Leave::Renewed) => {
+                // There is nothing to return to from the first endpoint.
+                Ended::Return if endpoint == 0 => {
                     tracing::info!(upstream = %self.settings.name, "the client certificate was renewed: once more with it");
                     continue;
                 }
-                Ended::Left(Leave::ForTheFirst) => {
+                Ended::Return => {
                     tracing::info!(upstream = %self.settings.name, "the first endpoint is there again: back to it");
                     self.return_after = (self.return_after * 2).min(RETURN.1);
                     endpoint = 0;
@@ -251,10 +250,10 @@ impl BridgeTask {
         let up = Instant::now();
         self.patience.connected(up - began);
         let mut session = self.begin(link, peer).await;
-        session.better = Some(session::better(&session.link, first, self.return_after));
+        session.first = Some(Box::pin(session.link.better(first, self.return_after)) as FirstIsBack);
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
-        if matches!(ended, Ended::Stopped | Ended::Left(_)) {
+        if matches!(ended, Ended::Stopped | Ended::Return) {
             self.goodbye(session).await;
         }
         (Some(up), ended)
@@ -287,12 +286,12 @@ impl BridgeTask {
     async fn serve(&mut self, s: &mut Session, cancel: &CancellationToken) -> Ended {
         loop {
             // On the way back to the first endpoint nothing new is begun, so that nothing is sent twice.
-            if s.leaving.is_none() {
+            if !s.returning {
                 self.fill(s);
             }
             self.acknowledge(s).await;
-            if let Some(why) = s.leaving.filter(|_| s.waiting.is_empty()) {
-                return Ended::Left(why);
+            if s.returning && s.waiting.is_empty() {
+                return Ended::Return;
             }
             for lane in std::iter::once(&mut s.backlog).chain(&mut s.live) {
                 if lane.ready.is_empty() && lane.reading.is_none() {
@@ -309,17 +308,17 @@ impl BridgeTask {
                 batch = read(s.live.as_mut()) => Happened::Read(spool::Lane::Live, batch),
                 batch = read(Some(&mut s.backlog)) => Happened::Read(spool::Lane::Backlog, batch),
                 () = until(overdue) => Happened::Overdue,
-                () = until(pace), if s.leaving.is_none() => Happened::Pace,
-                why = better(&mut s.better) => Happened::Better(why),
+                () = until(pace), if !s.returning => Happened::Pace,
+                () = back(&mut s.first) => Happened::FirstIsBack,
             };
             match happened {
                 Happened::Stop => return Ended::Stopped,
                 Happened::Link(Event::Down(fault)) => return Ended::Fault(fault),
                 Happened::Link(Event::Connected(_)) | Happened::Pace => {}
                 Happened::Link(Event::Received(message)) => self.received(message).await,
-                Happened::Better(why) => {
-                    s.better = None;
-                    s.leaving = Some(why);
+                Happened::FirstIsBack => {
+                    s.first = None;
+                    s.returning = true;
                 }
                 Happened::Overdue => {
                     self.patience.was_silent();
@@ -500,9 +499,9 @@ async fn read(lane: Option<&mut Lane>) -> Batch {
     }
 }
 
-async fn better(better: &mut Option<Better>) -> Leave {
-    match better {
-        Some(better) => better.await,
+async fn back(first: &mut Option<FirstIsBack>) {
+    match first {
+        Some(first) => first.await,
         None => pending().await,
     }
 }

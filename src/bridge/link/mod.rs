@@ -140,18 +140,6 @@ impl Link {
         Ok(Self { client, events, pump, shown: file.zip(until) })
     }
 
-    /// Resolves when it is time to connect anew, because the client certificate has expired and was replaced; never
-    /// without one.
-    pub(super) fn renewed(&self) -> impl Future<Output = ()> + Send + 'static {
-        let shown = self.shown.clone();
-        async move {
-            match shown {
-                Some((file, until)) => tls::renewed(file, until).await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
     /// The next thing that happens. May be cancelled.
     pub(super) async fn event(&mut self) -> Event {
         let ended = || Event::Down(Fault::Broken("the client ended".to_owned()));

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,7 +20,9 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::Fault;
+use super::Link;
 use super::fault::hung_up;
+use super::reachable;
 use crate::config::certificate;
 use crate::config::plant::Endpoint;
 use crate::config::plant::Scheme;
@@ -58,8 +61,29 @@ pub(super) fn told(endpoint: &Endpoint, settings: &Upstream) -> Result<Told, Fau
     Ok(Told { configuration: Some(v5::TlsConfiguration::Rustls(Arc::new(config))), until })
 }
 
+impl Link {
+    /// Resolves when this connection is better left: `first`, where this is another endpoint, is reachable again, asked from
+    /// `after` on; or the client certificate has expired and was replaced.
+    pub(in crate::bridge) fn better(
+        &self,
+        first: Option<Endpoint>,
+        after: Duration,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let shown = self.shown.clone();
+        async move {
+            let first = async { if let Some(first) = first { reachable(first, after).await } else { pending().await } };
+            let renewed =
+                async { if let Some((file, until)) = shown { renewed(file, until).await } else { pending().await } };
+            tokio::select! {
+                () = first => {}
+                () = renewed => {}
+            }
+        }
+    }
+}
+
 /// Resolves when a certificate that was valid until then has expired and its file holds one that is valid for longer.
-pub(super) async fn renewed(file: PathBuf, until: i64) {
+async fn renewed(file: PathBuf, until: i64) {
     let mut said = false;
     loop {
         let left = until.saturating_sub(time::now().wall_us);
