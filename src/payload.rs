@@ -39,7 +39,8 @@ pub enum Format {
     Json,
     /// The bare value; empty when the quality is bad.
     Value,
-    /// Text with `{value}`, `{unit}`, `{quality}`, `{reason}`, `{time}`, `{gateway}`, `{device}`, `{point}`, `{tags.x}`.
+    /// Text with `{value}`, `{unit}`, `{quality}`, `{reason}`, `{time}`, `{time_ms}` (since 1970), `{gateway}`, `{device}`,
+    /// `{point}`, `{tags.x}`.
     Template(Arc<str>),
 }
 
@@ -156,6 +157,7 @@ fn template(text: &str, series: &Series, sample: &Sample) -> Bytes {
         "quality" => Some(quality.word().to_owned()),
         "reason" => Some(quality.reason().map(|r| r.to_string()).unwrap_or_default()),
         "time" => Some(sample.taken().rfc3339()),
+        "time_ms" => Some(sample.taken().wall_us.div_euclid(1000).to_string()),
         other => series.names.get(other).cloned(),
     });
     Bytes::from(filled)
@@ -238,6 +240,14 @@ mod tests {
         let text = String::from_utf8(render(&series(Format::Json), &sample).to_vec()).unwrap();
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["value"], "a\"\\\n\u{1}°");
+    }
+
+    #[test]
+    fn a_template_can_be_json_with_the_time_in_milliseconds() {
+        let sample = Sample::good(PointId(0), Value::Int(3), TAKEN);
+        let text = r#"{"{device}":[{"ts":{time_ms},"values":{"v":{value}}}]}"#;
+        let bytes = render(&series(Format::Template(text.into())), &sample);
+        assert_eq!(bytes, r#"{"d":[{"ts":1795222923456,"values":{"v":3}}]}"#);
     }
 
     #[test]

@@ -224,7 +224,8 @@ struct House {
 
 fn rule(filter: &str, strip: &str, prefix: &str, qos: Qos) -> Mapping {
     let filter = TopicFilter::new(filter).unwrap();
-    Mapping { filter, strip: strip.to_owned(), prefix: prefix.to_owned(), qos, retain: RetainRule::Keep }
+    let (strip, prefix) = (strip.to_owned(), prefix.to_owned());
+    Mapping { filter, strip, prefix, rest: plant::Rest::AsIs, qos, retain: RetainRule::Keep }
 }
 
 fn upstream(name: &str, port: u16) -> plant::Upstream {
@@ -232,6 +233,7 @@ fn upstream(name: &str, port: u16) -> plant::Upstream {
         plant::Endpoint { scheme: Scheme::Mqtt, host: "127.0.0.1".to_owned(), port, path: "/mqtt".to_owned() };
     plant::Upstream {
         name: "cloud".into(),
+        preset: None,
         endpoints: vec![endpoint],
         version: MqttVersion::V5,
         client_id: name.into(),
@@ -397,7 +399,7 @@ async fn tls_with_own_authority_client_certificate_and_password() {
     let settings = |name: &str, ca: &str, password: &str| {
         let mut settings = upstream(name, broker.port);
         settings.endpoints[0].scheme = Scheme::Mqtts;
-        settings.username = Some("g".to_owned());
+        settings.username = Some(plant::Secret::new("g".to_owned()));
         settings.password = Some(plant::Secret::new(password.to_owned()));
         let client = Some((file("gateway.pem"), file("gateway.key")));
         settings.tls = plant::Tls { ca: Some(file(ca)), client, alpn: Vec::new() };
@@ -416,7 +418,15 @@ async fn tls_with_own_authority_client_certificate_and_password() {
     assert!(error.contains("NotAuthorized"), "{error}");
     let mut house_2 = house("wrong-ca", settings("wrong-ca", "stranger.pem", "geheim"));
     let error = house_2.until(|s| s.error.is_some()).await.error.unwrap();
-    assert!(error.contains("TLS"), "{error}");
+    assert!(error.contains("an authority that is not trusted here"), "{error}");
+    let mut bare = settings("no-certificate", "ca.pem", "geheim");
+    bare.tls.client = None;
+    let error = house("no-certificate", bare).until(|s| s.error.is_some()).await.error.unwrap();
+    assert!(error.contains("client certificate"), "{error}");
+    let mut plain_port = settings("plain-port", "ca.pem", "geheim");
+    plain_port.endpoints[0].port = broker.watch_port;
+    let error = house("plain-port", plain_port).until(|s| s.error.is_some()).await.error.unwrap();
+    assert!(error.contains("is it a TLS port?"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -429,7 +439,7 @@ async fn mqtt_goes_through_websocket_plain_and_with_tls_in_both_versions() {
             let name = format!("{scheme:?}{version:?}");
             let mut settings = plant::Upstream { version, ..upstream(&name, broker.port) };
             settings.endpoints[0].scheme = scheme;
-            settings.username = Some("g".to_owned());
+            settings.username = Some(plant::Secret::new("g".to_owned()));
             settings.password = Some(plant::Secret::new("geheim".to_owned()));
             let file = |name: &str| broker.folder.path().join(name);
             if scheme == Scheme::Wss {

@@ -109,6 +109,7 @@ fn upstream(drain: Drain, cloud: &Mosquitto, filter: TopicFilter) -> plant::Upst
         path: String::new(),
     };
     let rule = plant::Mapping {
+        rest: plant::Rest::AsIs,
         filter,
         strip: String::new(),
         prefix: "up/".to_owned(),
@@ -116,6 +117,7 @@ fn upstream(drain: Drain, cloud: &Mosquitto, filter: TopicFilter) -> plant::Upst
         retain: plant::RetainRule::Keep,
     };
     plant::Upstream {
+        preset: None,
         name: "cloud".into(),
         endpoints: vec![endpoint],
         version: plant::MqttVersion::V5,

@@ -2,6 +2,7 @@
 
 use crate::config::plant::Mapping;
 use crate::config::plant::RetainRule;
+use crate::config::route::deciding;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
@@ -51,11 +52,8 @@ pub fn map(rules: &[Mapping], topic: &TopicName, qos: Qos, retain: bool) -> Opti
 
 /// Says which rule decides and what comes of it.
 pub fn explain(rules: &[Mapping], topic: &TopicName) -> Explained {
-    let Some((n, rule)) = rules.iter().enumerate().find(|(_, r)| r.filter.matches(topic)) else {
-        return Explained::NoRule;
-    };
-    let rest = topic.as_str().strip_prefix(rule.strip.as_str()).unwrap_or(topic.as_str());
-    match TopicName::new(format!("{}{rest}", rule.prefix)) {
+    let Some((n, rule)) = deciding(rules, topic) else { return Explained::NoRule };
+    match rule.rename(topic) {
         Ok(topic) => Explained::Goes { rule: n, topic },
         Err(e) => Explained::NoTopic { rule: n, why: e.to_string() },
     }
@@ -64,11 +62,12 @@ pub fn explain(rules: &[Mapping], topic: &TopicName) -> Explained {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::plant::Rest;
     use crate::topic::TopicFilter;
 
     fn rule(filter: &str, strip: &str, prefix: &str, qos: Qos, retain: RetainRule) -> Mapping {
         let filter = TopicFilter::new(filter).unwrap();
-        Mapping { filter, strip: strip.to_owned(), prefix: prefix.to_owned(), qos, retain }
+        Mapping { filter, strip: strip.to_owned(), prefix: prefix.to_owned(), rest: Rest::AsIs, qos, retain }
     }
 
     fn name(text: &str) -> TopicName {

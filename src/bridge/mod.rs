@@ -4,6 +4,7 @@
 //! `link` alone.
 
 mod estimate;
+mod gate;
 mod link;
 pub mod mapping;
 mod patience;

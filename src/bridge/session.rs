@@ -37,7 +37,7 @@ pub(super) type Reading = Pin<Box<dyn Future<Output = Batch> + Send>>;
 /// Answers of the peer that are still to come.
 pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Seq, Outcome)> + Send>>>;
 
-/// Resolves when the first endpoint is reachable again.
+/// Resolves when the first endpoint is reachable again, or this connection's certificate was renewed.
 pub(super) type FirstIsBack = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Topics whose newest value is remembered; beyond it late values lose their retain flag untested.
@@ -81,6 +81,8 @@ pub(super) struct Session {
     /// With `live-first`, while there was a backlog when the link came up.
     pub(super) live: Option<Lane>,
     pub(super) pace: Pace,
+    /// What the cloud takes in a second, backlog or not.
+    pub(super) most: Pace,
     /// Handed over, not answered.
     pub(super) waiting: BTreeMap<Seq, Handed>,
     /// The same in order of time; entries that were answered are skipped when it is looked at.
@@ -88,12 +90,12 @@ pub(super) struct Session {
     /// When the last answer came, or the first publish that has none was handed over.
     pub(super) last_answer: Instant,
     pub(super) answers: Answers,
-    /// On another endpoint than the first.
+    /// What this connection is left for; `None` once it has resolved.
     pub(super) first: Option<FirstIsBack>,
     /// When the backlog will be gone, looked at once a second.
     pub(super) estimate: Estimate,
     pub(super) looks: Interval,
-    /// The first endpoint is there again: nothing new is begun here.
+    /// It is to be left: nothing new is begun here.
     pub(super) returning: bool,
 }
 
@@ -108,6 +110,7 @@ impl Session {
             backlog: Lane::new(spool::Lane::Backlog, None),
             live,
             pace: Pace::new(standing.replay_rate),
+            most: Pace::new(None),
             waiting: BTreeMap::new(),
             by_age: VecDeque::new(),
             last_answer: Instant::now(),
@@ -154,6 +157,14 @@ impl Session {
 
     /// The entry to hand over next, if its pace lets it: newest first where there are two lanes.
     pub(super) fn next(&mut self, now: Instant) -> Option<Entry> {
+        let entry = if self.most.lets(now) { self.next_of_lanes(now) } else { None };
+        if entry.is_some() {
+            self.most.take(now);
+        }
+        entry
+    }
+
+    fn next_of_lanes(&mut self, now: Instant) -> Option<Entry> {
         if let Some(entry) = self.live.as_mut().and_then(|live| live.ready.pop_front()) {
             return Some(entry);
         }
@@ -174,8 +185,12 @@ impl Session {
 
     /// When the pace lets the next one go; `None` when nothing waits for that.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        let held = self.waiting.len() < self.window && !self.backlog.ready.is_empty();
-        held.then(|| self.pace.next()).flatten()
+        let (backlog, live) = (&self.backlog.ready, self.live.as_ref().map(|live| &live.ready));
+        let held = !backlog.is_empty() && live.is_none_or(VecDeque::is_empty);
+        let pace = held.then(|| self.pace.next()).flatten();
+        let most = if held || live.is_some_and(|live| !live.is_empty()) { self.most.next() } else { None };
+        // `None` is less than any moment: both have to be waited for.
+        if self.waiting.len() < self.window { pace.max(most) } else { None }
     }
 
     /// How far each lane has come since it was asked last: all up to there is done.
@@ -212,14 +227,18 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    fn new(rate: Option<u32>) -> Self {
+    pub(super) fn new(rate: Option<u32>) -> Self {
         let each = rate.and_then(|rate| Duration::from_secs(1).checked_div(rate));
         Self { each, next: Instant::now() }
     }
 
+    fn lets(&self, now: Instant) -> bool {
+        self.each.is_none() || self.next <= now
+    }
+
     fn take(&mut self, now: Instant) -> bool {
         let Some(each) = self.each else { return true };
-        if self.next > now {
+        if !self.lets(now) {
             return false;
         }
         self.next = self.next.max(now.checked_sub(BURST).unwrap_or(now)) + each;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::link;
+use super::gate::Gate;
 use super::link::Event;
 use super::link::Fault;
 use super::link::Keeping;
@@ -37,6 +37,7 @@ use super::session::FirstIsBack;
 use super::session::Handed;
 use super::session::Lane;
 use super::session::Newest;
+use super::session::Pace;
 use super::session::Reading;
 use super::session::Session;
 use crate::config::plant::MqttVersion;
@@ -71,7 +72,11 @@ pub fn new(
     let status = UpstreamStatus { name: settings.name.to_string(), endpoint, ..UpstreamStatus::default() };
     let (status, watched) = watch::channel(status);
     let state = TopicName::new(format!("{gateway}/$state")).ok();
-    let state = state.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, true));
+    let mut gate = Gate::new(settings.preset);
+    let state = state.and_then(|t| {
+        let to = mapping::map(&settings.send, &t, Qos::AtLeastOnce, true)?;
+        (!gate.holds_back(&settings.name, &t, &to.topic, b"online")).then_some(to)
+    });
     let gap = TopicName::new(format!("{gateway}/{}", spool::GAP_TOPIC)).ok();
     let gap = gap.and_then(|t| mapping::map(&settings.send, &t, Qos::AtLeastOnce, false));
     if gap.is_none() {
@@ -87,12 +92,14 @@ pub fn new(
         status,
         state,
         gap,
+        gate,
         version,
         spoke_5: BTreeSet::new(),
         hang_ups: 0,
         patience: Patience::default(),
         answered: BTreeSet::new(),
         said: HashSet::new(),
+        never: Vec::new(),
         highest_sent: 0,
         newest: Newest::default(),
         keeping,
@@ -112,6 +119,8 @@ pub struct BridgeTask {
     state: Option<Mapped>,
     /// Where gaps are told, if a rule sends them.
     gap: Option<Mapped>,
+    /// What the cloud of a preset would not take.
+    pub(super) gate: Gate,
     version: MqttVersion,
     /// Endpoints that spoke MQTT 5 once: these are not old, only away.
     spoke_5: BTreeSet<usize>,
@@ -121,6 +130,8 @@ pub struct BridgeTask {
     answered: BTreeSet<Seq>,
     /// Topics of which was said that the peer does not take them.
     said: HashSet<TopicName>,
+    /// Entries that the peer will never take, to be told to the spool with the next acknowledgement.
+    never: Vec<Seq>,
     highest_sent: Seq,
     newest: Newest,
     /// Whether a session outlives its connection.
@@ -150,7 +161,7 @@ enum Happened {
 
 enum Ended {
     Stopped,
-    /// The first endpoint is there again, and nothing is on the way.
+    /// The first endpoint is there again, or the certificate was renewed, and nothing is on the way.
     Return,
     Fault(Fault),
 }
@@ -176,6 +187,11 @@ impl BridgeTask {
             self.spool.link(&self.settings.name, spool::Link::Down).await;
             let fault = match ended {
                 Ended::Stopped => break,
+                // There is nothing to return to from the first endpoint.
+                Ended::Return if endpoint == 0 => {
+                    tracing::info!(upstream = %self.settings.name, "the client certificate was renewed: once more with it");
+                    continue;
+                }
                 Ended::Return => {
                     tracing::info!(upstream = %self.settings.name, "the first endpoint is there again: back to it");
                     self.return_after = (self.return_after * 2).min(RETURN.1);
@@ -300,7 +316,7 @@ impl BridgeTask {
             self.spoke_5.insert(number);
         }
         let mut session = self.begin(link, peer, std::mem::take(&mut between.carried)).await;
-        session.first = first.map(|first| Box::pin(link::reachable(first, self.return_after)) as FirstIsBack);
+        session.first = Some(Box::pin(session.link.better(first, self.return_after)) as FirstIsBack);
         let ended = self.serve(&mut session, cancel).await;
         self.settle(&mut session).await;
         match ended {
@@ -346,6 +362,7 @@ impl BridgeTask {
         let window = usize::from(self.settings.in_flight.min(peer.receive_maximum).max(1));
         let resumed = peer.resumed;
         let mut session = Session::new(link, peer, window, standing);
+        session.most = Pace::new(self.settings.preset.and_then(|p| p.facts().rate));
         if resumed {
             let again = session.adopt(carried, Instant::now());
             self.status.send_modify(|s| s.resent += again);

@@ -12,11 +12,13 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::gate::Gate;
 use super::patience::Patience;
 use super::task::BridgeTask;
 use crate::config::plant;
 use crate::config::plant::Mapping;
 use crate::config::plant::RetainRule;
+use crate::config::preset::Preset;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::spool;
@@ -231,11 +233,13 @@ fn settings(port: u16) -> plant::Upstream {
         filter: TopicFilter::new(filter).unwrap(),
         strip: strip.to_owned(),
         prefix: prefix.to_owned(),
+        rest: plant::Rest::AsIs,
         qos: Qos::AtLeastOnce,
         retain: RetainRule::Keep,
     };
     plant::Upstream {
         name: "cloud".into(),
+        preset: None,
         endpoints: vec![plant::Endpoint {
             scheme: plant::Scheme::Mqtt,
             host: "127.0.0.1".to_owned(),
@@ -380,6 +384,37 @@ async fn a_refused_topic_is_counted_and_not_sent_again() {
     assert_eq!(house.acknowledged(3).await.0, [0, 1, 2]);
     let status = house.until(|s| s.acknowledged == 3).await;
     assert_eq!((status.refused, status.sent), (1, 4));
+}
+
+#[tokio::test]
+async fn what_the_cloud_of_a_preset_would_not_take_is_put_aside_and_counted() {
+    let aws = |t: &mut BridgeTask| {
+        t.settings.preset = Some(Preset::Aws);
+        t.gate = Gate::new(t.settings.preset);
+    };
+    let mut house = house(vec![Manner::default()], aws).await;
+    let message = |topic: &str, size: usize| {
+        Message::plain(TopicName::new(topic).unwrap(), Bytes::from(vec![b'x'; size]), Qos::AtLeastOnce, Retain::No)
+    };
+    house.spool.append(vec![message("g/1/2/3/4/5/6/7/8", 1), message("g/big", (128 << 10) + 1)]).await;
+    house.append(0..3).await;
+    assert_eq!(house.acknowledged(3).await, ((0..3).collect(), 0));
+    let status = house.until(|s| s.acknowledged == 3).await;
+    assert_eq!((status.refused, status.connects), (2, 1));
+}
+
+#[tokio::test]
+async fn a_cloud_that_drops_above_a_rate_is_not_sent_more() {
+    let aws = |t: &mut BridgeTask| {
+        t.settings.preset = Some(Preset::Aws);
+        t.gate = Gate::new(t.settings.preset);
+    };
+    let mut house = house(vec![Manner::default()], aws).await;
+    let began = std::time::Instant::now();
+    house.append(0..80).await;
+    assert_eq!(house.acknowledged(80).await, ((0..80).collect(), 0));
+    // 100 a second, of which a tenth of a second may come at once.
+    assert!(began.elapsed() >= Duration::from_millis(680), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -23,6 +23,10 @@ pub(super) fn run(args: &Arguments) -> Exit {
             }
             say(&format!("{} is sound. It would run:\n", args.file.config.display()));
             say(summary::of(&loaded.plant).trim_end());
+            let notes = summary::presets(&loaded);
+            if !notes.is_empty() {
+                say(&format!("\n{}", notes.trim_end()));
+            }
             Exit::Well
         }
         Err(exit) => exit,

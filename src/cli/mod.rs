@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod demo;
+mod explain;
 mod forget;
 mod ledger;
 mod logging;
@@ -69,6 +70,8 @@ enum Command {
     Check(check::Arguments),
     /// Say what each line will carry: requests, load, and how old values get
     Plan(plan::Arguments),
+    /// Say which rule sends a topic where under which name, or why nowhere
+    Explain(explain::Arguments),
     /// Show the whole thing at work with simulated devices and a stand-in cloud
     Demo(Logging<demo::Arguments>),
     /// Ask the running gateway how it stands
@@ -120,6 +123,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(run) => run::run(&run.args, &run.level.unwrap_or(log)),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Demo(demo) => demo::run(&demo.args, &demo.level.unwrap_or(log)),
         Command::Status(args) => status::run(&args),
         Command::Forget(args) => forget::run(&args),

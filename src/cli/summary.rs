@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::cli::table::{bytes, seconds, thousands};
+use crate::config::Loaded;
 use crate::config::plant::{Keep, Line, ListenerKind, Plant, Port, Schedule, Upstream};
+use crate::config::preset::Facts;
 
 /// The summary.
 pub(super) fn of(plant: &Plant) -> String {
@@ -37,6 +39,24 @@ pub(super) fn of(plant: &Plant) -> String {
         let _ = writeln!(out, "  web        http://{web}/");
     }
     let _ = writeln!(out, "  state in   {}", plant.state_dir.display());
+    out
+}
+
+/// What presets set that the file does not say; empty where there is none.
+pub(super) fn presets(loaded: &Loaded) -> String {
+    let mut out = String::new();
+    for upstream in &loaded.plant.upstreams {
+        let Some(preset) = upstream.preset else { continue };
+        let Facts { word, cloud, .. } = preset.facts();
+        let _ = writeln!(out, "`preset: {word}` ({cloud}) of upstream {}:", upstream.name);
+        let mut notes = loaded.notes.iter().filter(|note| note.upstream == upstream.name).peekable();
+        if notes.peek().is_none() {
+            let _ = writeln!(out, "  - nothing had to be changed");
+        }
+        for note in notes {
+            let _ = writeln!(out, "  - {}", note.text);
+        }
+    }
     out
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::config::Plant;
 use crate::config::Report;
@@ -12,6 +13,7 @@ use crate::config::check::ROOT_KEYS;
 use crate::config::node::At;
 use crate::config::node::Node;
 use crate::config::node::Reader;
+use crate::config::plant::Direction;
 use crate::config::report::Problem;
 
 /// Where databases live when the service manager does not say.
@@ -28,6 +30,32 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// Where each line of the plant is written, in order: a problem without a message yet.
     pub line_places: Vec<Problem>,
+    /// What a preset set that the file does not say.
+    pub notes: Vec<Note>,
+    /// Where each rule of `send` and `receive` stands.
+    pub rules: Vec<RulePlace>,
+}
+
+/// Something that a preset decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// For which upstream.
+    pub upstream: Arc<str>,
+    /// What, and why.
+    pub text: String,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RulePlace {
+    /// Whose rule.
+    pub upstream: Arc<str>,
+    /// `send` or `receive`.
+    pub direction: Direction,
+    /// Its index there.
+    pub index: usize,
+    /// `gateway.yaml:27`
+    pub place: String,
 }
 
 /// Reads and checks a configuration file with all that it names.
@@ -54,10 +82,11 @@ fn check(name: &str, text: &str, folder: PathBuf) -> Result<Loaded, Report> {
     let roots = with_included(&mut checker, root);
     let plant = checker.plant(&roots);
     let line_places = checker.line_places();
-    let Reader { errors, warnings, files, .. } = checker.reader;
+    let rules = checker.rules.iter().map(|rule| rule.placed(&checker.reader)).collect();
+    let Checker { reader: Reader { errors, warnings, files, .. }, notes, .. } = checker;
     let files = files.into_iter().map(|(name, _)| PathBuf::from(name)).collect();
     match plant {
-        Some(plant) if errors.is_empty() => Ok(Loaded { plant, warnings, files, line_places }),
+        Some(plant) if errors.is_empty() => Ok(Loaded { plant, warnings, files, line_places, notes, rules }),
         _ => Err(errors),
     }
 }

@@ -1,18 +1,24 @@
 //! YAML in, checked [`Plant`] out. A positioned tree is read once; the checker collects every problem with its place, so that
 //! a person mends a file in one round. Nothing is half-applied: there is a whole plant or a report.
 
+pub mod certificate;
 mod check;
 mod load;
+mod loops;
 mod node;
 pub mod plant;
+pub mod preset;
 mod profile;
 pub mod report;
+pub mod route;
 mod schema;
 #[cfg(test)]
 mod tests;
 pub mod users;
 
 pub use load::Loaded;
+pub use load::Note;
+pub use load::RulePlace;
 pub use load::load;
 pub use load::load_text;
 pub(crate) use node::near;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use crate::config::preset::Preset;
 use crate::message::Class;
 use crate::payload::Format;
 use crate::point::{AddressRange, BitSpan, DataType, DeviceId, LineId, PointId, Scale, Table, UnitId, WordOrder};
@@ -372,14 +373,16 @@ pub struct Limits {
 pub struct Upstream {
     /// Its key in `upstreams`.
     pub name: Arc<str>,
+    /// The cloud whose limits hold, if one is named. What it asks of the other fields is in them already.
+    pub preset: Option<Preset>,
     /// The first is preferred, the others are `failover`.
     pub endpoints: Vec<Endpoint>,
     /// Which protocol version is tried first.
     pub version: MqttVersion,
     /// Client id, already filled in.
     pub client_id: Arc<str>,
-    /// User name.
-    pub username: Option<String>,
+    /// User name; a secret, because some clouds take their access token for one.
+    pub username: Option<Secret>,
     /// Password.
     pub password: Option<Secret>,
     /// TLS settings, used by `mqtts` and `wss` endpoints.
@@ -452,7 +455,7 @@ pub struct Tls {
     pub alpn: Vec<String>,
 }
 
-/// One rule of `send` or `receive`: topic = prefix + (topic − strip).
+/// One rule of `send` or `receive`: topic = prefix + (topic − strip), or what [`Rest`] makes of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mapping {
     /// Which topics, on the side they come from.
@@ -461,10 +464,41 @@ pub struct Mapping {
     pub strip: String,
     /// Put in front.
     pub prefix: String,
+    /// What follows the prefix.
+    pub rest: Rest,
     /// Most QoS it travels with.
     pub qos: Qos,
     /// What becomes of the retain flag.
     pub retain: RetainRule,
+}
+
+/// Which way a rule goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Local to upstream.
+    Send,
+    /// Upstream to local.
+    Receive,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Send => "send",
+            Self::Receive => "receive",
+        })
+    }
+}
+
+/// What becomes of the topic behind the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// It follows as it is.
+    AsIs,
+    /// It follows percent-encoded, as one property of a topic (Azure IoT Hub).
+    Encoded,
+    /// It is left out: all topics of the rule become one, the prefix.
+    LeftOut,
 }
 
 /// `retain:` of a mapping.

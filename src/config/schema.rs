@@ -5,6 +5,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::config::check;
+use crate::config::preset::Preset;
 
 const DURATION: &str = "with its unit: 250ms, 5s, 15m, 12h, 7d";
 
@@ -25,7 +26,7 @@ pub fn schema() -> Value {
             "line": map(check::LINE_KEYS, line),
             "device": map(check::DEVICE_KEYS, device),
             "report": map(check::REPORT_KEYS, point),
-            "rule": map(&["filter", "strip", "prefix", "qos", "retain"], rule),
+            "rule": map(check::MAPPING_KEYS, rule),
         },
     })
 }
@@ -145,6 +146,8 @@ fn broker(key: &str) -> Value {
 fn upstream(key: &str) -> Value {
     match key {
         "failover" => list(&json!({"type": "string"})),
+        "preset" => json!({"enum": Preset::ALL.map(|p| p.facts().word)}),
+        "username" => json!({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/secret"}]}),
         "mqtt" => json!({"enum": [5, "5", "3.1.1"]}),
         "password" => json!({"$ref": "#/$defs/secret"}),
         "tls" => map(&["ca", "cert", "key", "alpn"], |key| match key {

@@ -232,3 +232,18 @@ fn a_client_may_fall_behind_by_two_readings_of_a_large_site() {
     assert_eq!(limit(700, "broker: {limits: {clients: 9}}"), 1400);
     assert_eq!(limit(700, "broker: {limits: {queue: 50}}"), 50);
 }
+
+#[test]
+fn a_client_certificate_that_ends_soon_is_told_before_it_stops_the_upstream() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=g"];
+    for (days, warned) in [("3", true), ("300", false)] {
+        let mut openssl = std::process::Command::new("openssl");
+        let made = openssl.args(new).args(["-days", days, "-keyout", "k", "-out", "c"]);
+        assert!(made.current_dir(folder.path()).output().unwrap().status.success());
+        let text = GOOD.replace("mqtts://h\"", "mqtts://h\", tls: {cert: c, key: k}");
+        let loaded = load_text("t.yaml", &text, folder.path()).unwrap_or_else(|r| panic!("{r}"));
+        let said = loaded.warnings.to_string();
+        assert_eq!(said.contains("t.yaml:18:") && said.contains("/c expires on 20"), warned, "{said}");
+    }
+}

@@ -3,6 +3,8 @@
 use rumqttc as v5;
 use rumqttc_v4 as v4;
 
+use super::tls;
+
 /// Why a link ended, named by what is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::bridge) enum Fault {
@@ -35,6 +37,14 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
     use v5::ConnectionError as E;
     use v5::DisconnectReasonCode as D;
     use v5::StateError as S;
+    // This one hides what is inside from `source`.
+    let inside: &(dyn std::error::Error + 'static) = match error {
+        E::MqttState(S::Deserialization(inside)) => inside,
+        whole => whole,
+    };
+    if let Some(fault) = tls::fault(inside) {
+        return fault;
+    }
     match error {
         E::ConnectionRefused(code) | E::MqttState(S::ConnFail { reason: code }) => match code {
             C::RefusedProtocolVersion | C::UnsupportedProtocolVersion => {
@@ -79,6 +89,9 @@ pub(super) fn fault_v5(error: &v5::ConnectionError, up: bool) -> Fault {
 pub(super) fn fault_v4(error: &v4::ConnectionError, up: bool) -> Fault {
     use v4::ConnectionError as E;
     use v4::StateError as S;
+    if let Some(fault) = tls::fault(error) {
+        return fault;
+    }
     match error {
         E::ConnectionRefused(v4::ConnectReturnCode::RefusedProtocolVersion) => {
             Fault::Version("the peer does not speak MQTT 3.1.1".to_owned())
@@ -96,7 +109,7 @@ pub(super) fn fault_v4(error: &v4::ConnectionError, up: bool) -> Fault {
     }
 }
 
-fn hung_up(e: &std::io::Error) -> bool {
+pub(super) fn hung_up(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }

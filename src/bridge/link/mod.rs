@@ -10,8 +10,10 @@ mod fault;
 mod options;
 mod pump;
 mod shelf;
+mod tls;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +149,8 @@ pub(super) struct Link {
     /// Where a session is kept: entries that have no packet id yet.
     handed: Option<HandedOver>,
     cut: CancellationToken,
+    /// The file of the client certificate, and until when that is valid.
+    shown: Option<(PathBuf, i64)>,
 }
 
 impl Drop for Link {
@@ -162,13 +166,15 @@ impl Link {
         let cut = CancellationToken::new();
         let (sender, events) = mpsc::channel(EVENTS);
         let handed = HandedOver::default();
-        let order = Order { cut: cut.clone(), events: sender, handed: Arc::clone(&handed), remains };
+        let tls::Told { configuration: tls, until } = tls::told(target.endpoint, target.settings)?;
+        let order = Order { cut: cut.clone(), events: sender, handed: Arc::clone(&handed), remains, tls };
         let (client, pump) = match target.version {
             MqttVersion::V5 => open_v5(target, order)?,
             MqttVersion::V311 => open_v4(target, order)?,
         };
         let handed = (target.session == Keeping::Session).then_some(handed);
-        Ok(Self { client, events, pump, handed, cut })
+        let file = target.settings.tls.client.as_ref().map(|(cert, _)| cert.clone());
+        Ok(Self { client, events, pump, shown: file.zip(until), handed, cut })
     }
 
     /// Ends the connection, without a goodbye. Gives the answers that came on its way out, and what is to be carried

@@ -1,8 +1,5 @@
 //! What the client library is told before it connects: address, names, last will, TLS.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc as v5;
@@ -15,7 +12,6 @@ use super::qos_v4;
 use super::qos_v5;
 use crate::config::plant::Endpoint;
 use crate::config::plant::Scheme;
-use crate::config::plant::Tls;
 
 /// Largest packet taken from upstream.
 const INCOMING_MOST: u32 = 1 << 20;
@@ -55,8 +51,8 @@ pub(super) fn options_v5(t: &Target<'_>, tls: Option<v5::TlsConfiguration>) -> R
     }
     if let Some(name) = &t.settings.username {
         match &t.settings.password {
-            Some(p) => o.set_credentials(name, p.reveal().to_owned()),
-            None => o.set_username(name),
+            Some(p) => o.set_credentials(name.reveal(), p.reveal().to_owned()),
+            None => o.set_username(name.reveal()),
         };
     }
     Ok(o)
@@ -93,8 +89,8 @@ pub(super) fn options_v4(t: &Target<'_>, tls: Option<v4::TlsConfiguration>) -> R
     }
     if let Some(name) = &t.settings.username {
         match &t.settings.password {
-            Some(p) => o.set_credentials(name, p.reveal().to_owned()),
-            None => o.set_username(name),
+            Some(p) => o.set_credentials(name.reveal(), p.reveal().to_owned()),
+            None => o.set_username(name.reveal()),
         };
     }
     Ok(o)
@@ -102,36 +98,4 @@ pub(super) fn options_v4(t: &Target<'_>, tls: Option<v4::TlsConfiguration>) -> R
 
 fn seconds(keep_alive: Duration) -> u16 {
     u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX)
-}
-
-/// `None` for plain endpoints. Read anew for every connection, so that renewed certificates are used.
-pub(super) fn tls(endpoint: &Endpoint, tls: &Tls) -> Result<Option<v5::TlsConfiguration>, Fault> {
-    if matches!(endpoint.scheme, Scheme::Mqtt | Scheme::Ws) {
-        return Ok(None);
-    }
-    let read = |path: &Path| fs::read(path).map_err(|e| Fault::Refused(format!("{}: {e}", path.display())));
-    let client = tls.client.as_ref().map(|(cert, key)| Ok((read(cert)?, read(key)?))).transpose()?;
-    let alpn: Vec<Vec<u8>> = tls.alpn.iter().map(|p| p.clone().into_bytes()).collect();
-    let ca = match (&tls.ca, &client) {
-        (Some(path), _) => Some(read(path)?),
-        // The library joins a client certificate with roots only as one text.
-        (None, Some(_)) => Some(system_bundle()?),
-        (None, None) => None,
-    };
-    if let Some(ca) = ca {
-        return Ok(Some(v5::TlsConfiguration::Simple { ca, alpn: Some(alpn), client_auth: client }));
-    }
-    let mut roots = v5::TlsConfiguration::try_default_rustls()
-        .map_err(|e| Fault::Refused(format!("the system's certificates: {e}; name a `ca`")))?;
-    if let v5::TlsConfiguration::Rustls(config) = &mut roots {
-        Arc::make_mut(config).alpn_protocols = alpn;
-    }
-    Ok(Some(roots))
-}
-
-/// Where distributions keep all roots in one file.
-fn system_bundle() -> Result<Vec<u8>, Fault> {
-    let places = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-    let found = places.iter().find_map(|p| fs::read(p).ok());
-    found.ok_or_else(|| Fault::Refused("no system certificates found: name a `ca`".to_owned()))
 }

@@ -24,7 +24,6 @@ use super::of_puback;
 use super::of_pubrec;
 use super::options::options_v4;
 use super::options::options_v5;
-use super::options::tls;
 use super::shelf::HandedOver;
 use super::shelf::ShelfV4;
 use super::shelf::ShelfV5;
@@ -50,11 +49,13 @@ pub(super) struct Order {
     pub(super) handed: HandedOver,
     /// What the session of an earlier connection left.
     pub(super) remains: Option<Remains>,
+    /// `None` for plain endpoints.
+    pub(super) tls: Option<v5::TlsConfiguration>,
 }
 
 pub(super) fn open_v5(target: &Target<'_>, order: Order) -> Result<Opened, Fault> {
-    let mut options = options_v5(target, tls(target.endpoint, &target.settings.tls)?)?;
-    let Order { cut, events, handed, remains } = order;
+    let mut options = options_v5(target, order.tls.clone())?;
+    let Order { cut, events, handed, remains, .. } = order;
     options.set_max_request_batch(BATCH);
     options.set_socket_connector(move |address, _| dial::severable(address, cut.clone()));
     let (session, under_way) = match remains {
@@ -75,8 +76,8 @@ pub(super) fn open_v5(target: &Target<'_>, order: Order) -> Result<Opened, Fault
 }
 
 pub(super) fn open_v4(target: &Target<'_>, order: Order) -> Result<Opened, Fault> {
-    let mut options = options_v4(target, tls(target.endpoint, &target.settings.tls)?)?;
-    let Order { cut, events, handed, remains } = order;
+    let mut options = options_v4(target, order.tls.clone())?;
+    let Order { cut, events, handed, remains, .. } = order;
     options.set_max_request_batch(BATCH);
     options.set_socket_connector(move |address, _| dial::severable(address, cut.clone()));
     let (session, under_way) = match remains {

@@ -51,10 +51,16 @@ impl BridgeTask {
             let Some(mut to) = self.way(m) else { continue };
             to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
             let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
+            if self.gate.holds_back(&self.settings.name, &m.topic, &to.topic, &payload) {
+                self.never.push(seq);
+                refused += 1;
+                continue;
+            }
             let size = link::packet_size(&to.topic, &payload, properties.as_deref());
             if size > s.peer.maximum_packet as usize {
                 let why = format!("{size} bytes, the peer takes {}", s.peer.maximum_packet);
                 self.put_aside(&to.topic, &why);
+                self.never.push(seq);
                 refused += 1;
                 continue;
             }
@@ -133,6 +139,7 @@ impl BridgeTask {
         self.patience.answered(took);
         if let Some(why) = &refused {
             self.put_aside(&topic, why);
+            self.never.push(seq);
         }
         Answer::Done { took, is_refused: refused.is_some() }
     }
@@ -149,6 +156,9 @@ impl BridgeTask {
 
     /// Moves the spool's cursors to just below the first entry that still waits.
     pub(super) async fn acknowledge(&mut self, s: &mut Session) {
+        for seq in self.never.drain(..) {
+            self.spool.refuse(&self.settings.name, seq).await;
+        }
         for (lane, upto) in s.done() {
             let after = if lane == spool::Lane::Live { s.standing.newest } else { 0 };
             self.answered.retain(|seq| *seq <= after || *seq > upto);

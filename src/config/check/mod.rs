@@ -2,8 +2,11 @@
 //! understood is reported and stood in for, so that the sections behind it can still be judged.
 
 mod broker;
+mod cloud;
 mod devices;
 mod lines;
+mod loops;
+mod mapping;
 mod point;
 mod rules;
 mod site;
@@ -14,11 +17,13 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::Note;
 use crate::config::Plant;
 use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
 use crate::config::node::Reader;
+use crate::config::plant::Endpoint;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
 use crate::config::report::Problem;
@@ -27,6 +32,7 @@ pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
 pub(super) use devices::PUBLISH_KEYS;
 pub(super) use lines::LINE_KEYS;
+pub(super) use mapping::MAPPING_KEYS;
 pub(super) use point::POINT_KEYS;
 pub(super) use rules::REPORT_KEYS;
 pub(super) use site::SPOOL_KEYS;
@@ -47,6 +53,12 @@ pub(super) struct Checker {
     schedules: BTreeMap<String, Schedule>,
     /// Where the plant's lines are written, in their order.
     line_at: Vec<At>,
+    /// What presets decided.
+    pub(super) notes: Vec<Note>,
+    /// The rules of all upstreams and where they stand.
+    pub(super) rules: Vec<mapping::Ruled>,
+    /// The URLs of all upstreams and where they stand.
+    urls: Vec<(At, Endpoint)>,
 }
 
 impl Checker {
@@ -59,6 +71,9 @@ impl Checker {
             gateway: "".into(),
             schedules: BTreeMap::new(),
             line_at: Vec::new(),
+            notes: Vec::new(),
+            rules: Vec::new(),
+            urls: Vec::new(),
         }
     }
 
@@ -113,6 +128,8 @@ impl Checker {
         let section = self.once(roots, "broker");
         let broker = self.broker(section, points.len());
         let upstreams = self.upstreams(roots);
+        self.topics_of_points(&upstreams, &points);
+        self.loops(&upstreams, &broker);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);
         let section = self.once(roots, "stats");

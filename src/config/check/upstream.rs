@@ -1,23 +1,28 @@
 //! `upstreams`: remote brokers, what goes there and what comes from there.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::certificate;
 use crate::config::check::Checker;
+use crate::config::check::cloud::Cloud;
+use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
 use crate::config::node::user_info;
+use crate::config::plant::Direction;
 use crate::config::plant::Endpoint;
-use crate::config::plant::Mapping;
 use crate::config::plant::MqttVersion;
-use crate::config::plant::RetainRule;
 use crate::config::plant::Scheme;
 use crate::config::plant::Secret;
 use crate::config::plant::Tls;
 use crate::config::plant::Upstream;
-use crate::topic::Qos;
-use crate::topic::TopicFilter;
+use crate::config::preset::Preset;
+use crate::time;
 
 pub(in crate::config) const UPSTREAM_KEYS: &[&str] = &[
+    "preset",
     "url",
     "failover",
     "mqtt",
@@ -33,6 +38,8 @@ pub(in crate::config) const UPSTREAM_KEYS: &[&str] = &[
 /// The log keeps one bit an upstream.
 const MOST: usize = 64;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A certificate that ends within this time is worth a warning.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 impl Checker {
     pub(super) fn upstreams(&mut self, roots: &[Node]) -> Vec<Upstream> {
@@ -59,34 +66,29 @@ impl Checker {
             );
             return None;
         };
-        let mut endpoints: Vec<Endpoint> = self.endpoint(url).into_iter().collect();
-        if let Some(failover) = node.get("failover") {
-            let items = self.reader.items(failover);
-            endpoints.extend(items.iter().filter_map(|item| self.endpoint(item)));
-        }
+        let preset = self.preset(node);
+        let endpoints = self.endpoints(preset, node, url);
         let versions = [("5", MqttVersion::V5), ("3.1.1", MqttVersion::V311)];
-        let version = node.get("mqtt").and_then(|n| self.reader.word(n, &versions)).unwrap_or(MqttVersion::V5);
-        let gateway = self.gateway.to_string();
-        let client_id = match node.get("client_id") {
-            Some(n) => {
-                let text = self.reader.text(n).unwrap_or_default();
-                self.fill(n.at, &text, |key| (key == "gateway").then(|| gateway.clone()))
-            }
-            None => gateway.into(),
-        };
-        let username = node.get("username").and_then(|n| self.reader.text(n));
+        let version = node.get("mqtt").and_then(|n| Some((n.at, self.reader.word(n, &versions)?)));
+        let only = preset.and_then(|preset| self.cloud_version(preset, version));
+        let version = only.or(version.map(|(_, version)| version)).unwrap_or(MqttVersion::V5);
+        let client_id = self.client_id(node);
+        let username = node.get("username").and_then(|n| self.user_name(n));
         let password = node.get("password").and_then(|n| self.secret(n));
-        let tls = node.get("tls").map(|n| self.tls(n)).unwrap_or_default();
+        let tls = node.get("tls").map(|n| self.tls(n, &endpoints)).unwrap_or_default();
         let keep_alive = node.get("keep_alive").and_then(|n| self.keep_alive(n)).unwrap_or(KEEP_ALIVE);
         let in_flight = node.get("in_flight").and_then(|n| self.reader.int(n, 1, 65_535)).unwrap_or(100);
-        let send = node.get("send").map(|n| self.mappings(n)).unwrap_or_default();
-        let receive = node.get("receive").map(|n| self.mappings(n)).unwrap_or_default();
+        let mut cloud = Cloud { upstream: name.into(), preset, client_id: Arc::clone(&client_id), stripped: false };
+        let mut rules =
+            |key, direction| node.get(key).map(|n| self.mappings(n, direction, &mut cloud)).unwrap_or_default();
+        let (send, receive) = (rules("send", Direction::Send), rules("receive", Direction::Receive));
         if send.is_empty() && receive.is_empty() {
             let help = "e.g. send: [{filter: \"#\"}]";
             self.reader.warn(node.at, format!("upstream `{name}` neither sends nor receives"), help);
         }
-        Some(Upstream {
+        let mut upstream = Upstream {
             name: name.into(),
+            preset,
             endpoints,
             version,
             client_id,
@@ -97,7 +99,40 @@ impl Checker {
             in_flight: u16::try_from(in_flight).unwrap_or(100),
             send,
             receive,
-        })
+        };
+        if let Some(preset) = preset {
+            self.cloud(preset, node, &cloud, &mut upstream);
+        }
+        Some(upstream)
+    }
+
+    fn endpoints(&mut self, preset: Option<Preset>, node: &Node, url: &Node) -> Vec<Endpoint> {
+        let others = node.get("failover").map(|n| self.reader.items(n)).unwrap_or_default();
+        let mut endpoints = Vec::new();
+        for written in std::iter::once(url).chain(others) {
+            let Some(endpoint) = self.endpoint(written) else { continue };
+            if let Some(preset) = preset {
+                self.cloud_endpoint(preset, written.at, &endpoint);
+            }
+            self.urls.push((written.at, endpoint.clone()));
+            endpoints.push(endpoint);
+        }
+        endpoints
+    }
+
+    fn client_id(&mut self, node: &Node) -> Arc<str> {
+        let gateway = Arc::clone(&self.gateway);
+        let Some(n) = node.get("client_id") else { return gateway };
+        let text = self.reader.text(n).unwrap_or_default();
+        self.fill(n.at, &text, |key| (key == "gateway").then(|| gateway.to_string()))
+    }
+
+    /// A name, or a secret where the cloud takes its access token for one.
+    fn user_name(&mut self, node: &Node) -> Option<Secret> {
+        match node.kind {
+            Kind::Map(_) => self.secret(node),
+            _ => self.reader.text(node).map(Secret::new),
+        }
     }
 
     fn keep_alive(&mut self, node: &Node) -> Option<Duration> {
@@ -156,59 +191,36 @@ impl Checker {
         found.map(Secret::new).map_err(|why| self.reader.error(value.at, why, "")).ok()
     }
 
-    fn tls(&mut self, node: &Node) -> Tls {
+    fn tls(&mut self, node: &Node, endpoints: &[Endpoint]) -> Tls {
         self.reader.keys(node, &["ca", "cert", "key", "alpn"]);
+        if let Some(plain) = endpoints.iter().find(|e| matches!(e.scheme, Scheme::Mqtt | Scheme::Ws)) {
+            let help = "write mqtts:// (usually port 8883) or wss://, or take `tls` out";
+            self.reader.error(node.at, format!("`tls`, but {plain} is not encrypted"), help);
+        }
         let mut file = |key: &str| node.get(key).and_then(|n| self.readable(n));
         let (ca, cert, key) = (file("ca"), file("cert"), file("key"));
         if cert.is_some() != key.is_some() {
             self.reader.error(node.at, "`cert` and `key` come together", "both are PEM files");
+        }
+        if let Some((n, file)) = node.get("cert").zip(cert.as_ref()) {
+            self.end_of_certificate(n.at, file);
         }
         let alpn = node.get("alpn").map(|n| self.reader.items(n)).unwrap_or_default();
         let alpn = alpn.iter().filter_map(|n| self.reader.text(n)).collect();
         Tls { ca, client: cert.zip(key), alpn }
     }
 
-    fn mappings(&mut self, node: &Node) -> Vec<Mapping> {
-        let items = self.reader.items(node);
-        items.iter().filter_map(|item| self.mapping(item)).collect()
-    }
-
-    fn mapping(&mut self, node: &Node) -> Option<Mapping> {
-        self.reader.keys(node, &["filter", "strip", "prefix", "qos", "retain"]);
-        let filter = match node.get("filter") {
-            Some(n) => self.filter(n)?,
-            None => {
-                self.reader.error(node.at, "a rule has a `filter`", "e.g. {filter: \"#\"}");
-                return None;
-            }
-        };
-        let part = |key| node.get(key).map(text_or_empty).unwrap_or_default();
-        let (strip, prefix): (String, String) = (part("strip"), part("prefix"));
-        for (key, text) in [("strip", &strip), ("prefix", &prefix)] {
-            if text.contains(['+', '#', '\0']) {
-                let at = node.get(key).map_or(node.at, |n| n.at);
-                self.reader.error(at, format!("`{key}` is plain text, without wildcards"), "");
-            }
+    /// Warns in time: a certificate that has expired stops the upstream, and nobody looks at it before.
+    fn end_of_certificate(&mut self, at: At, file: &Path) {
+        let Some(end) = certificate::end_of(file) else { return };
+        let left = end.saturating_sub(time::now().wall_us);
+        if left < i64::try_from(SOON.as_micros()).unwrap_or(i64::MAX) {
+            let (file, day) = (file.display(), time::rfc3339_millis(end));
+            let ends = if left < 0 { "expired" } else { "expires" };
+            let help = "replace certificate and key; the next connection uses them, without a restart";
+            self.reader.warn(at, format!("{file} {ends} on {day}"), help);
         }
-        if let (Some(n), false) = (node.get("strip"), begins(&filter, &strip)) {
-            let message = format!("no topic of `{filter}` begins with `{strip}`");
-            self.reader.error(n.at, message, "`strip` takes the front of a topic off");
-        }
-        let qos = node.get("qos").and_then(|n| self.qos(n)).unwrap_or(Qos::AtLeastOnce);
-        let words = [("keep", RetainRule::Keep), ("never", RetainRule::Never)];
-        let retain = node.get("retain").and_then(|n| self.reader.word(n, &words)).unwrap_or(RetainRule::Keep);
-        Some(Mapping { filter, strip, prefix, qos, retain })
     }
-}
-
-fn text_or_empty(node: &Node) -> String {
-    if let Kind::Scalar { text, .. } = &node.kind { text.clone() } else { String::new() }
-}
-
-/// Whether some topic of the filter can begin with this text.
-fn begins(filter: &TopicFilter, text: &str) -> bool {
-    let fixed = filter.as_str().split(['+', '#']).next().unwrap_or_default();
-    fixed.starts_with(text) || text.starts_with(fixed)
 }
 
 fn read_secret(path: &std::path::Path) -> Result<String, String> {
