@@ -30,6 +30,9 @@ const BATCHES: usize = 64;
 const QUESTIONS: usize = 4;
 
 struct Outlet {
+    /// Shared with the plant.
+    device: Arc<str>,
+    point: Arc<str>,
     series: Arc<Series>,
     policy: Policy,
     account: PublishStatus,
@@ -38,8 +41,7 @@ struct Outlet {
 impl Outlet {
     /// `{device}/{point}`, as it is named in the configuration.
     fn name(&self) -> String {
-        let of = |key: &str| self.series.names.get(key).map_or("", String::as_str);
-        format!("{}/{}", of("device"), of("point"))
+        format!("{}/{}", self.device, self.point)
     }
 }
 
@@ -118,7 +120,8 @@ impl PublishTask {
         for point in parts.points {
             let series = Arc::new(series(gateway, devices.get(&point.device).copied(), point));
             let (policy, account) = (Policy::new(point.report.clone()), PublishStatus::default());
-            outlets[place(point.id)] = Some(Outlet { series, policy, account });
+            let device = devices.get(&point.device).map_or_else(|| "".into(), |d| Arc::clone(&d.name));
+            outlets[place(point.id)] = Some(Outlet { device, point: Arc::clone(&point.name), series, policy, account });
         }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
