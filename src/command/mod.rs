@@ -8,11 +8,12 @@ mod answered;
 mod batch;
 mod perform;
 pub mod request;
+mod target;
 mod task;
 mod waiting;
 
+pub use target::Desk;
+pub use target::Seat;
 pub use task::CommandTask;
-pub use task::Desk;
 pub use task::Outlet;
-pub use task::Seat;
 pub use task::new;

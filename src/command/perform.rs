@@ -8,15 +8,16 @@ use crate::bus::BusError;
 use crate::bus::Data;
 use crate::bus::ReadRequest;
 use crate::bus::WriteRequest;
+use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Planned;
 use crate::command::request::Refusal;
-use crate::command::task::Change;
-use crate::command::task::Desk;
-use crate::command::task::Target;
+use crate::command::target::Change;
+use crate::command::target::Desk;
+use crate::command::target::Target;
 use crate::config::plant::Device;
 use crate::config::plant::Source;
 use crate::decode;
@@ -190,23 +191,7 @@ fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i3
 fn words_of(error: &BusError) -> String {
     match error {
         BusError::NoReply => "timeout: the device did not answer".to_owned(),
-        BusError::Refused(code) => format!("exception {code}: {}", exception(*code)),
+        BusError::Refused(code) => format!("exception {code}: {}", trace::exception(*code)),
         other => other.to_string(),
-    }
-}
-
-/// What the standard calls them (V1.1b3, 7).
-const fn exception(code: u8) -> &'static str {
-    match code {
-        1 => "illegal function",
-        2 => "illegal data address",
-        3 => "illegal data value",
-        4 => "server device failure",
-        5 => "acknowledge, still working on it",
-        6 => "server device busy",
-        8 => "memory parity error",
-        0x0A => "gateway path unavailable",
-        0x0B => "gateway target device failed to respond",
-        _ => "not in the standard",
     }
 }

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::Bus;
 use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
@@ -22,38 +20,23 @@ use crate::command::perform;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Refusal;
+use crate::command::target::Change;
+use crate::command::target::Seat;
+use crate::command::target::Target;
+use crate::command::target::Whole;
 use crate::command::waiting::MOST;
 use crate::command::waiting::Put;
 use crate::command::waiting::Waiting;
 use crate::config::plant::Device;
 use crate::config::plant::Plant;
-use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::point::PointId;
-use crate::poll::Order;
-use crate::sample::Sample;
-use crate::sample::Value;
 use crate::topic::Qos;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
-
-/// What a command needs of a line: its bus, its poll task's ear, and where samples go.
-#[derive(Debug, Clone)]
-pub struct Desk {
-    /// Writes and reads on demand go next there.
-    pub bus: Bus,
-    /// Taken between two reads.
-    pub orders: mpsc::Sender<Order>,
-    /// What is read on demand is published like anything that was polled. Weak: at the stop publish ends when the lines have
-    /// let go of it, and a desk may be held for longer.
-    pub samples: mpsc::WeakSender<Vec<Sample>>,
-}
-
-/// A line's desk as it stands now; `None` while the line is being made anew.
-pub type Seat = watch::Receiver<Option<Desk>>;
 
 /// Takes `…/set`, `…/get` and `…/$command` messages and does what they ask.
 #[derive(Debug)]
@@ -64,21 +47,6 @@ pub struct CommandTask {
     desks: Vec<Seat>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
-}
-
-/// A point that can be named in a topic, with what a write needs.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) device: Arc<Device>,
-    pub(super) point: Arc<Point>,
-    pub(super) scale_from: Option<Arc<Point>>,
-}
-
-/// One point and what shall be in it.
-#[derive(Debug, Clone)]
-pub(super) struct Change {
-    pub(super) target: Target,
-    pub(super) value: Value,
 }
 
 /// What is to be done.
@@ -112,34 +80,6 @@ pub fn new(
     answers: Outlet,
 ) -> CommandTask {
     CommandTask { commands, answers, plant, desks, answered: Arc::default() }
-}
-
-/// A device and its points, looked up by their names each time: commands are rare, and an index over all points of a large
-/// site would cost a megabyte for ever.
-struct Whole<'a> {
-    plant: &'a Plant,
-    device: Arc<Device>,
-}
-
-impl<'a> Whole<'a> {
-    fn named(plant: &'a Plant, name: &str) -> Option<Self> {
-        let device = plant.devices.iter().find(|d| *d.name == *name)?;
-        Some(Self { plant, device: Arc::new(device.clone()) })
-    }
-
-    fn points(&self) -> impl Iterator<Item = &'a Point> {
-        let id = self.device.id;
-        self.plant.points.iter().filter(move |p| p.device == id)
-    }
-
-    fn point(&self, name: &str) -> Option<Target> {
-        let point = self.points().find(|p| *p.name == *name)?;
-        let scale_from = match &point.source {
-            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(self.plant.point(id).clone())),
-            Source::Compute(_) => None,
-        };
-        Some(Target { device: Arc::clone(&self.device), point: Arc::new(point.clone()), scale_from })
-    }
 }
 
 impl CommandTask {

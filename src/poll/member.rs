@@ -43,7 +43,7 @@ pub(crate) struct Member {
 struct Entry {
     point: Point,
     /// Boxed: the evaluator keeps some 20 kB inline, and most points have none.
-    formula: Option<Box<Formula>>,
+    formula: Option<Formula>,
     last: Option<Sample>,
 }
 
@@ -73,7 +73,7 @@ impl Member {
         let index = points.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
         let entry = |point: Point| {
             let formula = match &point.source {
-                Source::Compute(compute) => Formula::new(&compute.expression).ok().map(Box::new),
+                Source::Compute(compute) => Formula::new(&compute.expression).ok(),
                 Source::Wire(_) => None,
             };
             Entry { point, formula, last: None }

@@ -25,6 +25,7 @@ pub use crate::bus::trace::view::View;
 pub use crate::bus::trace::wire::Kind;
 pub use crate::bus::trace::wire::Packet;
 pub use crate::bus::trace::wire::Wire;
+pub use crate::bus::trace::words::exception;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

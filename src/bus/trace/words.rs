@@ -152,8 +152,8 @@ fn joined(numbers: &[impl ToString]) -> String {
     numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// V1.1b3, 7.
-const fn exception(code: u8) -> &'static str {
+/// What the standard calls an exception (V1.1b3, 7).
+pub const fn exception(code: u8) -> &'static str {
     match code {
         1 => "illegal function",
         2 => "illegal data address",

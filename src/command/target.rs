@@ -1,0 +1,73 @@
+//! What a command is about: a point of a device, found by its names, and the desk of its line, where things are done.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::bus::Bus;
+use crate::config::plant::Device;
+use crate::config::plant::Plant;
+use crate::config::plant::Point;
+use crate::config::plant::Source;
+use crate::poll::Order;
+use crate::sample::Sample;
+use crate::sample::Value;
+
+/// What a command needs of a line: its bus, its poll task's ear, and where samples go.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// Writes and reads on demand go next there.
+    pub bus: Bus,
+    /// Taken between two reads.
+    pub orders: mpsc::Sender<Order>,
+    /// What is read on demand is published like anything that was polled. Weak: at the stop publish ends when the lines have
+    /// let go of it, and a desk may be held for longer.
+    pub samples: mpsc::WeakSender<Vec<Sample>>,
+}
+
+/// A line's desk as it stands now; `None` while the line is being made anew.
+pub type Seat = watch::Receiver<Option<Desk>>;
+
+/// A point that can be named in a topic, with what a write needs.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) device: Arc<Device>,
+    pub(super) point: Arc<Point>,
+    pub(super) scale_from: Option<Arc<Point>>,
+}
+
+/// One point and what shall be in it.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) target: Target,
+    pub(super) value: Value,
+}
+
+/// A device and its points, looked up by their names each time: commands are rare, and an index over all points of a large
+/// site would cost a megabyte for ever.
+pub(super) struct Whole<'a> {
+    plant: &'a Plant,
+    pub(super) device: Arc<Device>,
+}
+
+impl<'a> Whole<'a> {
+    pub(super) fn named(plant: &'a Plant, name: &str) -> Option<Self> {
+        let device = plant.devices.iter().find(|d| *d.name == *name)?;
+        Some(Self { plant, device: Arc::new(device.clone()) })
+    }
+
+    pub(super) fn points(&self) -> impl Iterator<Item = &'a Point> {
+        let id = self.device.id;
+        self.plant.points.iter().filter(move |p| p.device == id)
+    }
+
+    pub(super) fn point(&self, name: &str) -> Option<Target> {
+        let point = self.points().find(|p| *p.name == *name)?;
+        let scale_from = match &point.source {
+            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(self.plant.point(id).clone())),
+            Source::Compute(_) => None,
+        };
+        Some(Target { device: Arc::clone(&self.device), point: Arc::new(point.clone()), scale_from })
+    }
+}
