@@ -52,6 +52,8 @@ impl Gateway {
             .env("STATE_DIRECTORY", folder)
             // As the service's unit has it.
             .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_TRIM_THRESHOLD_", "65536")
+            .env("MALLOC_MMAP_THRESHOLD_", "65536")
             .env_remove("NOTIFY_SOCKET")
             .env_remove("TRUNKLINE_LOG")
             .stdin(Stdio::null())

@@ -97,7 +97,7 @@ pub fn new(
         spoke_5: BTreeSet::new(),
         hang_ups: 0,
         patience: Patience::default(),
-        answered: BTreeSet::new(),
+        answered: BTreeMap::new(),
         said: HashSet::new(),
         never: Vec::new(),
         highest_sent: 0,
@@ -126,8 +126,8 @@ pub struct BridgeTask {
     spoke_5: BTreeSet<usize>,
     hang_ups: u32,
     pub(super) patience: Patience,
-    /// Answered above the spool's cursor.
-    answered: BTreeSet<Seq>,
+    /// Done with above the spool's cursor, and how: remembered until the cursor has passed, however often the link breaks.
+    answered: BTreeMap<Seq, Fate>,
     /// Topics of which was said that the peer does not take them.
     said: HashSet<TopicName>,
     /// Entries that the peer will never take, to be told to the spool with the next acknowledgement.
@@ -137,6 +137,14 @@ pub struct BridgeTask {
     /// Whether a session outlives its connection.
     keeping: Keeping,
     pub(super) return_after: Duration,
+}
+
+/// What became of an entry that the spool still counts as under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Taken,
+    /// The peer will never take it.
+    Refused,
 }
 
 /// What is carried from one connection to the next, where the session outlives both.
@@ -336,9 +344,10 @@ impl BridgeTask {
         // The library may have heard of something on its way out.
         let noticed = std::iter::from_fn(|| answers.next().now_or_never().flatten());
         let all = late.into_iter().chain(noticed).filter(|(_, outcome)| *outcome == Outcome::Acknowledged);
-        self.answered.extend(all.map(|(seq, _)| seq));
+        self.answered.extend(all.map(|(seq, _)| (seq, Fate::Taken)));
         let under_way = remains.as_ref().map(Remains::entries).unwrap_or_default();
-        let carried = waiting.into_iter().filter(|(seq, _)| under_way.contains(seq) && !self.answered.contains(seq));
+        let carried =
+            waiting.into_iter().filter(|(seq, _)| under_way.contains(seq) && !self.answered.contains_key(seq));
         Between { carried: carried.collect(), remains }
     }
 

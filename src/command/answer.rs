@@ -27,6 +27,8 @@ pub(super) enum Outcome {
     Done,
     /// Not done.
     Refused(String),
+    /// Not done, but worth asking again.
+    Later(String),
     /// Tried; the device did not confirm, or shows another value.
     Failed(String),
     /// Several writes, by the names of their points.
@@ -40,7 +42,7 @@ impl Outcome {
             Self::Written { .. } => "written",
             Self::Read(Ok(_)) => "read",
             Self::Done => "done",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Later(_) => "refused",
             Self::Failed(_) | Self::Read(Err(_)) => "failed",
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
@@ -55,7 +57,7 @@ impl Outcome {
             Self::Written { verified: Some(value) } | Self::Read(Ok(value)) => body["value"] = value_json(value),
             Self::Written { verified: None } | Self::Done => {}
             Self::Read(Err(reason)) => body["reason"] = json!(reason.to_string()),
-            Self::Refused(reason) | Self::Failed(reason) => body["reason"] = json!(reason),
+            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => body["reason"] = json!(reason),
             Self::Batch(parts) => {
                 let part = |(point, outcome): &(Arc<str>, Self)| {
                     let mut part = outcome.body();

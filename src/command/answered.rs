@@ -40,6 +40,11 @@ impl Answered {
         None
     }
 
+    /// It was not done, and may be asked again.
+    pub(super) fn forget(&mut self, key: &str) {
+        self.0.retain(|(_, k, _)| **k != *key);
+    }
+
     /// It has been answered.
     pub(super) fn end(&mut self, key: &str, answer: Arc<str>) {
         if let Some(entry) = self.0.iter_mut().find(|(_, k, _)| **k == *key) {
@@ -61,6 +66,8 @@ mod tests {
         answered.end("t 7", "written".into());
         assert_eq!(answered.begin("t 7".into(), now + LASTING / 2), Some(Known::Answer("written".into())));
         assert_eq!(answered.begin("t 8".into(), now), None);
+        answered.forget("t 8");
+        assert_eq!(answered.begin("t 8".into(), now), None, "it was not done");
         assert_eq!(answered.begin("t 7".into(), now + LASTING), None, "forgotten");
     }
 

@@ -11,6 +11,7 @@ use crate::bus::WriteRequest;
 use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
+use crate::command::batch::Limits;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Planned;
@@ -82,7 +83,7 @@ async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>
         vec![Outcome::Refused("not written: an earlier one of the batch failed".to_owned()); changes.len()];
     let Some(first) = changes.first() else { return outcomes };
     let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
-    for (kind, places) in batch::merged(&kinds) {
+    for (kind, places) in batch::merged(&kinds, Limits::of(&first.target.device)) {
         let written = desk.bus.write(WriteRequest { unit: first.target.device.unit_id, kind }).await;
         let outcome = match &written {
             Ok(_) => Outcome::Written { verified: None },
@@ -99,7 +100,9 @@ async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>
 /// Reads back what was written, where that is wanted; the house learns what the device holds in any case.
 async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<i32>) -> Outcome {
     if !target.point.write.as_ref().is_some_and(|write| write.verify) {
-        order(desk, Order::Read(vec![target.point.id])).await;
+        if desk.orders.send(Order::Read(vec![target.point.id])).await.is_err() {
+            tracing::debug!("the line is being made anew, and begins with reading everything");
+        }
         return Outcome::Written { verified: None };
     }
     match read(desk, target, exponent).await {
@@ -129,13 +132,9 @@ pub(super) async fn act(desk: &Desk, device: &Device, points: &[PointId], action
         Action::Resume => Order::Resume(device.id),
         Action::Read => Order::Read(points.to_vec()),
     };
-    order(desk, wish).await;
-    Outcome::Done
-}
-
-async fn order(desk: &Desk, order: Order) {
-    if desk.orders.send(order).await.is_err() {
-        tracing::debug!("the line is being made anew, and begins with everything");
+    match desk.orders.send(wish).await {
+        Ok(()) => Outcome::Done,
+        Err(_) => Outcome::Later("the line is being restarted, try again".to_owned()),
     }
 }
 

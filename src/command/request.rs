@@ -125,7 +125,7 @@ fn bare(value: Value) -> Request {
 fn object(fields: &Fields) -> Result<Request, Refusal> {
     only(fields, &["value", "id", "expires"])?;
     let value = value_of(fields)?;
-    Ok(Request { value, id: id_of(fields), expires_us: expiry_of(fields)? })
+    Ok(Request { value, id: id_of(fields)?, expires_us: expiry_of(fields)? })
 }
 
 type Fields = serde_json::Map<String, Json>;
@@ -147,11 +147,18 @@ fn value_of(fields: &Fields) -> Result<Value, Refusal> {
     }
 }
 
-fn id_of(fields: &Fields) -> Option<String> {
-    match fields.get("id") {
-        None | Some(Json::Null) => None,
-        Some(Json::String(id)) => Some(id.clone()),
-        Some(other) => Some(other.to_string()),
+/// Longer ids are refused: they are remembered for as long as a sender may repeat itself.
+const LONGEST_ID: usize = 128;
+
+fn id_of(fields: &Fields) -> Result<Option<String>, Refusal> {
+    let id = match fields.get("id") {
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::String(id)) => id.clone(),
+        Some(other) => other.to_string(),
+    };
+    match id.len() {
+        0..=LONGEST_ID => Ok(Some(id)),
+        long => Err(Refusal::Malformed(format!("`id` is {long} bytes long, at most {LONGEST_ID} are taken"))),
     }
 }
 
@@ -186,7 +193,7 @@ pub fn parse_batch(payload: &[u8]) -> Result<Batch, Refusal> {
     if writes.is_empty() {
         return Err(wrong("`writes` is empty"));
     }
-    Ok(Batch { writes, id: id_of(&fields), expires_us: expiry_of(&fields)? })
+    Ok(Batch { writes, id: id_of(&fields)?, expires_us: expiry_of(&fields)? })
 }
 
 /// Understands `pause`, `resume` or `read`, bare or as `{"command": …, "id": …}`.
@@ -195,7 +202,7 @@ pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>), Refusal>
     let (word, id) = match serde_json::from_str::<Json>(text) {
         Ok(Json::Object(fields)) => {
             only(&fields, &["command", "id"])?;
-            (fields.get("command").and_then(Json::as_str).unwrap_or_default().to_owned(), id_of(&fields))
+            (fields.get("command").and_then(Json::as_str).unwrap_or_default().to_owned(), id_of(&fields)?)
         }
         Ok(Json::String(word)) => (word, None),
         _ => (text.to_owned(), None),
@@ -218,7 +225,7 @@ pub fn parse_get(payload: &[u8]) -> Result<Option<String>, Refusal> {
         return Err(Refusal::Malformed("a read carries nothing, or {\"id\": …}".to_owned()));
     };
     only(&fields, &["id"])?;
-    Ok(id_of(&fields))
+    id_of(&fields)
 }
 
 fn moment(text: &str) -> Result<i64, Refusal> {
@@ -403,6 +410,8 @@ mod tests {
         }
         assert!(matches!(parse(b"{\"value\":1,\"expires\":5}"), Err(Refusal::Malformed(_))));
         assert!(matches!(parse(&[0xFF]), Err(Refusal::Malformed(_))));
+        let long = format!("{{\"value\": 1, \"id\": \"{}\"}}", "x".repeat(129));
+        assert!(parse(long.as_bytes()).unwrap_err().to_string().contains("129 bytes long, at most 128"));
     }
 
     #[test]

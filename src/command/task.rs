@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -183,10 +182,9 @@ type Understood = (Work, Option<String>, Option<i64>);
 
 fn set(target: Target, payload: &[u8]) -> Result<Understood, Refused> {
     let request = request::parse(payload).map_err(|refusal| (None, refusal))?;
-    let refused = |refusal| (request.id.clone(), refusal);
-    let write = target.point.write.as_ref();
-    let write = write.ok_or_else(|| refused(Refusal::ReadOnly(target.point.name.to_string())))?;
-    request::in_time(request.expires_us, write, crate::time::now().wall_us, Duration::ZERO).map_err(refused)?;
+    if target.point.write.is_none() {
+        return Err((request.id, Refusal::ReadOnly(target.point.name.to_string())));
+    }
     Ok((Work::Set(Change { target, value: request.value }), request.id, request.expires_us))
 }
 
@@ -226,7 +224,11 @@ impl Teller {
         let payload = answer::payload(outcome, job.id.as_deref(), job.came);
         if let Some(key) = key_of(job) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-            answered.end(&key, Arc::clone(&payload));
+            match outcome {
+                // Whoever is told to try again must find it undone.
+                Outcome::Later(_) => answered.forget(&key),
+                _ => answered.end(&key, Arc::clone(&payload)),
+            }
         }
         answer::tell(&self.answers, &job.message, &payload).await;
     }
@@ -237,7 +239,7 @@ fn key_of(job: &Job) -> Option<Arc<str>> {
 }
 
 fn busy() -> Outcome {
-    Outcome::Refused("busy: too many commands wait for this line, try again".to_owned())
+    Outcome::Later("busy: too many commands wait for this line, try again".to_owned())
 }
 
 async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
@@ -276,7 +278,7 @@ async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &T
 async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
     let seated = desk.borrow().clone();
     let Some(desk) = seated else {
-        return Outcome::Failed("the line is being restarted, try again".to_owned());
+        return Outcome::Later("the line is being restarted, try again".to_owned());
     };
     match &job.work {
         Work::Set(change) => perform::set(&desk, change, job.expires_us, job.came.elapsed()).await,

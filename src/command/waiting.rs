@@ -1,5 +1,5 @@
 //! Commands that wait for one line. Pure. The latest wins: while a write waits, a newer one of the same point takes its place,
-//! because the older would only be undone. Batches keep theirs: their order was asked for.
+//! because the older would only be undone. But none overtakes a batch or a read: these may be about the same point.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,8 @@ impl<K: PartialEq, J> Waiting<K, J> {
     }
 
     pub(super) fn put(&mut self, key: Option<K>, job: J) -> Put<J> {
-        let same = self.0.iter_mut().find(|(waiting, _)| key.is_some() && *waiting == key);
+        let behind = self.0.iter().rposition(|(waiting, _)| waiting.is_none()).map_or(0, |at| at + 1);
+        let same = self.0.iter_mut().skip(behind).find(|(waiting, _)| key.is_some() && *waiting == key);
         if let Some((_, older)) = same {
             return Put::Instead(std::mem::replace(older, job));
         }
@@ -51,10 +52,19 @@ mod tests {
     fn the_latest_of_a_point_wins_and_keeps_the_place_of_the_first() {
         let mut waiting = Waiting::new();
         assert_eq!(waiting.put(Some("a"), 1), Put::Waits);
+        assert_eq!(waiting.put(Some("b"), 2), Put::Waits);
+        assert_eq!(waiting.put(Some("a"), 3), Put::Instead(1));
+        assert_eq!(std::iter::from_fn(|| waiting.next()).collect::<Vec<_>>(), [3, 2]);
+    }
+
+    #[test]
+    fn no_write_overtakes_a_batch_that_may_be_about_the_same_point() {
+        let mut waiting = Waiting::new();
+        assert_eq!(waiting.put(Some("a"), 1), Put::Waits);
         assert_eq!(waiting.put(None, 2), Put::Waits);
-        assert_eq!(waiting.put(None, 3), Put::Waits);
-        assert_eq!(waiting.put(Some("a"), 4), Put::Instead(1));
-        assert_eq!(std::iter::from_fn(|| waiting.next()).collect::<Vec<_>>(), [4, 2, 3]);
+        assert_eq!(waiting.put(Some("a"), 3), Put::Waits);
+        assert_eq!(waiting.put(Some("a"), 4), Put::Instead(3));
+        assert_eq!(std::iter::from_fn(|| waiting.next()).collect::<Vec<_>>(), [1, 2, 4]);
     }
 
     #[test]

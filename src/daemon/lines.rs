@@ -108,6 +108,15 @@ fn start_line(
     (seen, seated)
 }
 
+/// Empties the seat when the line's pair ends, whatever ends it.
+struct Vacated(watch::Sender<Option<Desk>>);
+
+impl Drop for Vacated {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
+    }
+}
+
 /// Bus and poll end together: one without the other is of no use.
 async fn run_line(
     parts: poll::Parts,
@@ -119,6 +128,7 @@ async fn run_line(
     let samples = out.samples.downgrade();
     let (status, task) = poll::new(parts, bus.clone(), out.samples, out.events);
     seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
+    let _vacated = Vacated(seat);
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
     };

@@ -69,19 +69,30 @@ impl<T> Agenda<T> {
         self.begun.push(Begun { device, deadline, not_before, work });
     }
 
-    /// A turn out of turn: before all others, but not before its device may be asked.
-    pub(crate) fn begin_next(&mut self, device: DeviceId, work: T) {
-        let not_before = self.begun.iter().filter(|b| b.device == device).map(|b| b.not_before).max();
-        let not_before = not_before.unwrap_or(Duration::ZERO);
-        self.begun.push(Begun { device, deadline: Duration::ZERO, not_before, work });
+    /// A turn out of turn: before all others whose deadline is later, but not before its device may be asked.
+    pub(crate) fn begin_by(&mut self, device: DeviceId, work: T, (deadline, not_before): (Duration, Duration)) {
+        self.begun.push(Begun { device, deadline, not_before, work });
+    }
+
+    /// Whether one like this is under way.
+    pub(crate) fn any(&self, like: impl Fn(&T) -> bool) -> bool {
+        self.begun.iter().any(|b| like(&b.work))
+    }
+
+    /// None of this device's turns goes on before.
+    pub(crate) fn quiet(&mut self, device: DeviceId, until: Duration) {
+        for begun in self.begun.iter_mut().filter(|b| b.device == device) {
+            begun.not_before = begun.not_before.max(until);
+        }
     }
 
     pub(crate) fn put_back(&mut self, turn: Begun<T>) {
         self.begun.push(turn);
     }
 
-    /// The turn's device is not to be asked before.
+    /// The turn's device is not to be asked before, for no other turn either.
     pub(crate) fn rest(&mut self, turn: Begun<T>, until: Duration) {
+        self.quiet(turn.device, until);
         self.begun.push(Begun { not_before: until, ..turn });
     }
 
@@ -166,6 +177,20 @@ mod tests {
         let Next::Wait(Some(until)) = agenda.next(at(250)) else { panic!("nothing to do") };
         assert_eq!(until, Duration::from_millis(300));
         assert_eq!(asked(&mut agenda, 300), Some(resting), "its deadline is the oldest");
+    }
+
+    #[test]
+    fn a_device_that_rests_is_not_asked_by_its_other_turn_either() {
+        let mut agenda = agenda(&[(SLOW, 1000), (SLOW, 100)]);
+        let Next::Begin(due) = agenda.next(at(0)) else { panic!("both are due") };
+        // Of what is due at first only the slow points are still under way.
+        agenda.begin(&Due { deadline: Duration::from_millis(1000), ..due }, 3, Duration::ZERO);
+        assert_eq!(asked(&mut agenda, 50), Some(SLOW));
+        let Next::Begin(due) = agenda.next(at(100)) else { panic!("the fast points are due") };
+        agenda.begin(&due, 1, Duration::ZERO);
+        let Next::GoOn(fast) = agenda.next(at(100)) else { panic!("they go first") };
+        agenda.rest(fast, Duration::from_millis(400));
+        assert_eq!((asked(&mut agenda, 150), asked(&mut agenda, 400)), (None, Some(SLOW)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) paused: bool,
     /// Not to be asked before: its late answer is awaited, and the line would have to wait with it.
     pub(crate) quiet_until: Duration,
+    /// Asked for while it was read because of an earlier wish.
+    pub(crate) wishes: Vec<PointId>,
     pub(crate) replies: u64,
     pub(crate) failures: u64,
 }
@@ -90,6 +92,7 @@ impl Member {
             cut: false,
             paused: false,
             quiet_until: Duration::ZERO,
+            wishes: Vec::new(),
             replies: 0,
             failures: 0,
         }

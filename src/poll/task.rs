@@ -181,7 +181,7 @@ impl PollTask {
     fn due_probe(&self, now: Duration) -> Option<usize> {
         let due = |m: &Member| m.health.probe_at().filter(|at| *at <= now && !m.paused);
         let oldest = self.members.iter().enumerate().filter_map(|(n, m)| Some((due(m)?, n))).min()?;
-        let is_live = |id| self.members.iter().any(|m| m.device.id == id && m.health.probe_at().is_none());
+        let is_live = |id| self.members.iter().any(|m| m.device.id == id && m.health.probe_at().is_none() && !m.paused);
         let next = self.agenda.table.next_of(is_live);
         let room = !self.agenda.is_busy(now) && next.is_none_or(|next| now + self.silence().probe <= next);
         (room || oldest.0 + health::PATIENCE <= now).then_some(oldest.1)
@@ -233,6 +233,7 @@ impl PollTask {
         if let Some(pause) = self.pause_after(&result) {
             let until = self.clocks().now + pause;
             self.members[at].quiet_until = until;
+            self.agenda.quiet(begun.device, until);
             if result == Err(BusError::NoReply) {
                 self.members[at].wait.missed();
             }
@@ -269,17 +270,22 @@ impl PollTask {
 
     /// How long to leave the device alone, where the same may be asked again.
     fn pause_after(&self, result: &Result<Reply, BusError>) -> Option<Duration> {
-        let pause = result.as_ref().err()?.heals_after(self.line.timeout)?;
-        // A Modbus TCP connection is made anew after a miss: no late answer can come.
-        Some(if matches!(self.line.port, Port::Tcp(_)) { Duration::ZERO } else { pause })
+        let error = result.as_ref().err()?;
+        let pause = error.heals_after(self.line.timeout)?;
+        // A Modbus TCP connection is made anew after a miss: no late answer can come. A busy device gets its moment.
+        let is_clean = matches!(self.line.port, Port::Tcp(_)) && !matches!(error, BusError::Refused(_));
+        Some(if is_clean { Duration::ZERO } else { pause })
     }
 
     async fn finish(&mut self, turn: Turn) -> Result<(), Closed> {
         let at = turn.at;
-        let slots = turn.slots().to_vec();
+        let (slots, is_wanted) = (turn.slots().to_vec(), turn.is_wanted());
         let (samples, lessons) = turn.finish(&mut self.members[at], time::now());
         lessons.into_iter().for_each(|lesson| self.learnt(at, Some(lesson)));
         self.send(samples).await?;
+        if is_wanted {
+            self.read_what_was_wished(at);
+        }
         if self.members[at].health.state() == DeviceState::Offline {
             self.agenda.abandon(self.members[at].device.id);
             self.fail_the_rest(at, &slots).await?;
@@ -355,7 +361,8 @@ impl PollTask {
         let member = &mut self.members[at];
         let was = member.health.state();
         self.gone_since = None;
-        let cut = std::mem::take(&mut member.cut);
+        // A paused device answers whoever asks it on purpose, and stays paused.
+        let cut = !member.paused && std::mem::take(&mut member.cut);
         if member.health.answered() != Change::Online && !cut {
             return Ok(());
         }
@@ -387,6 +394,9 @@ impl PollTask {
             member.cut = true;
             member.reason = Some(Reason::LineDown);
             let event = DeviceEvent { device: member.device.id, online: false, reason: member.reason };
+            let samples =
+                member.all().into_iter().map(|slot| member.fail(slot, Reason::LineDown, time::now())).collect();
+            self.send(samples).await?;
             self.events.send(event).await.map_err(|_| Closed)?;
         }
         Ok(())

@@ -61,6 +61,11 @@ impl Turn {
         Self { wanted: true, ..self }
     }
 
+    /// Whether it is for these points because somebody asked for them.
+    pub(crate) const fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
     fn told(&self, samples: Vec<Sample>) -> Vec<Sample> {
         if self.wanted { samples.into_iter().map(Sample::wanted).collect() } else { samples }
     }

@@ -26,17 +26,23 @@ pub enum Verdict {
 pub struct Policy {
     report: Report,
     last: Option<(Option<Value>, Quality, u64)>,
+    /// When the newest published reading was taken.
+    newest_us: u64,
     held: Option<Sample>,
 }
 
 impl Policy {
     /// Nothing published yet.
     pub const fn new(report: Report) -> Self {
-        Self { report, last: None, held: None }
+        Self { report, last: None, newest_us: 0, held: None }
     }
 
     /// Decides on a reading. The second part is a held reading that lost its place to this one.
     pub fn judge(&mut self, sample: &Sample) -> (Verdict, Option<Sample>) {
+        // Read before a write whose read-back has been told meanwhile: what was told or is held is newer.
+        if sample.taken().mono_us < self.newest_us {
+            return (Verdict::Suppress, None);
+        }
         let replaced = self.held.take();
         let verdict = self.verdict(sample);
         match verdict {
@@ -59,6 +65,7 @@ impl Policy {
         // The rate counts from when it may leave, not from when it was read.
         let left = self.next_allowed().max(sample.taken().mono_us);
         self.last = Some((sample.value().cloned(), sample.quality(), left));
+        self.newest_us = sample.taken().mono_us;
         Some(sample)
     }
 
@@ -71,6 +78,7 @@ impl Policy {
 
     fn published(&mut self, sample: &Sample) {
         self.last = Some((sample.value().cloned(), sample.quality(), sample.taken().mono_us));
+        self.newest_us = sample.taken().mono_us;
     }
 
     fn verdict(&self, sample: &Sample) -> Verdict {
@@ -188,6 +196,16 @@ mod tests {
         let seen =
             verdicts(strict, &[int(0, 1), bad(Reason::Timeout), bad(Reason::Timeout), bad(Reason::Crc), int(2, 1)]);
         assert_eq!(seen, [Publish, Publish, Suppress, Publish, Publish]);
+    }
+
+    #[test]
+    fn a_reading_from_before_what_was_told_is_not_told_after_it() {
+        let slow = Report { at_most: Some(Duration::from_secs(1)), ..PLAIN };
+        let mut policy = Policy::new(slow);
+        assert_eq!(policy.judge(&int(1000, 8).wanted()), (Publish, None));
+        assert_eq!(policy.judge(&int(1500, 9)), (Hold, None));
+        assert_eq!(policy.judge(&int(900, 7)), (Suppress, None));
+        assert!(policy.release().is_some_and(|held| held.value() == int(1500, 9).value()), "what is held stays");
     }
 
     #[test]

@@ -219,6 +219,9 @@ impl PublishTask {
             self.held.remove(&(at, id));
         }
         let (verdict, replaced) = outlet.policy.judge(&sample);
+        if let Some(at) = outlet.policy.held_until() {
+            self.held.insert((at, id));
+        }
         if let Some(replaced) = replaced {
             count(Turn::LetGo, &replaced);
             count(Turn::Suppressed, &replaced);
@@ -234,7 +237,6 @@ impl PublishTask {
             }
             Verdict::Hold => {
                 count(Turn::Held, &sample);
-                self.held.insert((outlet.policy.held_until()?, id));
                 None
             }
         }

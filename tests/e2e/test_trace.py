@@ -157,7 +157,9 @@ def test_a_capture_is_modbus_to_wireshark_without_any_setting(make_gateway, begi
     assert all(packet[2:4] == ["10", "2"] for packet in questions), questions
     # Wireshark has found the question of each answer, for it names the registers, which an answer does not.
     assert all(packet[4:6] == ["10,11", "7,256"] for packet in answers), answers
-    assert tshark(capture, "frame.number", only="frame.comment") == [], "there is nothing that it cannot tell by itself"
+    # Questions and answers of this function need no comment; a stalled machine may have made one late, and it was put aside.
+    comments = tshark(capture, "frame.comment", only="frame.comment && modbus.func_code == 3")
+    assert all(comment.startswith(("put aside", "damaged")) for comment in comments), comments
     assert tshark(capture, "frame.interface_name")[0] == "hall"
     warnings = "_ws.malformed || tcp.analysis.flags || _ws.expert.severity >= 6291456"
     assert tshark(capture, "frame.number", only=warnings) == []

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::BridgeTask;
+use super::Fate;
 use super::allowed;
 use crate::bridge::link;
 use crate::bridge::link::Fault;
@@ -45,14 +46,19 @@ impl BridgeTask {
             && let Some(entry) = s.next(Instant::now())
         {
             let (seq, m) = (entry.seq, &entry.message);
-            if self.answered.remove(&seq) || s.waiting.contains_key(&seq) {
+            if let Some(fate) = self.answered.get(&seq) {
+                // The spool has forgotten with the link that this one was refused.
+                self.never.extend((*fate == Fate::Refused).then_some(seq));
+                continue;
+            }
+            if s.waiting.contains_key(&seq) {
                 continue;
             }
             let Some(mut to) = self.way(m) else { continue };
             to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
             let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
             if self.gate.holds_back(&self.settings.name, &m.topic, &to.topic, &payload) {
-                self.never.push(seq);
+                self.refuse(seq);
                 refused += 1;
                 continue;
             }
@@ -60,7 +66,7 @@ impl BridgeTask {
             if size > s.peer.maximum_packet as usize {
                 let why = format!("{size} bytes, the peer takes {}", s.peer.maximum_packet);
                 self.put_aside(&to.topic, &why);
-                self.never.push(seq);
+                self.refuse(seq);
                 refused += 1;
                 continue;
             }
@@ -133,15 +139,20 @@ impl BridgeTask {
             Outcome::Lost => return Answer::None,
         };
         let Some(Handed { at, topic, .. }) = s.waiting.remove(&seq) else { return Answer::None };
-        self.answered.insert(seq);
+        self.answered.insert(seq, Fate::Taken);
         s.last_answer = Instant::now();
         let took = s.last_answer - at;
         self.patience.answered(took);
         if let Some(why) = &refused {
             self.put_aside(&topic, why);
-            self.never.push(seq);
+            self.refuse(seq);
         }
         Answer::Done { took, is_refused: refused.is_some() }
+    }
+
+    fn refuse(&mut self, seq: Seq) {
+        self.answered.insert(seq, Fate::Refused);
+        self.never.push(seq);
     }
 
     /// Says once a topic that the peer will never take what was to be sent; the count is in `refused`.
@@ -161,7 +172,7 @@ impl BridgeTask {
         }
         for (lane, upto) in s.done() {
             let after = if lane == spool::Lane::Live { s.standing.newest } else { 0 };
-            self.answered.retain(|seq| *seq <= after || *seq > upto);
+            self.answered.retain(|seq, _| *seq <= after || *seq > upto);
             self.spool.acknowledge_on(lane, &self.settings.name, upto).await;
         }
         if s.live.is_none() && s.waiting.is_empty() && s.backlog.ready.is_empty() {

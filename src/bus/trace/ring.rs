@@ -2,8 +2,10 @@
 //! and without allocation, because it is written on every transaction whether anybody looks or not. A reader keeps a
 //! [`Cursor`], and learns from it how many records were lost to it.
 
-/// What a line remembers: some 250 reads of 100 registers, or 600 of 20.
-pub(super) const CAPACITY: usize = 64 * 1024;
+/// What a trunk remembers: some 600 reads of 20 registers.
+pub(super) const TRUNK: usize = 64 * 1024;
+/// What a Modbus TCP line remembers: some 60 reads of 100 registers. One device is behind it, and there may be hundreds.
+pub(super) const SOCKET: usize = 16 * 1024;
 /// Length, tag, time.
 const HEAD: usize = 2 + 1 + 8;
 
@@ -166,7 +168,7 @@ mod tests {
     /// Prints what a transaction costs the line: a question, two pieces of an answer, and that it was one.
     #[test]
     fn a_long_run_keeps_the_newest() {
-        let mut ring = Ring::new(CAPACITY);
+        let mut ring = Ring::new(TRUNK);
         let begun = std::time::Instant::now();
         let turns = 100_000;
         for n in 0..turns {

@@ -18,11 +18,11 @@ use crate::bus::trace::Event;
 use crate::bus::trace::Framing;
 use crate::bus::trace::Item;
 use crate::bus::trace::What;
-use crate::bus::trace::ring::CAPACITY;
 use crate::bus::trace::ring::Cursor;
 use crate::bus::trace::ring::Record;
 use crate::bus::trace::ring::Ring;
 use crate::bus::trace::ring::Tag;
+use crate::bus::trace::ring::{SOCKET, TRUNK};
 use crate::config::plant::Line;
 use crate::time;
 
@@ -61,7 +61,8 @@ impl Tap {
     }
 
     fn named(line: Arc<str>, framing: Framing) -> Self {
-        let (ring, hint_after_us) = (Mutex::new(Ring::new(CAPACITY)), AtomicU64::new(0));
+        let capacity = if framing == Framing::Tcp { SOCKET } else { TRUNK };
+        let (ring, hint_after_us) = (Mutex::new(Ring::new(capacity)), AtomicU64::new(0));
         Self(Arc::new(Shared { line, framing, ring, passed: Notify::new(), hint_after_us }))
     }
 

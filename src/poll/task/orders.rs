@@ -1,6 +1,8 @@
 //! What people want of a line's polling: points read now, a device left alone for a while, what it taught forgotten. Done
 //! between two reads; nothing on the wire is cut for it.
 
+use std::time::Duration;
+
 use crate::point::PointId;
 use crate::poll::member::Member;
 use crate::poll::task::{Closed, PollTask};
@@ -8,6 +10,9 @@ use crate::poll::turn::Turn;
 use crate::poll::{DeviceEvent, Order};
 use crate::sample::Reason;
 use crate::time;
+
+/// By when a wish that came during another one is to be met.
+const SOON: Duration = Duration::from_secs(1);
 
 impl PollTask {
     pub(super) async fn obey(&mut self, order: Order) -> Result<(), Closed> {
@@ -21,7 +26,7 @@ impl PollTask {
             }
             Order::Resume(device) => {
                 if let Some(at) = place(&self.members, device).filter(|at| self.members[*at].paused) {
-                    self.members[at].paused = false;
+                    (self.members[at].paused, self.members[at].reason) = (false, None);
                     tracing::info!(device = %self.members[at].device.name, "polling resumed");
                     self.agenda.table.hurry(device);
                 }
@@ -30,15 +35,37 @@ impl PollTask {
         Ok(())
     }
 
+    /// A device that is being read because of an earlier wish is read again when that is over, once for all wishes since: however
+    /// often somebody asks, the others have their turns in between.
     fn read_next(&mut self, points: &[PointId]) {
-        for (at, member) in self.members.iter_mut().enumerate().filter(|(_, m)| !m.paused) {
-            let own = member.own(points);
+        for at in 0..self.members.len() {
+            let own = self.members[at].own(points);
             if own.is_empty() {
                 continue;
             }
-            let planned = member.planned(&own, &self.line);
-            self.agenda.begin_next(member.device.id, Turn::new(at, member, &planned).wanted());
+            if self.agenda.any(|turn| turn.at == at && turn.is_wanted()) {
+                let wishes = &mut self.members[at].wishes;
+                wishes.extend(own);
+                wishes.sort_unstable();
+                wishes.dedup();
+            } else {
+                self.begin_wanted(at, &own, Duration::ZERO);
+            }
         }
+    }
+
+    pub(super) fn read_what_was_wished(&mut self, at: usize) {
+        let wishes = std::mem::take(&mut self.members[at].wishes);
+        if !wishes.is_empty() {
+            self.begin_wanted(at, &wishes, self.clocks().now + SOON);
+        }
+    }
+
+    fn begin_wanted(&mut self, at: usize, points: &[PointId], deadline: Duration) {
+        let member = &mut self.members[at];
+        let planned = member.planned(points, &self.line);
+        let (device, turn) = (member.device.id, Turn::new(at, member, &planned).wanted());
+        self.agenda.begin_by(device, turn, (deadline, member.quiet_until));
     }
 
     /// Its points say so once, like those of a device that is gone.
