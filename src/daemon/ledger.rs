@@ -2,14 +2,14 @@
 //! hour, so that flash is spared; a kill costs at most that hour of counts, and what is left adds up all the same. A file
 //! that cannot be read is said and the books begin anew: they are an account, not the values.
 
-use std::fs::File;
 use std::io;
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::daemon::file;
 use crate::publish::PublishTask;
 use crate::status::Books;
 
@@ -22,12 +22,14 @@ const EVERY: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(super) struct Kept {
     path: PathBuf,
+    /// Held while the file is written.
+    writing: Mutex<()>,
 }
 
 impl Kept {
     /// Lets the task go on where the file ends.
     pub(super) fn open(state_dir: &Path, task: PublishTask) -> (Self, PublishTask) {
-        let kept = Self { path: state_dir.join(FILE) };
+        let kept = Self { path: state_dir.join(FILE), writing: Mutex::default() };
         let task = match kept.read() {
             Ok(Some(books)) => task.continuing(&books),
             Ok(None) => task,
@@ -50,13 +52,10 @@ impl Kept {
         }
     }
 
-    /// Beside it first: a power cut leaves the old file or the new one, never half of one.
+    /// One after the other: the last books must not meet those of the hour, which a slow card may still be taking.
     fn write(&self, books: &Books) -> io::Result<()> {
-        let beside = self.path.with_extension("json.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec(books)?)?;
-        file.sync_all()?;
-        std::fs::rename(beside, &self.path)
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        file::replace(&self.path, &serde_json::to_vec(books)?)
     }
 }
 
@@ -100,7 +99,7 @@ mod tests {
     #[test]
     fn books_come_back_as_they_were_and_what_is_no_book_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = Kept { path: folder.path().join(FILE) };
+        let kept = Kept { path: folder.path().join(FILE), writing: Mutex::default() };
         assert_eq!(kept.read().unwrap(), None);
         let account = PublishStatus { polled: 9, suppressed: 4, published: 3, failed: 2, held: 0, told: 1 };
         let books = Books { total: account, points: vec![PointAccount { point: "m/v".into(), account }] };

@@ -6,7 +6,6 @@
 use std::fs;
 use std::io;
 use std::io::Read;
-use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use crate::control::Forget;
 use crate::control::forget::Forgotten;
 use crate::control::forget::Which;
 use crate::daemon::Group;
+use crate::daemon::file;
 use crate::poll::learned::ByDevice;
 use crate::poll::learned::Identity;
 use crate::poll::learned::Lesson;
@@ -171,7 +171,7 @@ impl Keeper {
         let notes = Notes { version: VERSION, devices: self.devices.iter().filter_map(note).collect() };
         let path = self.path.clone();
         // A card may stall for seconds: not on a thread that polls.
-        let done = tokio::task::spawn_blocking(move || replace(&path, &notes)).await;
+        let done = tokio::task::spawn_blocking(move || file::replace(&path, &serde_json::to_vec_pretty(&notes)?)).await;
         match done.unwrap_or_else(|bug| Err(io::Error::other(bug))) {
             Ok(()) => {
                 self.written = now;
@@ -222,20 +222,6 @@ fn set_aside(path: &Path, why: &str) {
                 "{file} cannot be used: {why}; it cannot be set aside either ({error}), devices are learnt anew"
             );
         }
-    }
-}
-
-/// Written beside and renamed, so that a power cut leaves the old file or the new one.
-fn replace(path: &Path, notes: &Notes) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(notes).map_err(io::Error::other)?;
-    let beside = path.with_extension("json.new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }
 

@@ -34,6 +34,7 @@ use crate::web::WebError;
 
 mod commands;
 mod desk;
+mod file;
 mod intake;
 mod ledger;
 mod lines;

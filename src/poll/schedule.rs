@@ -118,23 +118,14 @@ impl Timetable {
         table
     }
 
-    /// When the next turn is due; `None` when there is nothing to read at all.
-    pub fn next(&self) -> Option<Duration> {
-        self.groups.iter().map(|g| if g.hurried { Duration::ZERO } else { g.due }).min()
-    }
-
     /// When the next turn of one of these devices is due.
     pub fn next_of(&self, wanted: impl Fn(DeviceId) -> bool) -> Option<Duration> {
         let groups = self.groups.iter().filter(|g| wanted(g.device));
         groups.map(|g| if g.hurried { Duration::ZERO } else { g.due }).min()
     }
 
-    /// The device with the earliest deadline and all of its points that are due; their next turns are set.
-    pub fn take(&mut self, clocks: Clocks) -> Option<Due> {
-        self.take_if(clocks, |_, _| true)
-    }
-
-    /// The same among the turns that may begin now, by device and deadline.
+    /// The device with the earliest deadline among the turns that may begin now, by device and deadline, and all of its points
+    /// that are due; their next turns are set.
     pub fn take_if(&mut self, clocks: Clocks, may: impl Fn(DeviceId, Duration) -> bool) -> Option<Due> {
         if offset(clocks).abs_diff(self.offset_us) > STEP_US.unsigned_abs() {
             self.offset_us = offset(clocks);
@@ -157,11 +148,6 @@ impl Timetable {
     /// Reads all of a device's points now, without moving its grid: it has just come back.
     pub fn hurry(&mut self, device: DeviceId) {
         self.groups.iter_mut().filter(|g| g.device == device).for_each(|g| g.hurried = true);
-    }
-
-    /// Turns missed so far by a point.
-    pub fn missed(&self, point: PointId) -> u64 {
-        self.groups.iter().find(|g| g.points.contains(&point)).map_or(0, |g| g.missed)
     }
 
     /// Whose periods are not met now, the most stretched first.
@@ -326,6 +312,20 @@ fn until_cron(cron: &Cron, wall_us: i64, zone: &TimeZone) -> Duration {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Timetable {
+        fn next(&self) -> Option<Duration> {
+            self.next_of(|_| true)
+        }
+
+        fn take(&mut self, clocks: Clocks) -> Option<Due> {
+            self.take_if(clocks, |_, _| true)
+        }
+
+        fn missed(&self, point: PointId) -> u64 {
+            self.groups.iter().find(|g| g.points.contains(&point)).map_or(0, |g| g.missed)
+        }
+    }
 
     const A: DeviceId = DeviceId(1);
     const B: DeviceId = DeviceId(2);
