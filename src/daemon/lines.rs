@@ -130,7 +130,7 @@ async fn run_line(
     seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
     let _vacated = Vacated(seat);
     let both = async {
-        tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
+        tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
     supervise::mirrored(status, board, both).await;
 }
