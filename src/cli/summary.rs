@@ -16,7 +16,7 @@ pub(super) fn of(plant: &Plant) -> String {
     }
     let _ = writeln!(out, "  devices    {}", plant.devices.len());
     let rate = values_per_second(plant);
-    let _ = writeln!(out, "  points     {}, {rate:.1} values/s at most", thousands_of(plant.points.len()));
+    let _ = writeln!(out, "  points     {}, {:.1} values/s at most", thousands_of(plant.points.len()), rate.abs());
     for listener in &plant.broker.listen {
         let kind = match listener.kind {
             ListenerKind::Tcp => "mqtt",
