@@ -14,7 +14,7 @@ use super::packet::Will;
 use super::packet::encode;
 use super::packet::encode::Alias;
 use super::packet::encode::Outbox;
-use super::session::Item;
+use super::queue::Item;
 use super::stored::Life;
 use crate::topic::TopicName;
 

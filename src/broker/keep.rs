@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use super::core::Core;
 use super::core::Seat;
+use super::queue::Depth;
+use super::queue::Entry;
 use super::router::Subscriber;
 use super::router::Subscription;
 use super::session::Changes;
-use super::session::Depth;
-use super::session::Entry;
 use super::session::Session;
 use super::session::Subscribed;
 use super::stored::Life;

@@ -19,7 +19,7 @@ use super::super::keep::Row;
 use super::super::keep::Saved;
 use super::super::keep::SavedSession;
 use super::super::keep::SessionChanges;
-use super::super::session::Entry;
+use super::super::queue::Entry;
 use super::super::session::Subscribed;
 use super::rows;
 use super::rows::Clocks;

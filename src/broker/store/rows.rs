@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::super::packet::Options;
 use super::super::packet::RetainHandling;
-use super::super::session::Item;
+use super::super::queue::Item;
 use super::super::session::Subscribed;
 use super::super::stored::Stored;
 use crate::message::Class;

@@ -21,7 +21,7 @@ use crate::broker::keep;
 use crate::broker::keep::Saved;
 use crate::broker::packet::Packet;
 use crate::broker::packet::decode::Decoder;
-use crate::broker::session::Depth;
+use crate::broker::queue::Depth;
 use crate::broker::stored::Stored;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
