@@ -23,9 +23,11 @@ mod hub;
 mod inbound;
 mod inlet;
 mod listener;
+mod seat;
 mod store;
 mod sys;
 mod websocket;
+mod will;
 
 #[cfg(test)]
 mod smoke;
@@ -333,7 +335,7 @@ async fn close_down(hub: &Rc<Hub>) {
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
-    hub.with(|core, _| core.shut_down());
+    hub.with(|core, now| core.shut_down(now));
     let until = tokio::time::Instant::now() + GRACE;
     while hub.sockets.get() > 0 && tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;

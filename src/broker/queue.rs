@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::router::Share;
 use super::stored::Life;
 use super::stored::Stored;
 use crate::topic::Qos;
@@ -33,6 +34,8 @@ pub struct Item {
     pub retain: bool,
     /// Subscription identifiers.
     pub identifiers: Vec<u32>,
+    /// The shared group whose turn it was this client's to take it.
+    pub share: Option<Arc<Share>>,
 }
 
 /// What to send next.
@@ -58,6 +61,17 @@ pub enum Room {
     Taken,
     /// The bounds are reached; it was not taken.
     Full,
+}
+
+/// What an acknowledgement says of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It is in flight, and this was the answer due.
+    Known,
+    /// No such message is in flight; a late answer, mostly.
+    Unknown,
+    /// Its QoS, or how far it has got, allows no such answer.
+    OutOfTurn,
 }
 
 /// How much to write.
@@ -185,16 +199,38 @@ impl Queue {
     }
 
     /// Takes a QoS 1 or 2 message, if there is room.
-    pub fn push(&mut self, item: Item) -> Room {
+    pub fn push(&mut self, now: Instant, item: Item) -> Room {
         let size = item.stored.size();
-        let fits = self.bytes + size <= self.bounds.bytes || self.bytes == 0;
-        if self.waiting.len() >= self.bounds.messages || !fits {
-            return Room::Full;
+        if !self.has_room(size) {
+            self.drop_expired(now);
+            if !self.has_room(size) {
+                return Room::Full;
+            }
         }
         self.bytes += size;
         let seq = self.number();
         self.waiting.push_back(Waiting { seq, kept: Kept::No, item });
         Room::Taken
+    }
+
+    /// One that is larger than all bounds is taken when nothing else is there.
+    fn has_room(&self, size: usize) -> bool {
+        self.waiting.len() < self.bounds.messages && (self.bytes + size <= self.bounds.bytes || self.bytes == 0)
+    }
+
+    /// Forgets what waited longer than it was to live and was not sent yet (MQTT-3.3.2-5; what was sent is finished,
+    /// MQTT-4.3.3-7).
+    pub fn drop_expired(&mut self, now: Instant) {
+        let over = |waiting: &Waiting| waiting.item.stored.life(now) == Life::Expired;
+        if !self.waiting.iter().any(over) {
+            return;
+        }
+        let (gone, left): (VecDeque<_>, _) = std::mem::take(&mut self.waiting).into_iter().partition(over);
+        self.waiting = left;
+        for waiting in gone {
+            self.bytes -= waiting.item.stored.size();
+            self.off_disk(waiting.seq, waiting.kept);
+        }
     }
 
     /// What to send next; `None` when nothing waits or the window is full.
@@ -265,15 +301,47 @@ impl Queue {
         }
     }
 
-    /// PUBREC: false when the id is not in flight.
-    pub fn received(&mut self, id: u16) -> bool {
-        let Some(entry) = self.in_flight.iter_mut().chain(&mut self.resend).find(|e| e.id == id) else { return false };
+    fn find(&mut self, id: u16) -> Option<&mut InFlight> {
+        self.in_flight.iter_mut().chain(&mut self.resend).find(|entry| entry.id == id)
+    }
+
+    /// Forgets a message whose last answer this is, if it is one of those that `ends`.
+    fn end(&mut self, id: u16, ends: impl FnOnce(Option<&Item>) -> bool) -> Told {
+        let Some(entry) = self.find(id) else { return Told::Unknown };
+        if !ends(entry.item.as_ref()) {
+            return Told::OutOfTurn;
+        }
+        self.forget(id);
+        Told::Known
+    }
+
+    /// PUBACK.
+    pub fn acknowledged(&mut self, id: u16) -> Told {
+        self.end(id, |item| item.is_some_and(|item| item.qos == Qos::AtLeastOnce))
+    }
+
+    /// PUBREC with a failure: the message counts as delivered (MQTT-4.4.0-2).
+    pub fn refused(&mut self, id: u16) -> Told {
+        self.end(id, |item| item.is_none_or(|item| item.qos == Qos::ExactlyOnce))
+    }
+
+    /// PUBCOMP.
+    pub fn completed(&mut self, id: u16) -> Told {
+        self.end(id, |item| item.is_none())
+    }
+
+    /// PUBREC: the PUBREL is to be sent, again if need be.
+    pub fn received(&mut self, id: u16) -> Told {
+        let Some(entry) = self.find(id) else { return Told::Unknown };
+        if entry.item.as_ref().is_some_and(|item| item.qos != Qos::ExactlyOnce) {
+            return Told::OutOfTurn;
+        }
         if let Some(item) = entry.item.take() {
-            self.bytes -= item.stored.size();
             entry.kept = entry.kept.changed();
+            self.bytes -= item.stored.size();
             self.dirty = true;
         }
-        true
+        Told::Known
     }
 
     /// Acknowledged, or not to be sent at all (too large for the client, MQTT-3.1.2-25). Unknown ones are ignored.
@@ -286,6 +354,14 @@ impl Queue {
         let Some(InFlight { seq, kept, item, .. }) = entry else { return };
         self.bytes -= item.map_or(0, |item| item.stored.size());
         self.off_disk(seq, kept);
+    }
+
+    /// What somebody else may get instead of this client: what was never sent, and QoS 1 without its answer. A QoS 2 message
+    /// that was sent is this client's alone (MQTT-4.8.2-5).
+    pub fn into_unfinished(self) -> impl Iterator<Item = Item> {
+        let sent = self.in_flight.into_iter().chain(self.resend).filter_map(|entry| entry.item);
+        let sent = sent.filter(|item| item.qos == Qos::AtLeastOnce);
+        sent.chain(self.waiting.into_iter().map(|waiting| waiting.item))
     }
 
     /// Whether the disk may differ.
@@ -339,6 +415,12 @@ impl Queue {
         }
         self.young = self.next_seq;
     }
+
+    /// Identifiers go on behind this one. After a restart that is a random one: a client may hold a QoS 2 message that it was
+    /// sent in the last moments, of which the disk knows nothing, and would take another of the same number for a copy.
+    pub const fn number_from(&mut self, id: u16) {
+        self.next_id = id;
+    }
 }
 
 #[cfg(test)]
@@ -353,7 +435,7 @@ mod tests {
         let topic = TopicName::new("t").unwrap();
         let message = Message::plain(topic, Bytes::from_static(text.as_bytes()), Qos::AtLeastOnce, Retain::No);
         let stored = Arc::new(Stored { message, born: Instant::now() });
-        Item { stored, qos: Qos::AtLeastOnce, retain: false, identifiers: Vec::new() }
+        Item { stored, qos: Qos::AtLeastOnce, retain: false, identifiers: Vec::new(), share: None }
     }
 
     fn queue() -> Queue {
@@ -374,11 +456,11 @@ mod tests {
     fn packet_ids_are_never_zero_nor_reused_in_flight() {
         let mut queue = queue();
         queue.next_id = u16::MAX - 1;
-        queue.push(item("a"));
-        queue.push(item("b"));
+        queue.push(Instant::now(), item("a"));
+        queue.push(Instant::now(), item("b"));
         assert_eq!(sent(&mut queue), [(u16::MAX, false), (1, false)]);
         queue.next_id = u16::MAX - 1;
-        queue.push(item("c"));
+        queue.push(Instant::now(), item("c"));
         assert_eq!(sent(&mut queue), [(2, false)]);
     }
 
@@ -387,9 +469,9 @@ mod tests {
         let mut queue = queue();
         queue.resume(2);
         for text in ["a", "b", "c"] {
-            assert_eq!(queue.push(item(text)), Room::Taken);
+            assert_eq!(queue.push(Instant::now(), item(text)), Room::Taken);
         }
-        assert_eq!(queue.push(item("d")), Room::Full);
+        assert_eq!(queue.push(Instant::now(), item("d")), Room::Full);
         assert_eq!(sent(&mut queue).len(), 2);
         queue.forget(1);
         assert_eq!(sent(&mut queue), [(3, false)]);
@@ -404,12 +486,12 @@ mod tests {
         let mut queue = queue();
         queue.resume(10);
         for text in ["a", "b", "c"] {
-            queue.push(item(text));
+            queue.push(Instant::now(), item(text));
         }
         sent(&mut queue);
         queue.forget(2);
         queue.resume(1);
-        queue.push(item("d"));
+        queue.push(Instant::now(), item("d"));
         assert_eq!(sent(&mut queue), [(1, true)], "a smaller window of the new connection holds");
         queue.forget(1);
         assert_eq!(sent(&mut queue), [(3, true)]);
@@ -420,20 +502,56 @@ mod tests {
     #[test]
     fn a_released_message_is_released_again_and_not_published_again() {
         let mut queue = queue();
-        queue.push(item("a"));
+        queue.push(Instant::now(), Item { qos: Qos::ExactlyOnce, ..item("a") });
         sent(&mut queue);
-        assert!(queue.received(1));
-        assert!(!queue.received(9));
+        assert_eq!(queue.received(9), Told::Unknown);
+        assert_eq!((queue.completed(1), queue.acknowledged(1)), (Told::OutOfTurn, Told::OutOfTurn));
+        assert_eq!(queue.received(1), Told::Known);
         queue.resume(10);
         assert!(matches!(queue.next(Instant::now()), Some(Step::Release(1))));
-        queue.forget(1);
+        assert_eq!(queue.acknowledged(1), Told::OutOfTurn);
+        assert_eq!(queue.completed(1), Told::Known);
         assert_eq!((queue.in_flight(), queue.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn an_answer_of_the_other_qos_is_out_of_turn() {
+        let mut queue = queue();
+        queue.push(Instant::now(), item("a"));
+        sent(&mut queue);
+        for told in [queue.received(1), queue.completed(1), queue.refused(1)] {
+            assert_eq!(told, Told::OutOfTurn);
+        }
+        assert_eq!((queue.acknowledged(1), queue.acknowledged(1)), (Told::Known, Told::Unknown));
+    }
+
+    #[test]
+    fn what_expired_makes_room_and_what_was_sent_stays() {
+        let mut queue = queue();
+        queue.resume(1);
+        let now = Instant::now();
+        let properties = Some(Arc::new(crate::message::Properties { expiry: Some(5), ..Default::default() }));
+        let Item { stored, .. } = item("a");
+        let message = Message { properties, ..stored.message.clone() };
+        let stored = Arc::new(Stored { message, born: now });
+        let short = Item { stored, ..item("a") };
+        queue.push(now, short.clone());
+        assert!(queue.next(now).is_some());
+        for _ in 0..3 {
+            assert_eq!(queue.push(now, short.clone()), Room::Taken);
+        }
+        assert_eq!(queue.push(now, item("b")), Room::Full);
+        let later = now + std::time::Duration::from_secs(6);
+        assert_eq!(queue.push(later, item("b")), Room::Taken);
+        assert_eq!((queue.waiting(), queue.in_flight()), (1, 1));
+        queue.resume(2);
+        assert!(matches!(queue.next(later), Some(Step::Publish { id: Some(1), dup: true, .. })));
     }
 
     #[test]
     fn the_queue_is_bounded_in_bytes_but_takes_one_that_is_larger_alone() {
         let mut queue = Queue::new(Bounds { messages: 100, bytes: 10 });
-        assert_eq!(queue.push(item("a")), Room::Taken);
-        assert_eq!(queue.push(item("b")), Room::Full);
+        assert_eq!(queue.push(Instant::now(), item("a")), Room::Taken);
+        assert_eq!(queue.push(Instant::now(), item("b")), Room::Full);
     }
 }

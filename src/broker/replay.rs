@@ -70,7 +70,7 @@ impl Replays {
         for stored in some {
             let qos = stored.message.qos.min(replay.options.qos);
             let identifiers = replay.identifier.into_iter().collect();
-            self.ready.push_back(Item { stored, qos, retain: true, identifiers });
+            self.ready.push_back(Item { stored, qos, retain: true, identifiers, share: None });
         }
         Some(())
     }

@@ -107,8 +107,8 @@ impl Session {
     }
 
     /// Takes a QoS 1 or 2 message, if there is room.
-    pub fn push(&mut self, item: Item) -> Room {
-        self.queue.push(item)
+    pub fn push(&mut self, now: Instant, item: Item) -> Room {
+        self.queue.push(now, item)
     }
 
     /// Retained messages of a subscription are to be sent.
@@ -139,24 +139,19 @@ impl Session {
         self.replays.pop().map(|item| self.queue.send(item))
     }
 
-    /// PUBACK, or a PUBREC that refuses. Unknown ones are ignored.
-    pub fn acknowledged(&mut self, id: u16) {
-        self.queue.forget(id);
+    /// Where acknowledgements go.
+    pub const fn queue(&mut self) -> &mut Queue {
+        &mut self.queue
     }
 
-    /// PUBREC: false when the id is not in flight.
-    pub fn received(&mut self, id: u16) -> bool {
-        self.queue.received(id)
+    /// Forgets what waited longer than it was to live (MQTT-3.3.2-5).
+    pub fn drop_expired(&mut self, now: Instant) {
+        self.queue.drop_expired(now);
     }
 
-    /// PUBCOMP. Unknown ones are ignored.
-    pub fn completed(&mut self, id: u16) {
-        self.queue.forget(id);
-    }
-
-    /// What could not be sent (too large for the client) counts as delivered (MQTT-3.1.2-25).
-    pub fn forget(&mut self, id: u16) {
-        self.queue.forget(id);
+    /// The session ends: what came through a shared group and may still go to another member of it.
+    pub fn into_unfinished(self) -> impl Iterator<Item = Item> {
+        self.queue.into_unfinished().filter(|item| item.share.is_some())
     }
 
     /// Subscriptions by the filter as written.
