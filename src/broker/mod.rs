@@ -26,6 +26,8 @@ mod sys;
 mod websocket;
 
 #[cfg(test)]
+mod bounded;
+#[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod tests;
