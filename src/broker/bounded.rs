@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,8 +17,14 @@ use super::access::Access;
 use super::client;
 use super::core::Core;
 use super::hub::Hub;
+use super::packet::Options;
+use super::session::Bounds;
+use super::session::Depth;
+use super::session::Session;
+use super::session::Subscribed;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
+use crate::topic::TopicFilter;
 
 /// With a paused clock this is over as soon as nobody can go on.
 const IDLE: Duration = Duration::from_secs(1);
@@ -66,4 +73,43 @@ async fn a_client_that_asks_and_never_reads_the_answers_is_not_read_any_more() {
         }
     };
     LocalSet::new().run_until(work).await;
+}
+
+fn subscribe(session: &mut Session, text: &str) {
+    let filter = TopicFilter::new(text).unwrap();
+    session.subscribe(text.into(), Subscribed { filter, group: None, identifier: None, options: Options::default() });
+}
+
+fn told(session: &mut Session) -> Vec<(Arc<str>, bool)> {
+    let mut told = session.changes(Depth::All).subscriptions;
+    told.sort_by(|a, b| a.0.cmp(&b.0));
+    told.into_iter().map(|(text, subscribed)| (text, subscribed.is_some())).collect()
+}
+
+#[test]
+fn what_is_subscribed_and_given_back_between_two_saves_leaves_no_trace() {
+    // A client that waits for each answer on a topic of its own does this all day, and a clean session is never saved.
+    let mut session = Session::new(Bounds { messages: 10, bytes: 1000 });
+    for n in 0..1000 {
+        subscribe(&mut session, &format!("answers/{n}"));
+        session.unsubscribe(&format!("answers/{n}"));
+    }
+    assert_eq!(told(&mut session), []);
+}
+
+#[test]
+fn what_the_disk_had_is_told_when_it_goes_and_when_it_comes_back() {
+    let mut session = Session::new(Bounds { messages: 10, bytes: 1000 });
+    for text in ["a", "b", "c"] {
+        subscribe(&mut session, text);
+    }
+    let all = |is| ["a", "b", "c"].map(|text| (text.into(), is)).to_vec();
+    assert_eq!(told(&mut session), all(true));
+    for text in ["a", "b", "c"] {
+        session.unsubscribe(text);
+    }
+    subscribe(&mut session, "a");
+    subscribe(&mut session, "b");
+    session.unsubscribe("b");
+    assert_eq!(told(&mut session), [("a".into(), true), ("b".into(), false), ("c".into(), false)]);
 }
