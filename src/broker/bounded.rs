@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use bytes::Bytes;
+use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::io::DuplexStream;
@@ -18,13 +20,20 @@ use super::client;
 use super::core::Core;
 use super::hub::Hub;
 use super::packet::Options;
+use super::retained::Retained;
 use super::session::Bounds;
 use super::session::Depth;
 use super::session::Session;
 use super::session::Subscribed;
+use super::stored::Stored;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
+use crate::message::Message;
+use crate::message::Properties;
+use crate::message::Retain;
+use crate::topic::Qos;
 use crate::topic::TopicFilter;
+use crate::topic::TopicName;
 
 /// With a paused clock this is over as soon as nobody can go on.
 const IDLE: Duration = Duration::from_secs(1);
@@ -112,4 +121,52 @@ fn what_the_disk_had_is_told_when_it_goes_and_when_it_comes_back() {
     subscribe(&mut session, "b");
     session.unsubscribe("b");
     assert_eq!(told(&mut session), [("a".into(), true), ("b".into(), false), ("c".into(), false)]);
+}
+
+/// `expiry` in seconds; 0 is for ever.
+fn retained(topic: &str, payload: &'static str, born: Instant, expiry: u32) -> Arc<Stored> {
+    let topic = TopicName::new(topic).unwrap();
+    let mut message = Message::plain(topic, Bytes::from_static(payload.as_bytes()), Qos::AtMostOnce, Retain::Yes);
+    let expiry = (expiry > 0).then_some(expiry);
+    message.properties = expiry.map(|_| Arc::new(Properties { expiry, ..Properties::default() }));
+    Arc::new(Stored { message, born })
+}
+
+#[test]
+fn retained_topics_of_many_levels_count_for_what_they_cost() {
+    // 400 bytes on the wire, some 130 kB in the tree.
+    let mut kept = Retained::default();
+    let deep = "/a".repeat(198);
+    let now = Instant::now();
+    let taken = (0..10_000).take_while(|n| kept.set(&retained(&format!("{n}{deep}"), "x", now, 0))).count();
+    assert!((100..1000).contains(&taken), "{taken} of them were kept");
+    assert!(kept.set(&retained(&format!("0{deep}"), "y", now, 0)), "one that is kept already finds its place");
+    assert_eq!(kept.len(), taken);
+}
+
+#[test]
+fn a_hundred_thousand_small_values_find_room() {
+    let (mut kept, now) = (Retained::default(), Instant::now());
+    let topics = (0..100_000).map(|n| format!("plant/line-{}/meter-{}/value-{}", n / 10_000, n / 100, n % 100));
+    for topic in topics {
+        assert!(kept.set(&retained(&topic, "{\"value\":230.1,\"quality\":\"good\"}", now, 0)));
+    }
+    assert_eq!(kept.len(), 100_000);
+}
+
+proptest! {
+    #[test]
+    fn what_was_retained_and_has_gone_costs_nothing_any_more(
+        topics in proptest::collection::vec(("[abc](/[abc]?){0,3}", 0_u32..3), 1..60),
+    ) {
+        let (mut kept, now) = (Retained::default(), Instant::now());
+        for (topic, expiry) in &topics {
+            kept.set(&retained(topic, "x", now, *expiry));
+        }
+        kept.sweep(now + Duration::from_secs(1));
+        for (topic, _) in topics.iter().skip(topics.len() / 2).chain(&topics) {
+            kept.set(&retained(topic, "", now, 0));
+        }
+        prop_assert_eq!((kept.len(), kept.bytes()), (0, 0));
+    }
 }
