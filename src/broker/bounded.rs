@@ -19,6 +19,7 @@ use super::access::Access;
 use super::client;
 use super::core::Core;
 use super::hub::Hub;
+use super::keep::Saved;
 use super::packet::Options;
 use super::retained::Retained;
 use super::session::Bounds;
@@ -169,4 +170,26 @@ proptest! {
         }
         prop_assert_eq!((kept.len(), kept.bytes()), (0, 0));
     }
+}
+
+#[test]
+fn long_names_kept_and_cleared_are_not_remembered_for_the_disk_without_limit() {
+    let (mut core, now) = (core(), Instant::now());
+    core.restore(now, Saved::default());
+    let long = "x".repeat(60_000);
+    let publish = |core: &mut Core, n: usize, payload: &'static str| {
+        let message = retained(&format!("{n}/{long}"), payload, now, 0).message.clone();
+        core.publish_local(now, "", [message]);
+    };
+    for n in 0..1000 {
+        publish(&mut core, n, "x");
+        publish(&mut core, n, "");
+    }
+    let batch = core.save(now, Depth::All).unwrap();
+    assert!(batch.whole, "60 MB of names were worth less than writing all that is kept");
+    assert!(batch.retained.len() < 300, "{} names are remembered", batch.retained.len());
+    for n in 0..1000 {
+        publish(&mut core, n, "");
+    }
+    assert!(core.save(now, Depth::All).is_none(), "clearing what is not there changes nothing");
 }
