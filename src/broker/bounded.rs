@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
+use bytes::BytesMut;
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -18,10 +19,16 @@ use tokio::time::timeout;
 use super::access::Access;
 use super::client;
 use super::core::Core;
+use super::core::Guest;
 use super::hub::Hub;
 use super::keep::Saved;
 use super::packet::Options;
+use super::packet::Packet;
+use super::packet::decode::Decoder;
 use super::retained::Retained;
+use super::router::Router;
+use super::router::Subscriber;
+use super::router::Subscription;
 use super::session::Bounds;
 use super::session::Depth;
 use super::session::Session;
@@ -192,4 +199,54 @@ fn long_names_kept_and_cleared_are_not_remembered_for_the_disk_without_limit() {
         publish(&mut core, n, "");
     }
     assert!(core.save(now, Depth::All).is_none(), "clearing what is not there changes nothing");
+}
+
+/// Packets of one client without a socket; what it is told.
+fn converse(core: &mut Core, bytes: &[u8]) -> Vec<u8> {
+    let (mut decoder, mut buffer, now) = (Decoder::new(1 << 20), BytesMut::from(bytes), Instant::now());
+    let mut key = None;
+    while let Some(packet) = decoder.next(&mut buffer).unwrap() {
+        match (packet, key) {
+            (Packet::Connect(connect), None) => {
+                let guest = Guest { peer: "127.0.0.1:1".parse().unwrap(), user: None };
+                key = Some(core.connect(now, *connect, guest).unwrap());
+            }
+            (packet, key) => core.packet(now, key.unwrap(), packet),
+        }
+    }
+    core.take_output(key.unwrap()).chunks.into_iter().flatten().collect()
+}
+
+#[test]
+fn filters_of_many_levels_count_for_what_they_cost_and_are_refused_when_the_tree_is_full() {
+    let mut core = core();
+    let mut said = b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c".to_vec();
+    for n in 0..2000 {
+        let filter = format!("{n:04}{}", "/a".repeat(199));
+        let body = [&[0, 1][..], &(filter.len() as u16).to_be_bytes(), filter.as_bytes(), &[0]].concat();
+        said.extend([0x82, (body.len() & 0x7F) as u8 | 0x80, (body.len() >> 7) as u8]);
+        said.extend(body);
+    }
+    let told = converse(&mut core, &said);
+    let refused = told[4..].chunks(5).filter(|suback| suback[4] == 0x80).count();
+    assert!((1000..1990).contains(&refused), "{refused} of 2000 filters of 140 kB each were refused");
+}
+
+proptest! {
+    #[test]
+    fn filters_that_were_given_back_cost_nothing_any_more(
+        filters in proptest::collection::vec(("[ab+](/[ab+]?){0,3}(/#)?", proptest::option::of("[gh]"), 0_usize..2), 1..40),
+    ) {
+        let mut router = Router::default();
+        let valid = filters.iter().filter_map(|(text, group, who)| {
+            Some((TopicFilter::new(text.as_str()).ok()?, group.as_deref().map(Arc::from), Subscriber::Session(*who)))
+        });
+        for (filter, group, who) in valid.clone() {
+            router.insert(&filter, group.as_ref(), Subscription { who, options: Options::default(), identifier: None });
+        }
+        for (filter, group, who) in valid {
+            router.remove(&filter, group.as_ref(), who);
+        }
+        prop_assert_eq!((router.len(), router.bytes()), (0, 0));
+    }
 }
