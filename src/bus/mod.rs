@@ -12,6 +12,7 @@ pub(crate) mod frame;
 mod ioctl;
 mod line;
 mod link;
+pub mod probe;
 mod tcp;
 pub mod trace;
 #[cfg(test)]
