@@ -4,6 +4,7 @@
 pub mod drain;
 pub mod fleet;
 pub mod line;
+pub mod mqtt;
 pub mod outage;
 pub mod peers;
 pub mod process;

@@ -180,9 +180,11 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                     if !matches!(read, Ok(1..)) {
                         return;
                     }
-                    hub.with(|core, now| {
+                    // Looked at after every read, not only when the last output is out: that may never be.
+                    stalled = hub.with(|core, now| {
                         core.read(*read.as_ref().unwrap_or(&0));
                         understand(core, now, key, &mut self.decoder, &mut self.buffer);
+                        core.is_stalled(key)
                     });
                     hub.heard();
                     if self.buffer.is_empty() && read.is_ok_and(|n| n >= READ_SMALL) {

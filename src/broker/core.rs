@@ -299,12 +299,17 @@ impl Core {
 
     /// What is to be written to a connection now.
     pub fn take_output(&mut self, key: usize) -> Output {
+        let stalled = self.is_stalled(key);
         let Some(conn) = self.conns.get_mut(key) else { return Output { closing: true, ..Output::default() } };
-        // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
-        let stalled = conn.unwritten() > STALL + self.limits.packet;
         conn.writing += conn.outbox.len();
         self.counts.bytes_out += conn.outbox.len() as u64;
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
+    }
+
+    /// Whether so much is unwritten that its packets are not to be read for now: answers to them are bytes too. One packet of
+    /// any size may be written beyond the limit; that alone is no reason to be deaf.
+    pub fn is_stalled(&self, key: usize) -> bool {
+        self.conns.get(key).is_some_and(|conn| conn.unwritten() > STALL + self.limits.packet)
     }
 
     /// All that was taken is written: there is room for more.

@@ -101,7 +101,10 @@ impl Core {
         message: Message,
     ) -> bool {
         let stored = Arc::new(Stored { message, born: now });
-        if stored.message.retain {
+        // Clearing what is not there changes nothing, here or on the disk.
+        if stored.message.retain
+            && (!stored.message.payload.is_empty() || self.retained.get(&stored.message.topic).is_some())
+        {
             if !self.retained.set(&stored) {
                 self.counts.dropped += 1;
             }

@@ -179,7 +179,8 @@ impl Core {
         if !allowed {
             return (Code::NOT_AUTHORIZED, None);
         }
-        if session.subscriptions().len() >= MAX_SUBSCRIPTIONS && !session.subscriptions().contains_key(&wanted.text) {
+        let full = session.subscriptions().len() >= MAX_SUBSCRIPTIONS || self.router.is_full();
+        if full && !session.subscriptions().contains_key(&wanted.text) {
             return (Code::QUOTA_EXCEEDED, None);
         }
         let options = wanted.options;

@@ -37,6 +37,8 @@ pub const QUICK_BURST: u32 = 256;
 pub const QUICK_REFILL: u32 = 1;
 /// Topics remembered as changed while the disk cannot be written; beyond, everything is written when it can.
 const MAX_TOUCHED: usize = 250_000;
+/// Bytes of their names: a name has up to 64 kB, and one that was kept and cleared again is remembered all the same.
+const MAX_TOUCHED_BYTES: usize = 16 * 1024 * 1024;
 
 /// What one save writes, in this order.
 #[derive(Debug, Default)]
@@ -139,6 +141,8 @@ struct Pace {
     quick: HashSet<TopicName>,
     busy: HashSet<TopicName>,
     own: HashSet<TopicName>,
+    /// Of the names in the three.
+    bytes: usize,
     tokens: u32,
     times: Option<Times>,
 }
@@ -169,7 +173,8 @@ impl Keep {
             return;
         }
         self.pace.touch(now, message);
-        if self.pace.quick.len() + self.pace.busy.len() + self.pace.own.len() > MAX_TOUCHED {
+        let topics = self.pace.quick.len() + self.pace.busy.len() + self.pace.own.len();
+        if topics > MAX_TOUCHED || self.pace.bytes > MAX_TOUCHED_BYTES {
             self.pace = Pace::default();
             self.whole = true;
         }
@@ -180,9 +185,10 @@ impl Pace {
     fn touch(&mut self, now: Instant, message: &Message) {
         let topic = &message.topic;
         if message.own.is_some() {
-            self.own.insert(topic.clone());
+            self.bytes += if self.own.insert(topic.clone()) { topic.as_str().len() } else { 0 };
         } else if !self.quick.contains(topic) && !self.busy.contains(topic) {
             self.refill(now);
+            self.bytes += topic.as_str().len();
             if self.tokens > 0 {
                 self.tokens -= 1;
                 self.quick.insert(topic.clone());
@@ -216,6 +222,7 @@ impl Pace {
                 due.extend(topics.drain());
             }
         }
+        self.bytes -= due.iter().map(|topic| topic.as_str().len()).sum::<usize>();
         due
     }
 }

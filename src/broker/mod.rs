@@ -30,6 +30,8 @@ mod websocket;
 mod will;
 
 #[cfg(test)]
+mod bounded;
+#[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod tests;

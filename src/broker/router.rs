@@ -10,6 +10,15 @@ use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
+/// Most bytes of the tree, all clients together: some 100,000 filters. Full: new filters of clients are refused (0x97).
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A level in its parent's map, filled to two thirds, and its name's allocation …
+const LEVEL: usize = 280;
+/// … the first block of that map, of four, beyond the one slot that is counted already …
+const MAP: usize = 420;
+/// … and a subscription: the list's first block of four, its session's entry, and its text twice.
+const SUBSCRIPTION: usize = 340;
+
 /// Who a subscription belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subscriber {
@@ -59,6 +68,7 @@ pub struct Match {
 pub struct Router {
     root: Node,
     count: usize,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -91,8 +101,14 @@ impl Router {
         for level in filter.as_str().split('/') {
             match level {
                 "#" => rest = true,
-                "+" => node = node.plus.get_or_insert_default(),
-                _ => node = node.children.entry(level.into()).or_default(),
+                "+" => {
+                    self.bytes += if node.plus.is_none() { LEVEL } else { 0 };
+                    node = node.plus.get_or_insert_default();
+                }
+                _ => {
+                    self.bytes += if node.children.contains_key(level) { 0 } else { node.price(level) };
+                    node = node.children.entry(level.into()).or_default();
+                }
             }
         }
         let entries = if rest { &mut node.rest } else { &mut node.here };
@@ -105,6 +121,7 @@ impl Router {
             None => {
                 list.push(subscription);
                 self.count += 1;
+                self.bytes += SUBSCRIPTION + 2 * filter.as_str().len();
             }
         }
     }
@@ -112,9 +129,24 @@ impl Router {
     /// Takes a subscription out; false when there was none.
     pub fn remove(&mut self, filter: &TopicFilter, group: Option<&Arc<str>>, who: Subscriber) -> bool {
         let levels: Vec<&str> = filter.as_str().split('/').collect();
-        let removed = self.root.remove(&levels, group, who);
-        self.count -= usize::from(removed);
+        let mut freed = 0;
+        let removed = self.root.remove(&levels, group, who, &mut freed);
+        self.bytes -= freed;
+        if removed {
+            self.count -= 1;
+            self.bytes -= SUBSCRIPTION + 2 * filter.as_str().len();
+        }
         removed
+    }
+
+    /// About what it costs to keep, in bytes.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// No more is to be taken in from clients.
+    pub const fn is_full(&self) -> bool {
+        self.bytes >= MAX_BYTES
     }
 
     /// Subscriptions held.
@@ -199,27 +231,34 @@ impl Node {
         }
     }
 
-    fn remove(&mut self, levels: &[&str], group: Option<&Arc<str>>, who: Subscriber) -> bool {
+    fn remove(&mut self, levels: &[&str], group: Option<&Arc<str>>, who: Subscriber, freed: &mut usize) -> bool {
         let Some((level, left)) = levels.split_first() else { return self.here.remove(group, who) };
         match *level {
             "#" => self.rest.remove(group, who),
             "+" => {
                 let Some(plus) = &mut self.plus else { return false };
-                let removed = plus.remove(left, group, who);
+                let removed = plus.remove(left, group, who, freed);
                 if plus.is_empty() {
                     self.plus = None;
+                    *freed += LEVEL;
                 }
                 removed
             }
             level => {
                 let Some(child) = self.children.get_mut(level) else { return false };
-                let removed = child.remove(left, group, who);
+                let removed = child.remove(left, group, who, freed);
                 if child.is_empty() {
                     self.children.remove(level);
+                    *freed += self.price(level);
                 }
                 removed
             }
         }
+    }
+
+    /// What one more level below costs; what its going frees, when it has gone.
+    fn price(&self, level: &str) -> usize {
+        LEVEL + level.len() + if self.children.is_empty() { MAP } else { 0 }
     }
 
     fn is_empty(&self) -> bool {

@@ -52,12 +52,23 @@ impl Changes {
     }
 }
 
+/// Whether the disk had a subscription at the last question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// One of this text.
+    There,
+    /// None.
+    Absent,
+}
+
 /// What the disk has of a session beside its queue.
 #[derive(Debug, Default)]
 struct OnDisk {
     /// Something may differ.
     dirty: bool,
-    subscriptions: HashSet<Arc<str>>,
+    /// Texts whose subscriptions changed, and whether the disk had one before. What the disk never had and what is not there
+    /// now leaves no note: a client may subscribe and give back for ever without a save in between.
+    subscriptions: HashMap<Arc<str>, Before>,
     received: Vec<u16>,
     received_before: Vec<u16>,
 }
@@ -165,7 +176,8 @@ impl Session {
         // Clients that subscribe anew at each connection write nothing.
         if old.as_ref() != self.subscriptions.get(&text) {
             self.disk.dirty = true;
-            self.disk.subscriptions.insert(text);
+            let before = if old.is_some() { Before::There } else { Before::Absent };
+            self.disk.subscriptions.entry(text).or_insert(before);
         }
         old
     }
@@ -174,7 +186,11 @@ impl Session {
     pub fn unsubscribe(&mut self, text: &str) -> Option<Subscribed> {
         let (text, old) = self.subscriptions.remove_entry(text)?;
         self.disk.dirty = true;
-        self.disk.subscriptions.insert(text);
+        match self.disk.subscriptions.get(&text) {
+            Some(Before::Absent) => drop(self.disk.subscriptions.remove(&text)),
+            Some(Before::There) => {}
+            None => drop(self.disk.subscriptions.insert(text, Before::There)),
+        }
         Some(old)
     }
 
@@ -202,7 +218,7 @@ impl Session {
             return changes;
         }
         (changes.put, changes.gone) = self.queue.changes(depth);
-        for text in std::mem::take(&mut self.disk.subscriptions) {
+        for (text, _) in std::mem::take(&mut self.disk.subscriptions) {
             let subscribed = self.subscriptions.get(&text).cloned();
             changes.subscriptions.push((text, subscribed));
         }
@@ -228,7 +244,7 @@ impl Session {
     pub fn forget_disk(&mut self) {
         self.queue.forget_disk();
         self.disk = OnDisk { dirty: true, ..OnDisk::default() };
-        self.disk.subscriptions = self.subscriptions.keys().cloned().collect();
+        self.disk.subscriptions = self.subscriptions.keys().map(|text| (Arc::clone(text), Before::Absent)).collect();
     }
 
     /// Puts back what the disk had: before anything else happens to a new session.

@@ -13,6 +13,7 @@ mod ioctl;
 mod line;
 mod link;
 mod pause;
+pub mod probe;
 mod tcp;
 pub mod trace;
 #[cfg(test)]

@@ -312,7 +312,8 @@ fn within(write: &Write, number: Decimal) -> Result<(), Refusal> {
 fn on_step(write: &Write, number: Decimal) -> Result<(), Refusal> {
     let Some(step) = write.step else { return Ok(()) };
     let from = write.min.unwrap_or(Decimal::ZERO);
-    let rest = (number - from).checked_rem(step);
+    // What is too far away to be told from `from` in 28 digits is on no step either.
+    let rest = number.checked_sub(from).and_then(|way| way.checked_rem(step));
     if rest.is_some_and(|rest| rest.is_zero()) {
         return Ok(());
     }
@@ -412,6 +413,15 @@ mod tests {
         assert!(matches!(parse(&[0xFF]), Err(Refusal::Malformed(_))));
         let long = format!("{{\"value\": 1, \"id\": \"{}\"}}", "x".repeat(129));
         assert!(parse(long.as_bytes()).unwrap_err().to_string().contains("129 bytes long, at most 128"));
+    }
+
+    #[test]
+    fn the_largest_number_there_is_is_refused_and_breaks_nothing() {
+        let mut point = setpoint();
+        let write = point.write.as_mut().unwrap();
+        (write.min, write.max) = (Some(Decimal::from(-1)), None);
+        let Request { value, .. } = parse(b"79228162514264337593543950335").unwrap();
+        assert!(matches!(judge(&point, &value, None), Err(Refusal::OffStep { .. })));
     }
 
     #[test]
