@@ -1,6 +1,8 @@
 //! The fuzz targets of `fuzz/`, compiled and run over their seeds at every test run, so that they cannot rot, and over
 //! everything that ever broke them. A little mutation with a fixed seed goes a little further than the seeds alone.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::path::Path;
 use std::path::PathBuf;
 

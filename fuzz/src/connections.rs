@@ -4,13 +4,14 @@
 //! and a subscriber beside them, who behave, are served at every step.
 
 mod guest;
-mod packets;
 
 use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
 use bytes::BytesMut;
+use trunkline::bench::mqtt::choices::Choices;
+use trunkline::bench::mqtt::packets;
 use trunkline::bench::mqtt::read;
 use trunkline::bench::mqtt::write;
 use trunkline::broker::access::Access;
@@ -29,7 +30,6 @@ use trunkline::topic::Qos;
 use trunkline::topic::TopicFilter;
 
 use self::guest::Guest;
-use super::choices::Choices;
 
 /// Small, so that every bound is met.
 const LIMITS: Limits = Limits { clients: 5, packet: 4096, queue: 20 };
@@ -93,8 +93,12 @@ impl World {
     fn step(&mut self, choices: &mut Choices<'_>) {
         let at = choices.below(GUESTS);
         match choices.below(12) {
-            0 | 1 => self.join(at, packets::connect(choices)),
-            2 => self.join(at, choices.some().to_vec()),
+            0 | 1 => {
+                let connect = packets::connect(choices);
+                let version = connect.version;
+                self.join(at, &write::packet(&Packet::Connect(Box::new(connect)), version));
+            }
+            2 => self.join(at, choices.some()),
             3..7 => {
                 let Some(version) = self.guests[at].as_ref().map(Guest::version) else { return };
                 let packet = packets::any(choices, version);
@@ -114,12 +118,12 @@ impl World {
                 self.now += Duration::from_millis(u64::from(choices.short()) * 50);
                 self.core.tick(self.now);
             }
-            _ => self.from_inside(choices),
+            _ => self.act_inside(choices),
         }
     }
 
     /// What the rest of the process does.
-    fn from_inside(&mut self, choices: &mut Choices<'_>) {
+    fn act_inside(&mut self, choices: &mut Choices<'_>) {
         match choices.below(5) {
             0 => {
                 let depth = if choices.is(2) { Depth::All } else { Depth::Settled };
@@ -141,9 +145,9 @@ impl World {
         }
     }
 
-    fn join(&mut self, at: usize, bytes: Vec<u8>) {
+    fn join(&mut self, at: usize, bytes: &[u8]) {
         self.go(at);
-        let (mut decoder, mut buffer) = (Decoder::new(LIMITS.packet), BytesMut::from(&bytes[..]));
+        let (mut decoder, mut buffer) = (Decoder::new(LIMITS.packet), BytesMut::from(bytes));
         let Ok(Some(Packet::Connect(connect))) = decoder.next(&mut buffer) else { return };
         if WELL.contains(&connect.client_id.as_str()) {
             return;

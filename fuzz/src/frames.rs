@@ -1,11 +1,10 @@
 //! Any bytes in any pieces on a Modbus line after any question: never a panic, nothing is taken for the answer that was not in the
 //! bytes with a right checksum (computed here bit by bit, not by the table under test), and a right answer behind noise is found.
 
+use trunkline::bench::mqtt::choices::Choices;
 use trunkline::bus::probe;
 use trunkline::bus::probe::Echo;
 use trunkline::bus::probe::Question;
-
-use super::choices::Choices;
 
 pub fn run(data: &[u8]) {
     let mut choices = Choices::new(data);

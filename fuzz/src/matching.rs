@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use trunkline::bench::mqtt::choices::Choices;
 use trunkline::broker::packet::Options;
 use trunkline::broker::retained::Retained;
 use trunkline::broker::router::Router;
@@ -18,8 +19,6 @@ use trunkline::message::Retain;
 use trunkline::topic::Qos;
 use trunkline::topic::TopicFilter;
 use trunkline::topic::TopicName;
-
-use super::choices::Choices;
 
 /// Few words, so that things meet.
 const WORDS: [&str; 12] = ["/", "a", "/", "b", "/", "+", "/#", "#", "$S", "", "é", "ab"];

@@ -4,27 +4,26 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use trunkline::bench::mqtt::write;
-use trunkline::broker::packet::Ack;
-use trunkline::broker::packet::Code;
-use trunkline::broker::packet::Connect;
-use trunkline::broker::packet::Disconnect;
-use trunkline::broker::packet::Options;
-use trunkline::broker::packet::Packet;
-use trunkline::broker::packet::Publish;
-use trunkline::broker::packet::RetainHandling;
-use trunkline::broker::packet::Subscribe;
-use trunkline::broker::packet::Unsubscribe;
-use trunkline::broker::packet::Version;
-use trunkline::broker::packet::Wanted;
-use trunkline::broker::packet::Will;
-use trunkline::message::Class;
-use trunkline::message::Message;
-use trunkline::message::Properties;
-use trunkline::topic::Qos;
-use trunkline::topic::TopicName;
 
-use super::super::choices::Choices;
+use crate::bench::mqtt::choices::Choices;
+use crate::broker::packet::Ack;
+use crate::broker::packet::Code;
+use crate::broker::packet::Connect;
+use crate::broker::packet::Disconnect;
+use crate::broker::packet::Options;
+use crate::broker::packet::Packet;
+use crate::broker::packet::Publish;
+use crate::broker::packet::RetainHandling;
+use crate::broker::packet::Subscribe;
+use crate::broker::packet::Unsubscribe;
+use crate::broker::packet::Version;
+use crate::broker::packet::Wanted;
+use crate::broker::packet::Will;
+use crate::message::Class;
+use crate::message::Message;
+use crate::message::Properties;
+use crate::topic::Qos;
+use crate::topic::TopicName;
 
 /// Client ids; the empty one asks for an assigned one.
 pub const NAMES: [&str; 4] = ["", "a", "b", "c"];
@@ -46,11 +45,12 @@ const FILTERS: [&str; 14] = [
     "+/+/#",
 ];
 
+/// A topic name; some may not be written to by everyone.
 pub fn topic(choices: &mut Choices<'_>) -> TopicName {
     TopicName::new(choices.one_of(&TOPICS)).expect("a topic name")
 }
 
-/// Not one of the well-behaved.
+/// One under which only such packets are published.
 pub fn open_topic(choices: &mut Choices<'_>) -> TopicName {
     TopicName::new(choices.one_of(&TOPICS[..5])).expect("a topic name")
 }
@@ -63,10 +63,11 @@ fn seconds(choices: &mut Choices<'_>) -> u32 {
     choices.one_of(&[0, 1, 5, 60, 3600, u32::MAX])
 }
 
-pub fn connect(choices: &mut Choices<'_>) -> Vec<u8> {
+/// A CONNECT with every field it may have.
+pub fn connect(choices: &mut Choices<'_>) -> Connect {
     let version = choices.one_of(&[Version::V5, Version::V311, Version::V31]);
     let clean_start = choices.is(2);
-    let connect = Connect {
+    Connect {
         version,
         clean_start,
         keep_alive: choices.one_of(&[0, 1, 10, 5000]),
@@ -80,8 +81,7 @@ pub fn connect(choices: &mut Choices<'_>) -> Vec<u8> {
         alias_maximum: choices.one_of(&[0, 1, 100]),
         problem_information: choices.is(2),
         auth_method: choices.is(20),
-    };
-    write::packet(&Packet::Connect(Box::new(connect)), version)
+    }
 }
 
 fn will(choices: &mut Choices<'_>) -> Will {
@@ -95,7 +95,7 @@ fn message(choices: &mut Choices<'_>) -> Message {
 }
 
 fn payload(choices: &mut Choices<'_>) -> Bytes {
-    Bytes::from(vec![b'p'; choices.one_of(&[0, 1, 200, 3000])])
+    Bytes::from(vec![b'p'; choices.one_of(&[0, 1, 1, 200, 200, 200, 3000, 20_000])])
 }
 
 fn properties(choices: &mut Choices<'_>) -> Option<Arc<Properties>> {
@@ -114,6 +114,7 @@ fn properties(choices: &mut Choices<'_>) -> Option<Arc<Properties>> {
     }))
 }
 
+/// Any other packet.
 pub fn any(choices: &mut Choices<'_>, version: Version) -> Packet {
     match choices.below(12) {
         0..4 => Packet::Publish(publish(choices, version)),
