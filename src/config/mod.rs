@@ -15,6 +15,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 pub mod users;
+pub mod write;
 
 pub use load::Loaded;
 pub use load::Note;
