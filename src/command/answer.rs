@@ -105,7 +105,7 @@ pub(super) async fn tell(answers: &Outlet, asked: &Message, payload: &str) {
     }
 }
 
-fn value_json(value: &Value) -> Json {
+pub(super) fn value_json(value: &Value) -> Json {
     match value {
         Value::Text(text) => json!(&**text),
         Value::Bool(on) => json!(on),

@@ -6,6 +6,8 @@
 mod answer;
 mod answered;
 mod batch;
+pub mod failsafe;
+mod origin;
 mod perform;
 pub mod request;
 mod target;

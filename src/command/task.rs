@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -15,6 +16,14 @@ use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
 use crate::command::answered::Known;
+use crate::command::failsafe;
+use crate::command::failsafe::Commanded;
+use crate::command::failsafe::Door;
+use crate::command::failsafe::End;
+use crate::command::failsafe::Look;
+use crate::command::failsafe::News;
+use crate::command::failsafe::Own;
+use crate::command::origin::Origin;
 use crate::command::perform;
 use crate::command::request;
 use crate::command::request::Action;
@@ -32,7 +41,9 @@ use crate::config::plant::Source;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::point::PointId;
+use crate::sample::Value;
 use crate::topic::Qos;
+use crate::topic::TopicName;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
@@ -46,6 +57,8 @@ pub struct CommandTask {
     desks: Vec<Seat>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
+    /// Where the gateway's own writes come from, if it has any.
+    own: Option<Door>,
 }
 
 /// What is to be done.
@@ -66,6 +79,19 @@ struct Job {
     expires_us: Option<i64>,
     message: Message,
     came: Instant,
+    origin: Origin,
+    /// What the point held before a write of the gateway's own, where that was to be looked up.
+    before: Option<Value>,
+}
+
+impl Job {
+    /// What the gateway itself writes does not grow old while it waits: it is withdrawn when it is not wanted any more.
+    fn waited(&self) -> Duration {
+        match self.origin {
+            Origin::Asked => self.came.elapsed(),
+            Origin::FailSafe { .. } => Duration::ZERO,
+        }
+    }
 }
 
 /// Why not, with the asker's id where it could be read.
@@ -78,10 +104,16 @@ pub fn new(
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
 ) -> CommandTask {
-    CommandTask { commands, answers, plant, desks, answered: Arc::default() }
+    CommandTask { commands, answers, plant, desks, answered: Arc::default(), own: None }
 }
 
 impl CommandTask {
+    /// Does the writes that come through the door, and tells it what becomes of its points.
+    pub fn guarded(mut self, door: Door) -> Self {
+        self.own = Some(door);
+        self
+    }
+
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
@@ -89,6 +121,10 @@ impl CommandTask {
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
+                Some(own) = ordered(&mut self.own) => {
+                    self.take_own(own, &queues).await;
+                    continue;
+                }
                 () = stop.cancelled() => None,
                 Some(ended) = workers.join_next() => {
                     // A worker ends only when its queue is dropped, so this one panicked: the whole task is made anew.
@@ -108,14 +144,48 @@ impl CommandTask {
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
         // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
         let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
-        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
-        workers.spawn(work(jobs, desk, teller));
+        workers.spawn(work(jobs, desk, self.teller()));
         queue
+    }
+
+    fn teller(&self) -> Teller {
+        Teller {
+            answers: self.answers.clone(),
+            answered: Arc::clone(&self.answered),
+            guards: self.own.as_ref().map(|door| door.teller.clone()),
+        }
+    }
+
+    /// A write of the gateway's own waits in the same queue as commands do.
+    async fn take_own(&self, own: Own, queues: &[mpsc::Sender<Box<Job>>]) {
+        let teller = self.teller();
+        let Some((line, job)) = self.own_job(&own) else {
+            let end = End::NotDone("the point is not there any more".to_owned());
+            return teller.guard(own.point, News::Own(own.point, end, None)).await;
+        };
+        if let Err(full) = queues[line].try_send(Box::new(job)) {
+            teller.tell(&full.into_inner(), &busy()).await;
+        }
+    }
+
+    /// As if it had been asked for on the point's own topic.
+    fn own_job(&self, own: &Own) -> Option<(usize, Job)> {
+        let (whole, target) = Whole::around(&self.plant, own.point)?;
+        let topic = format!("{}/{}/{}/set", self.plant.gateway, whole.device.name, target.point.name);
+        let payload = Bytes::from(answer::value_json(&own.value).to_string());
+        let message = Message::plain(TopicName::new(topic).ok()?, payload, Qos::AtLeastOnce, Retain::No);
+        let line = usize::from(whole.device.line.0);
+        let work = Work::Set(Change { target, value: own.value.clone() });
+        let origin = Origin::FailSafe { cause: Arc::clone(&own.cause), look: own.look };
+        Some((
+            line,
+            Job { line, work, id: None, expires_us: None, message, came: Instant::now(), origin, before: None },
+        ))
     }
 
     async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
-        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
+        let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
             Ok(job) => {
                 if let Some(known) = teller.known(&job) {
@@ -174,7 +244,7 @@ impl CommandTask {
             _ => return Err(unknown()),
         };
         let line = usize::from(whole.device.line.0);
-        Ok(Job { line, work, id, expires_us, message: message.clone(), came })
+        Ok(Job { line, work, id, expires_us, message: message.clone(), came, origin: Origin::Asked, before: None })
     }
 }
 
@@ -211,6 +281,8 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
 struct Teller {
     answers: Outlet,
     answered: Arc<Mutex<Answered>>,
+    /// Told what becomes of points that have a fail-safe.
+    guards: Option<failsafe::Teller>,
 }
 
 impl Teller {
@@ -220,6 +292,11 @@ impl Teller {
     }
 
     async fn tell(&self, job: &Job, outcome: &Outcome) {
+        self.tell_guards(job, outcome).await;
+        if let Origin::FailSafe { cause, .. } = &job.origin {
+            tracing::debug!(topic = %job.message.topic, cause = &**cause, outcome = outcome.word(), "fail-safe write");
+            return;
+        }
         tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
         let payload = answer::payload(outcome, job.id.as_deref(), job.came);
         if let Some(key) = key_of(job) {
@@ -231,6 +308,45 @@ impl Teller {
             }
         }
         answer::tell(&self.answers, &job.message, &payload).await;
+    }
+}
+
+impl Teller {
+    async fn tell_guards(&self, job: &Job, outcome: &Outcome) {
+        match (&job.work, outcome, &job.origin) {
+            (Work::Set(change), _, Origin::FailSafe { .. }) => {
+                let point = change.target.point.id;
+                self.guard(point, News::Own(point, End::of(outcome), job.before.clone())).await;
+            }
+            (Work::Set(change), _, Origin::Asked) => self.commanded(change, outcome).await,
+            (Work::Batch(changes), Outcome::Batch(parts), _) => {
+                for (change, (_, outcome)) in changes.iter().zip(parts) {
+                    self.commanded(change, outcome).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn commanded(&self, change: &Change, outcome: &Outcome) {
+        let point = change.target.point.id;
+        if let Some(how) = Commanded::of(outcome) {
+            self.guard(point, News::Commanded(point, how)).await;
+        }
+    }
+
+    async fn guard(&self, point: PointId, news: News) {
+        if let Some(guards) = &self.guards {
+            guards.tell(point, news).await;
+        }
+    }
+}
+
+/// The next write of the gateway's own; never, where there are none.
+async fn ordered(own: &mut Option<Door>) -> Option<Own> {
+    match own {
+        Some(door) => door.orders.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -247,7 +363,8 @@ async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
-        while let Some(job) = waiting.next() {
+        while let Some(mut job) = waiting.next() {
+            job.before = before(&desk, &job).await;
             let outcome = perform_at(&desk, &job).await;
             teller.tell(&job, &outcome).await;
             take_in(&mut jobs, &mut waiting, &teller).await;
@@ -275,14 +392,24 @@ async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &T
     }
 }
 
+/// What the point holds before a write of the gateway's own. Nothing of this line comes in between.
+async fn before(desk: &Seat, job: &Job) -> Option<Value> {
+    let (Work::Set(change), Origin::FailSafe { look: Look::First, .. }) = (&job.work, &job.origin) else { return None };
+    let seated = desk.borrow().clone()?;
+    match perform::get(&seated, &change.target).await {
+        Outcome::Read(Ok(value)) => Some(value),
+        _ => None,
+    }
+}
+
 async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
     let seated = desk.borrow().clone();
     let Some(desk) = seated else {
         return Outcome::Later("the line is being restarted, try again".to_owned());
     };
     match &job.work {
-        Work::Set(change) => perform::set(&desk, change, job.expires_us, job.came.elapsed()).await,
-        Work::Batch(changes) => perform::batch(&desk, changes, job.expires_us, job.came.elapsed()).await,
+        Work::Set(change) => perform::set(&desk, change, job.expires_us, job.waited()).await,
+        Work::Batch(changes) => perform::batch(&desk, changes, job.expires_us, job.waited()).await,
         Work::Get(target) => perform::get(&desk, target).await,
         Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
     }

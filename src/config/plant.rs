@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use crate::config::failsafe::FailSafe;
 use crate::config::preset::Preset;
 use crate::message::Class;
 use crate::payload::Format;
@@ -29,6 +30,8 @@ pub struct Plant {
     pub devices: Vec<Device>,
     /// Points of one device are contiguous.
     pub points: Vec<Point>,
+    /// What is written where a commander is gone; at most one a point, in order of the points.
+    pub fail_safes: Vec<FailSafe>,
     /// The embedded broker.
     pub broker: Broker,
     /// By name, in order of the file.
