@@ -31,7 +31,7 @@ pub(super) struct Own {
     pub(super) value: Value,
     pub(super) look: Look,
     /// Who is gone or back, in words.
-    pub(super) cause: Arc<str>,
+    pub(super) who: Arc<str>,
 }
 
 /// Whether it is to be known what the point holds before it is written.
@@ -72,10 +72,10 @@ pub(super) enum Commanded {
 
 impl End {
     pub(super) fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Written { .. } | Outcome::Done | Outcome::Read(_) | Outcome::Batch(_) => Self::Written,
-            Outcome::Failed(reason) => Self::Failed(reason.clone()),
-            Outcome::Refused(reason) | Outcome::Later(reason) => Self::NotDone(reason.clone()),
+        match (outcome, outcome.reason()) {
+            (Outcome::Refused(_) | Outcome::Later(_), Some(reason)) => Self::NotDone(reason),
+            (_, Some(reason)) => Self::Failed(reason),
+            (_, None) => Self::Written,
         }
     }
 }
@@ -85,7 +85,7 @@ impl Commanded {
     pub(super) const fn of(outcome: &Outcome) -> Option<Self> {
         match outcome {
             Outcome::Written { .. } => Some(Self::Done),
-            Outcome::Failed(_) => Some(Self::Unknown),
+            Outcome::Failed(_) | Outcome::Differs(_) => Some(Self::Unknown),
             _ => None,
         }
     }

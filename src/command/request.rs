@@ -215,16 +215,28 @@ fn bad_time(text: &str) -> Refusal {
     Refusal::Malformed(format!("`expires` is {text}, it wants a time such as 2026-11-21T01:02:03Z"))
 }
 
-/// Whether the time of a command has passed, by the wall clock and by how long it has waited.
+/// How old a command is, and how old it may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age {
+    /// As in [`Request`].
+    pub expires_us: Option<i64>,
+    /// The message's own time to live (MQTT 5, 3.3.2.3.3), as it was when the message came.
+    pub lives: Option<Duration>,
+    /// How long it has been here.
+    pub waited: Duration,
+}
+
+/// Whether the time of a command has passed: by the wall clock, by its message's time to live, or by what the point allows.
 ///
 /// # Errors
 /// [`Refusal::Expired`] with by how much.
-pub fn in_time(expires_us: Option<i64>, write: &Write, now_us: i64, waited: Duration) -> Result<(), Refusal> {
-    let late_us = expires_us.map_or(i64::MIN, |at| now_us.saturating_sub(at));
+pub fn in_time(age: Age, write: &Write, now_us: i64) -> Result<(), Refusal> {
+    let late_us = age.expires_us.map_or(i64::MIN, |at| now_us.saturating_sub(at));
     if late_us > 0 {
         return Err(Refusal::Expired(late_us / 1000));
     }
-    match waited.checked_sub(write.expires) {
+    let allowed = age.lives.map_or(write.expires, |lives| lives.min(write.expires));
+    match age.waited.checked_sub(allowed) {
         Some(late) if !late.is_zero() => Err(Refusal::Expired(i64::try_from(late.as_millis()).unwrap_or(i64::MAX))),
         _ => Ok(()),
     }
@@ -397,14 +409,23 @@ mod tests {
         assert_eq!(planned.kind, WriteKind::Mask { address: 101, and: 0xFF0F, or: 0x0090 });
     }
 
+    fn fresh(waited_ms: u64) -> Age {
+        Age { expires_us: None, lives: None, waited: Duration::from_millis(waited_ms) }
+    }
+
     #[test]
     fn an_old_command_is_refused() {
         let write = setpoint().write.unwrap();
         let dated = Request { expires_us: Some(1_000_000), ..parse(b"5").unwrap() };
-        let late = |now_us, waited| in_time(dated.expires_us, &write, now_us, waited);
-        assert_eq!(late(999_000, Duration::ZERO), Ok(()));
-        assert_eq!(late(1_500_000, Duration::ZERO), Err(Refusal::Expired(500)));
-        assert_eq!(in_time(None, &write, 0, Duration::from_secs(10)), Ok(()));
-        assert_eq!(in_time(None, &write, 0, Duration::from_millis(10_250)), Err(Refusal::Expired(250)));
+        let at = |now_us| in_time(Age { expires_us: dated.expires_us, ..fresh(0) }, &write, now_us);
+        assert_eq!(at(999_000), Ok(()));
+        assert_eq!(at(1_500_000), Err(Refusal::Expired(500)));
+        assert_eq!(in_time(fresh(10_000), &write, 0), Ok(()));
+        assert_eq!(in_time(fresh(10_250), &write, 0), Err(Refusal::Expired(250)));
+        let short_lived = |waited| Age { lives: Some(Duration::from_secs(2)), ..fresh(waited) };
+        assert_eq!(in_time(short_lived(2_000), &write, 0), Ok(()));
+        assert_eq!(in_time(short_lived(2_250), &write, 0), Err(Refusal::Expired(250)));
+        let patient = Age { lives: Some(Duration::from_secs(60)), ..fresh(10_250) };
+        assert_eq!(in_time(patient, &write, 0), Err(Refusal::Expired(250)), "the point's own limit holds as well");
     }
 }

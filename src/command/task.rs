@@ -1,6 +1,8 @@
 //! Takes commands in and sees them done: one worker a line, so that a slow line delays nobody else's commands, each with a
 //! bounded queue. A full queue is answered, never waited for: the asker is told that the line is busy.
 
+mod own;
+
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -16,17 +18,13 @@ use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
 use crate::command::answered::Known;
+use crate::command::cause::Cause;
 use crate::command::failsafe;
-use crate::command::failsafe::Commanded;
 use crate::command::failsafe::Door;
-use crate::command::failsafe::End;
-use crate::command::failsafe::Look;
-use crate::command::failsafe::News;
-use crate::command::failsafe::Own;
-use crate::command::origin::Origin;
 use crate::command::perform;
 use crate::command::request;
 use crate::command::request::Action;
+use crate::command::request::Age;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Seat;
@@ -43,7 +41,6 @@ use crate::message::Retain;
 use crate::point::PointId;
 use crate::sample::Value;
 use crate::topic::Qos;
-use crate::topic::TopicName;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
@@ -70,6 +67,14 @@ enum Work {
     Act(Arc<Device>, Vec<PointId>, Action),
 }
 
+/// Whether a command was heard of before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    First,
+    /// Its id is under way: when its turn comes, that has ended, and it is answered with the same.
+    Again,
+}
+
 /// One command on its way to its line.
 #[derive(Debug)]
 struct Job {
@@ -79,18 +84,18 @@ struct Job {
     expires_us: Option<i64>,
     message: Message,
     came: Instant,
-    origin: Origin,
+    cause: Cause,
+    asked: Asked,
     /// What the point held before a write of the gateway's own, where that was to be looked up.
     before: Option<Value>,
 }
 
 impl Job {
     /// What the gateway itself writes does not grow old while it waits: it is withdrawn when it is not wanted any more.
-    fn waited(&self) -> Duration {
-        match self.origin {
-            Origin::Asked => self.came.elapsed(),
-            Origin::FailSafe { .. } => Duration::ZERO,
-        }
+    fn age(&self) -> Age {
+        let waited = if self.cause == Cause::Asked { self.came.elapsed() } else { Duration::ZERO };
+        let lives = self.message.properties.as_deref().and_then(|properties| properties.expiry);
+        Age { expires_us: self.expires_us, lives: lives.map(|s| Duration::from_secs(u64::from(s))), waited }
     }
 }
 
@@ -121,8 +126,8 @@ impl CommandTask {
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
-                Some(own) = ordered(&mut self.own) => {
-                    self.take_own(own, &queues).await;
+                Some(write) = own::ordered(&mut self.own) => {
+                    self.take_own(write, &queues).await;
                     continue;
                 }
                 () = stop.cancelled() => None,
@@ -156,46 +161,17 @@ impl CommandTask {
         }
     }
 
-    /// A write of the gateway's own waits in the same queue as commands do.
-    async fn take_own(&self, own: Own, queues: &[mpsc::Sender<Box<Job>>]) {
-        let teller = self.teller();
-        let Some((line, job)) = self.own_job(&own) else {
-            let end = End::NotDone("the point is not there any more".to_owned());
-            return teller.guard(own.point, News::Own(own.point, end, None)).await;
-        };
-        if let Err(full) = queues[line].try_send(Box::new(job)) {
-            teller.tell(&full.into_inner(), &busy()).await;
-        }
-    }
-
-    /// As if it had been asked for on the point's own topic.
-    fn own_job(&self, own: &Own) -> Option<(usize, Job)> {
-        let (whole, target) = Whole::around(&self.plant, own.point)?;
-        let topic = format!("{}/{}/{}/set", self.plant.gateway, whole.device.name, target.point.name);
-        let payload = Bytes::from(answer::value_json(&own.value).to_string());
-        let message = Message::plain(TopicName::new(topic).ok()?, payload, Qos::AtLeastOnce, Retain::No);
-        let line = usize::from(whole.device.line.0);
-        let work = Work::Set(Change { target, value: own.value.clone() });
-        let origin = Origin::FailSafe { cause: Arc::clone(&own.cause), look: own.look };
-        Some((
-            line,
-            Job { line, work, id: None, expires_us: None, message, came: Instant::now(), origin, before: None },
-        ))
-    }
-
     async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
         let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
             Ok(job) => {
-                if let Some(known) = teller.known(&job) {
-                    // Under way: its first asker is answered on the topic that both hear.
-                    if let Known::Answer(payload) = known {
-                        answer::tell(&self.answers, &message, &payload).await;
-                    }
-                    return;
-                }
-                if let Err(full) = queues[job.line].try_send(Box::new(job)) {
+                let asked = match teller.known(&job) {
+                    Some(Known::Answer(payload)) => return answer::tell(&self.answers, &message, &payload).await,
+                    Some(Known::UnderWay) => Asked::Again,
+                    None => Asked::First,
+                };
+                if let Err(full) = queues[job.line].try_send(Box::new(Job { asked, ..job })) {
                     teller.tell(&full.into_inner(), &busy()).await;
                 }
                 return;
@@ -244,7 +220,17 @@ impl CommandTask {
             _ => return Err(unknown()),
         };
         let line = usize::from(whole.device.line.0);
-        Ok(Job { line, work, id, expires_us, message: message.clone(), came, origin: Origin::Asked, before: None })
+        Ok(Job {
+            line,
+            work,
+            id,
+            expires_us,
+            message: message.clone(),
+            came,
+            cause: Cause::Asked,
+            asked: Asked::First,
+            before: None,
+        })
     }
 }
 
@@ -291,15 +277,38 @@ impl Teller {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, Instant::now())
     }
 
+    /// What is still to be done when its turn comes; who asked again is answered here.
+    async fn not_answered(&self, mut job: Box<Job>) -> Option<Box<Job>> {
+        if job.asked == Asked::First {
+            return Some(job);
+        }
+        match self.known(&job) {
+            Some(Known::Answer(payload)) => {
+                answer::tell(&self.answers, &job.message, &payload).await;
+                None
+            }
+            // The first was told to try again, and this is it.
+            None => {
+                job.asked = Asked::First;
+                Some(job)
+            }
+            // It cannot be: the first came before it, on the same line. Asked once more, the end is known.
+            Some(Known::UnderWay) => {
+                self.tell(&job, &busy()).await;
+                None
+            }
+        }
+    }
+
     async fn tell(&self, job: &Job, outcome: &Outcome) {
         self.tell_guards(job, outcome).await;
-        if let Origin::FailSafe { cause, .. } = &job.origin {
-            tracing::debug!(topic = %job.message.topic, cause = &**cause, outcome = outcome.word(), "fail-safe write");
+        if let Cause::FailSafe { who, .. } = &job.cause {
+            tracing::debug!(topic = %job.message.topic, who = &**who, outcome = outcome.word(), "fail-safe write");
             return;
         }
         tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
         let payload = answer::payload(outcome, job.id.as_deref(), job.came);
-        if let Some(key) = key_of(job) {
+        if let (Some(key), Asked::First) = (key_of(job), job.asked) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
                 // Whoever is told to try again must find it undone.
@@ -308,45 +317,6 @@ impl Teller {
             }
         }
         answer::tell(&self.answers, &job.message, &payload).await;
-    }
-}
-
-impl Teller {
-    async fn tell_guards(&self, job: &Job, outcome: &Outcome) {
-        match (&job.work, outcome, &job.origin) {
-            (Work::Set(change), _, Origin::FailSafe { .. }) => {
-                let point = change.target.point.id;
-                self.guard(point, News::Own(point, End::of(outcome), job.before.clone())).await;
-            }
-            (Work::Set(change), _, Origin::Asked) => self.commanded(change, outcome).await,
-            (Work::Batch(changes), Outcome::Batch(parts), _) => {
-                for (change, (_, outcome)) in changes.iter().zip(parts) {
-                    self.commanded(change, outcome).await;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    async fn commanded(&self, change: &Change, outcome: &Outcome) {
-        let point = change.target.point.id;
-        if let Some(how) = Commanded::of(outcome) {
-            self.guard(point, News::Commanded(point, how)).await;
-        }
-    }
-
-    async fn guard(&self, point: PointId, news: News) {
-        if let Some(guards) = &self.guards {
-            guards.tell(point, news).await;
-        }
-    }
-}
-
-/// The next write of the gateway's own; never, where there are none.
-async fn ordered(own: &mut Option<Door>) -> Option<Own> {
-    match own {
-        Some(door) => door.orders.recv().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -363,8 +333,9 @@ async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
-        while let Some(mut job) = waiting.next() {
-            job.before = before(&desk, &job).await;
+        while let Some(job) = waiting.next() {
+            let Some(mut job) = teller.not_answered(job).await else { continue };
+            job.before = own::before(&desk, &job).await;
             let outcome = perform_at(&desk, &job).await;
             teller.tell(&job, &outcome).await;
             take_in(&mut jobs, &mut waiting, &teller).await;
@@ -381,8 +352,8 @@ async fn take_in(jobs: &mut mpsc::Receiver<Box<Job>>, waiting: &mut Waiting<Poin
 
 /// Takes a command into the queue; whoever loses by it is told.
 async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &Teller) {
-    let key = match &job.work {
-        Work::Set(change) => Some(change.target.point.id),
+    let key = match (&job.work, job.asked) {
+        (Work::Set(change), Asked::First) => Some(change.target.point.id),
         _ => None,
     };
     match waiting.put(key, job) {
@@ -392,24 +363,14 @@ async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &T
     }
 }
 
-/// What the point holds before a write of the gateway's own. Nothing of this line comes in between.
-async fn before(desk: &Seat, job: &Job) -> Option<Value> {
-    let (Work::Set(change), Origin::FailSafe { look: Look::First, .. }) = (&job.work, &job.origin) else { return None };
-    let seated = desk.borrow().clone()?;
-    match perform::get(&seated, &change.target).await {
-        Outcome::Read(Ok(value)) => Some(value),
-        _ => None,
-    }
-}
-
 async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
     let seated = desk.borrow().clone();
     let Some(desk) = seated else {
         return Outcome::Later("the line is being restarted, try again".to_owned());
     };
     match &job.work {
-        Work::Set(change) => perform::set(&desk, change, job.expires_us, job.waited()).await,
-        Work::Batch(changes) => perform::batch(&desk, changes, job.expires_us, job.waited()).await,
+        Work::Set(change) => perform::set(&desk, change, job.age()).await,
+        Work::Batch(changes) => perform::batch(&desk, changes, job.age()).await,
         Work::Get(target) => perform::get(&desk, target).await,
         Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
     }

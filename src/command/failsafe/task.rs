@@ -96,7 +96,7 @@ impl Minded {
         self.guard.see_device(device, now);
     }
 
-    fn cause(&self) -> Arc<str> {
+    fn who(&self) -> Arc<str> {
         let is_back = self.guard.standing().state == FailSafeState::Returning;
         let commander = &self.guard.rule.commander;
         let words = if is_back { format!("{commander} is back") } else { format!("{commander} is gone") };
@@ -196,8 +196,8 @@ impl FailSafeTask {
     async fn order(&mut self, now: Instant) -> bool {
         for minded in &mut self.all {
             let Some(step) = minded.guard.next(now) else { continue };
-            let cause = minded.cause();
-            let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, cause };
+            let who = minded.who();
+            let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, who };
             if self.desk.orders.send(own).await.is_err() {
                 return false;
             }
