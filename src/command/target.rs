@@ -10,6 +10,7 @@ use crate::config::plant::Device;
 use crate::config::plant::Plant;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
+use crate::point::PointId;
 use crate::poll::Order;
 use crate::sample::Sample;
 use crate::sample::Value;
@@ -52,6 +53,14 @@ pub(super) struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
+    /// The device of that point, and the point.
+    pub(super) fn around(plant: &'a Plant, point: PointId) -> Option<(Self, Target)> {
+        let point = plant.point(point);
+        let whole = Self::named(plant, &plant.device(point.device).name)?;
+        let target = whole.point(&point.name)?;
+        Some((whole, target))
+    }
+
     pub(super) fn named(plant: &'a Plant, name: &str) -> Option<Self> {
         let device = plant.devices.iter().find(|d| *d.name == *name)?;
         Some(Self { plant, device: Arc::new(device.clone()) })

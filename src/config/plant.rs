@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use crate::config::failsafe::FailSafe;
 use crate::config::preset::Preset;
 use crate::message::Class;
 use crate::payload::Format;
-use crate::point::{AddressRange, BitSpan, DataType, DeviceId, LineId, PointId, Scale, Table, UnitId, WordOrder};
+use crate::point::{DeviceId, LineId, PointId, UnitId};
 use crate::topic::{Qos, TopicFilter, TopicName};
+
+pub use crate::point::Wire;
 
 /// Everything that runs. `LineId`, `DeviceId` and `PointId` are indices into the vectors.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +30,8 @@ pub struct Plant {
     pub devices: Vec<Device>,
     /// Points of one device are contiguous.
     pub points: Vec<Point>,
+    /// What is written where a commander is gone; at most one a point, in order of the points.
+    pub fail_safes: Vec<FailSafe>,
     /// The embedded broker.
     pub broker: Broker,
     /// By name, in order of the file.
@@ -199,29 +204,6 @@ pub enum Source {
     Wire(Wire),
     /// An expression over other points of the device, by their names.
     Compute(Compute),
-}
-
-/// A value on the wire and how to read it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wire {
-    /// Which table.
-    pub table: Table,
-    /// Which addresses; never split across requests.
-    pub range: AddressRange,
-    /// How the words are understood.
-    pub data_type: DataType,
-    /// How the words lie.
-    pub order: WordOrder,
-    /// A part of one register only.
-    pub bits: Option<BitSpan>,
-    /// To engineering units.
-    pub scale: Scale,
-    /// Multiply by ten to this point's value (SunSpec scale factors); a point of the same device.
-    pub scale_from: Option<PointId>,
-    /// Names for raw numbers; empty where none.
-    pub names: BTreeMap<i64, Arc<str>>,
-    /// Raw patterns that mean "not available", as unsigned numbers over all the value's bits in `abcd` order.
-    pub invalid: Vec<u64>,
 }
 
 /// `compute:`; checked to parse and to name only other wire points of the device.

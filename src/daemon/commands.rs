@@ -1,12 +1,15 @@
-//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered through the broker.
+//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered
+//! through the broker. Beside it fail-safes are minded, which write where a commander is gone.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::command;
 use crate::command::Seat;
+use crate::command::failsafe;
 use crate::config::Plant;
 use crate::daemon::Group;
 use crate::supervise;
@@ -16,18 +19,34 @@ use crate::topic::{Qos, TopicFilter};
 /// Commands between the broker and the task; more than a person sends. Full: the newest is dropped by the broker and counted.
 const WAITING: usize = 256;
 
+/// What commands are done with, and what a fail-safe is judged by.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    /// The lines' desks, in order.
+    pub(super) desks: Vec<Seat>,
+    pub(super) eyes: failsafe::Eyes,
+    /// What is told of fail-safes outlives the task.
+    pub(super) links: failsafe::Links,
+}
+
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, desks: Vec<Seat>) {
+pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, means: Means) {
     let stop = group.stop.clone();
     let (plant, broker) = (Arc::clone(plant), broker.clone());
     let make = {
         let stop = stop.clone();
-        move || hear(Arc::clone(&plant), broker.clone(), desks.clone(), stop.clone())
+        move || hear(Arc::clone(&plant), broker.clone(), means.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
-async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
+/// Where what fail-safes know goes.
+pub(super) fn links(group: &Group, panics: &Panics, plant: &Plant) -> failsafe::Links {
+    let kept = super::failsafe::open(group, panics, &plant.state_dir);
+    failsafe::Links { kept, status: watch::Sender::new(Vec::new()) }
+}
+
+async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util::sync::CancellationToken) {
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
         let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
@@ -36,7 +55,8 @@ async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_u
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let task = command::new(plant, desks, commands, answers);
+    let (door, guards) = failsafe::new(&plant, &means.eyes, answers.clone(), means.links);
+    let task = command::new(plant, means.desks, commands, answers).guarded(door);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {
@@ -46,8 +66,14 @@ async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_u
         // The broker has ended before it was told: its owner says so; commands wait for the stop.
         stop.cancelled().await;
     };
+    // They end at the stop, when commands under way are still to be finished.
+    let guarded = async {
+        guards.run(stop.clone()).await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = task.run(stop.clone()) => {}
         () = forward => {}
+        () = guarded => {}
     }
 }

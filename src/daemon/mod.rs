@@ -15,6 +15,7 @@ use crate::broker;
 use crate::broker::Broker;
 use crate::broker::BrokerError;
 use crate::broker::LocalSubscription;
+use crate::command::failsafe::Eyes;
 use crate::config::Plant;
 use crate::config::users;
 use crate::control;
@@ -34,6 +35,7 @@ use crate::web::WebError;
 
 mod commands;
 mod desk;
+mod failsafe;
 mod file;
 mod intake;
 mod ledger;
@@ -185,7 +187,10 @@ impl Daemon {
         let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
         memory.start(&groups.services, &panics);
         let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
-        commands::start(&groups.services, &panics, &plant, &broker, desks);
+        let eyes = Eyes { upstreams: upstreams.clone(), broker: broker.status(), lines: lines.clone() };
+        let links = commands::links(&groups.services, &panics, &plant);
+        let fail_safes = links.status.subscribe();
+        commands::start(&groups.services, &panics, &plant, &broker, commands::Means { desks, eyes, links });
         watchdog::start(
             &groups.services,
             watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },
@@ -197,6 +202,7 @@ impl Daemon {
             upstreams,
             spool: spool.status(),
             broker: broker.status(),
+            fail_safes,
             panics: panics.subscribe(),
         });
         stats::start(&groups.publish, plant.stats, &board, &broker);

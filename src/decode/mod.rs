@@ -15,8 +15,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use rust_decimal::RoundingStrategy::MidpointAwayFromZero;
 
-use crate::config::plant::Wire;
-use crate::point::{BitSpan, DataType, Scale};
+use crate::point::{BitSpan, DataType, Scale, Wire};
 use crate::sample::{Reason, Value};
 
 /// What a reply holds of one point, no more and no less.

@@ -4,6 +4,7 @@
 mod broker;
 mod cloud;
 mod devices;
+mod failsafe;
 mod lines;
 mod loops;
 mod mapping;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use crate::config::Note;
 use crate::config::Plant;
+use crate::config::failsafe::FailSafe;
 use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
@@ -31,6 +33,7 @@ use crate::config::report::Problem;
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
 pub(super) use devices::PUBLISH_KEYS;
+pub(super) use failsafe::FAIL_SAFE_KEYS;
 pub(super) use lines::LINE_KEYS;
 pub(super) use mapping::MAPPING_KEYS;
 pub(super) use point::POINT_KEYS;
@@ -59,6 +62,8 @@ pub(super) struct Checker {
     pub(super) rules: Vec<mapping::Ruled>,
     /// The URLs of all upstreams and where they stand.
     urls: Vec<(At, Endpoint)>,
+    /// Every `fail_safe`, and where its commander is named.
+    fail_safes: Vec<(FailSafe, At)>,
 }
 
 impl Checker {
@@ -74,6 +79,7 @@ impl Checker {
             notes: Vec::new(),
             rules: Vec::new(),
             urls: Vec::new(),
+            fail_safes: Vec::new(),
         }
     }
 
@@ -128,6 +134,7 @@ impl Checker {
         let section = self.once(roots, "broker");
         let broker = self.broker(section, points.len());
         let upstreams = self.upstreams(roots);
+        let fail_safes = self.fail_safes(&upstreams);
         self.topics_of_points(&upstreams, &points);
         self.loops(&upstreams, &broker);
         let section = self.once(roots, "spool");
@@ -141,6 +148,7 @@ impl Checker {
             lines,
             devices,
             points,
+            fail_safes,
             broker,
             upstreams,
             spool,

@@ -54,6 +54,7 @@ pub(in crate::config) const POINT_KEYS: &[&str] = &[
     "schedule",
     "report",
     "write",
+    "fail_safe",
     "topic",
     "payload",
     "qos",
@@ -138,6 +139,9 @@ impl Checker {
             retain: all.get("retain").and_then(|n| self.reader.bool(n)).unwrap_or(true),
             class: all.get("class").and_then(|n| self.class(n)).unwrap_or_default(),
         };
+        if let Some(node) = value.get("fail_safe") {
+            self.fail_safe(node, &point);
+        }
         Some((point, all.get("topic").map_or(at, |n| n.at)))
     }
 
