@@ -229,7 +229,7 @@ pub struct BitSpan {
 }
 
 /// value = raw × scale + offset, rounded to `decimals` where given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scale {
     /// Factor; 1 where none is written.
     pub factor: Decimal,
