@@ -231,7 +231,7 @@ pub struct BitSpan {
 }
 
 /// value = raw × scale + offset, rounded to `decimals` where given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scale {
     /// Factor; 1 where none is written.
     pub factor: Decimal,
@@ -248,7 +248,7 @@ impl Default for Scale {
 }
 
 /// A value on the wire and how to read it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wire {
     /// Which table.
     pub table: Table,

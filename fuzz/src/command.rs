@@ -1,10 +1,12 @@
 //! Any payload as a command on points of every kind: understood or refused, never a panic; and what is judged fit to be
 //! written has as many words as the point has registers.
 
+use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use trunkline::command::request;
+use trunkline::command::request::Age;
 use trunkline::config;
 use trunkline::config::plant::Point;
 use trunkline::config::plant::Source;
@@ -12,7 +14,7 @@ use trunkline::point::Table;
 
 const PLANT: &str = include_str!("command.yaml");
 
-static POINTS: LazyLock<Vec<Point>> = LazyLock::new(|| {
+static POINTS: LazyLock<Vec<Arc<Point>>> = LazyLock::new(|| {
     let loaded = config::load_text("command.yaml", PLANT, std::path::Path::new("fuzz-nothing-here"));
     loaded.unwrap_or_else(|report| panic!("{report}")).plant.points
 });
@@ -27,7 +29,8 @@ pub fn run(data: &[u8]) {
     let asked = request::parse(data);
     for point in POINTS.iter() {
         if let (Ok(asked), Some(write)) = (&asked, &point.write) {
-            let _ = request::in_time(asked.expires_us, write, 1_800_000_000_000_000, Duration::from_secs(3));
+            let age = Age { expires_us: asked.expires_us, lives: None, waited: Duration::from_secs(3) };
+            let _ = request::in_time(age, write, 1_800_000_000_000_000);
         }
         for value in values.iter().chain(asked.as_ref().ok().map(|asked| &asked.value)) {
             for exponent in [None, Some(0), Some(-3), Some(i32::MAX), Some(i32::MIN)] {

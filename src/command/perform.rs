@@ -152,7 +152,7 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     let reply = desk.bus.read_next(request).await?;
     let taken = time::stamp_of(reply.arrived);
     let (words, value) = understood(wire, reply.data, exponent);
-    let value = value.and_then(|value| decode::judge(point.range, &value).map(|()| value));
+    let value = value.and_then(|value| decode::judge(point.range.as_deref(), &value).map(|()| value));
     let sample = match &value {
         Ok(value) => Sample::good(point.id, value.clone(), taken),
         Err(reason) => Sample::bad(point.id, *reason, taken),

@@ -287,6 +287,7 @@ mod tests {
     use crate::config::plant::When;
     use crate::message::Class;
     use crate::payload::Format;
+    use crate::payload::Series;
     use crate::point::AddressRange;
     use crate::point::BitSpan;
     use crate::point::DataType;
@@ -296,6 +297,8 @@ mod tests {
     use crate::point::WordOrder;
     use crate::topic::Qos;
     use crate::topic::TopicName;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     fn setpoint() -> Point {
         let limits = |n: i64| Some(Decimal::from(n));
@@ -303,7 +306,7 @@ mod tests {
             id: PointId(0),
             device: DeviceId(0),
             name: "setpoint".into(),
-            source: Source::Wire(Wire {
+            source: Source::Wire(Arc::new(Wire {
                 table: Table::Holding,
                 range: AddressRange::new(101, 1).unwrap(),
                 data_type: DataType::I16,
@@ -311,25 +314,28 @@ mod tests {
                 bits: None,
                 scale: Scale { factor: "0.1".parse().unwrap(), ..Scale::default() },
                 scale_from: None,
-                names: std::collections::BTreeMap::new(),
+                names: BTreeMap::new(),
                 invalid: Vec::new(),
-            }),
-            unit: "°C".into(),
+            })),
             range: None,
             schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
-            report: Report { when: When::Change, deadband: None, at_least: None, at_most: None },
-            write: Some(Write {
+            report: Arc::new(Report { when: When::Change, deadband: None, at_least: None, at_most: None }),
+            write: Some(Box::new(Write {
                 min: limits(4),
                 max: limits(18),
                 step: Some("0.5".parse().unwrap()),
                 verify: true,
                 expires: Duration::from_secs(10),
+            })),
+            series: Arc::new(Series {
+                topic: TopicName::new("g/d/setpoint").unwrap(),
+                format: Format::Json,
+                unit: "°C".into(),
+                names: BTreeMap::new(),
+                qos: Qos::AtLeastOnce,
+                retain: true,
+                class: Class::Normal,
             }),
-            topic: TopicName::new("g/d/setpoint").unwrap(),
-            payload: Format::Json,
-            qos: Qos::AtLeastOnce,
-            retain: true,
-            class: Class::Normal,
         }
     }
 
@@ -366,7 +372,7 @@ mod tests {
         let write = point.write.as_mut().unwrap();
         (write.min, write.max) = (Some(Decimal::from(-1)), None);
         let Request { value, .. } = parse(b"79228162514264337593543950335").unwrap();
-        assert!(matches!(judge(&point, &value, None), Err(Refusal::OffStep { .. })));
+        assert!(matches!(judge(&point, &value, None), Err(Refusal::Unfit(Unfit::OffStep { .. }))));
     }
 
     #[test]
@@ -408,8 +414,9 @@ mod tests {
     #[test]
     fn a_bit_never_touches_its_neighbours() {
         let mut point = setpoint();
-        point.write = Some(Write { min: None, max: None, step: None, ..point.write.clone().unwrap() });
+        point.write = Some(Box::new(Write { min: None, max: None, step: None, ..*point.write.unwrap() }));
         if let Source::Wire(wire) = &mut point.source {
+            let wire = Arc::make_mut(wire);
             wire.data_type = DataType::U16;
             wire.scale = Scale::default();
             wire.bits = Some(BitSpan { low: 4, high: 7 });

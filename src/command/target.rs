@@ -66,7 +66,7 @@ impl<'a> Whole<'a> {
         Some(Self { plant, device: Arc::new(device.clone()) })
     }
 
-    pub(super) fn points(&self) -> impl Iterator<Item = &'a Point> {
+    pub(super) fn points(&self) -> impl Iterator<Item = &'a Arc<Point>> {
         let id = self.device.id;
         self.plant.points.iter().filter(move |p| p.device == id)
     }
@@ -74,9 +74,9 @@ impl<'a> Whole<'a> {
     pub(super) fn point(&self, name: &str) -> Option<Target> {
         let point = self.points().find(|p| *p.name == *name)?;
         let scale_from = match &point.source {
-            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(self.plant.point(id).clone())),
+            Source::Wire(wire) => wire.scale_from.map(|id| Arc::clone(&self.plant.points[id.0 as usize])),
             Source::Compute(_) => None,
         };
-        Some(Target { device: Arc::clone(&self.device), point: Arc::new(point.clone()), scale_from })
+        Some(Target { device: Arc::clone(&self.device), point: Arc::clone(point), scale_from })
     }
 }

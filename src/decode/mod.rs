@@ -61,8 +61,8 @@ pub fn decode(wire: &Wire, words: Words<'_>, exponent: Option<i32>) -> Result<Va
 }
 
 /// Whether a value lies within the point's `range`; text and flags always do.
-pub fn judge(range: Option<(Decimal, Decimal)>, value: &Value) -> Result<(), Reason> {
-    let Some((low, high)) = range else { return Ok(()) };
+pub fn judge(range: Option<&(Decimal, Decimal)>, value: &Value) -> Result<(), Reason> {
+    let Some(&(low, high)) = range else { return Ok(()) };
     let inside = match value {
         Value::Bool(_) | Value::Text(_) => true,
         Value::Int(i) => (low..=high).contains(&Decimal::from(*i)),

@@ -10,6 +10,7 @@ mod loops;
 mod mapping;
 mod point;
 mod rules;
+mod shared;
 mod site;
 mod upstream;
 
@@ -29,6 +30,7 @@ use crate::config::plant::Endpoint;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
 use crate::config::report::Problem;
+use shared::Shared;
 
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
@@ -54,6 +56,7 @@ pub(super) struct Checker {
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
+    shared: Shared,
     /// Where the plant's lines are written, in their order.
     line_at: Vec<At>,
     /// What presets decided.
@@ -75,6 +78,7 @@ impl Checker {
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
+            shared: Shared::default(),
             line_at: Vec::new(),
             notes: Vec::new(),
             rules: Vec::new(),
