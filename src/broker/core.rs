@@ -93,6 +93,8 @@ pub struct Core {
     pub(super) loads: Loads,
     /// Bytes that QoS 0 may write ahead of one connection at this moment.
     pub(super) room: usize,
+    /// Bytes that wait for absent clients: exact at each tick, at most too many in between.
+    pub(super) away_bytes: usize,
     swept: Instant,
 }
 
@@ -119,6 +121,7 @@ impl Core {
             keep: Keep::default(),
             loads: Loads::default(),
             room: WRITE_AHEAD,
+            away_bytes: 0,
             swept: now,
         }
     }
@@ -280,6 +283,8 @@ impl Core {
             self.close(now, key, Fault { code: Code::KEEP_ALIVE_TIMEOUT, why: "nothing heard for 1.5 keep-alives" });
         }
         self.expire(now);
+        let away = self.seats.iter().filter(|(_, seat)| seat.conn.is_none());
+        self.away_bytes = away.map(|(_, seat)| seat.session.bytes()).sum();
         if now.saturating_duration_since(self.swept) > Duration::from_secs(60) {
             self.swept = now;
             for expired in self.retained.sweep(now) {
