@@ -44,12 +44,13 @@ fn main() {
 
 /// The broker as a process: says its address, ends with its standard input.
 fn serve(state_dir: std::path::PathBuf) {
+    let limits = plant::Limits { clients: 2000, packet: 1 << 20, queue: 1000, ..plant::Limits::default() };
     let settings = plant::Broker {
-        listen: vec![plant::Listener { address: "127.0.0.1:0".parse().unwrap(), kind: plant::ListenerKind::Tcp }],
+        listen: vec![plant::Listener { limits, ..plant::Listener::plain("127.0.0.1:0".parse().unwrap()) }],
         anonymous: plant::Anonymous::Loopback,
         users: None,
         access: Vec::new(),
-        limits: plant::Limits { clients: 2000, packet: 1 << 20, queue: 1000 },
+        limits,
     };
     let broker = broker::start(settings, broker::Options { gateway: "bench".into(), state_dir, users: Vec::new() });
     let broker = broker.unwrap();

@@ -298,12 +298,13 @@ async fn packet(stream: &mut TcpStream) -> Option<Vec<u8>> {
 
 async fn play(case: &Case, v5: bool) -> Result<(), String> {
     let state = tempfile::tempdir().unwrap();
+    let limits = plant::Limits { clients: 50, packet: 100_000, queue: 1000, ..plant::Limits::default() };
     let settings = plant::Broker {
-        listen: vec![plant::Listener { address: "127.0.0.1:0".parse().unwrap(), kind: plant::ListenerKind::Tcp }],
+        listen: vec![plant::Listener { limits, ..plant::Listener::plain("127.0.0.1:0".parse().unwrap()) }],
         anonymous: plant::Anonymous::Always,
         users: None,
         access: Vec::new(),
-        limits: plant::Limits { clients: 50, packet: 100_000, queue: 1000 },
+        limits,
     };
     let options = broker::Options { gateway: "test".into(), state_dir: state.path().to_owned(), users: Vec::new() };
     let broker = broker::start(settings, options).unwrap();

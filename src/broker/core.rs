@@ -3,12 +3,12 @@
 //! packets of a connected client, `deliver` moves messages to subscribers.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::access::Access;
+pub use super::admission::Guest;
 use super::conn::Conn;
 use super::conn::MAX_ALIASES;
 use super::conn::STALL;
@@ -31,6 +31,7 @@ use super::session::MAX_IN_FLIGHT;
 use super::session::Session;
 use super::slab::Slab;
 use super::sys::Loads;
+use super::traffic::Traffic;
 use crate::config::plant::Limits;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
@@ -39,15 +40,6 @@ const MAX_KEEP_ALIVE: u16 = 3600;
 const MAX_AWAY: usize = 1000;
 /// Never expires.
 const FOR_EVER: u32 = u32::MAX;
-
-/// Who wants in, after the login.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    /// Remote address.
-    pub peer: SocketAddr,
-    /// User name whose password was right.
-    pub user: Option<Arc<str>>,
-}
 
 /// Bytes to write, and what then.
 #[derive(Debug, Default)]
@@ -124,11 +116,9 @@ pub struct Core {
 impl Core {
     /// An empty broker.
     pub fn new(limits: Limits, access: Access, now: Instant) -> Self {
-        // Room for the count with small messages, and for some of the largest.
-        let bytes = (limits.queue.saturating_mul(1024)).max(limits.packet.saturating_mul(4));
         Self {
             limits,
-            bounds: Bounds { messages: limits.queue, bytes },
+            bounds: Bounds::of(&limits),
             access,
             conns: Slab::default(),
             seats: Slab::default(),
@@ -153,9 +143,9 @@ impl Core {
         &self.access
     }
 
-    /// Largest packet taken, in bytes.
-    pub const fn packet_limit(&self) -> usize {
-        self.limits.packet
+    /// In force now, where a listener has none of its own.
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Most messages that wait for one client.
@@ -165,24 +155,19 @@ impl Core {
 
     /// Whether the queue of a connected client is more than half full: it acknowledges slower than messages come.
     pub fn is_crowded(&self) -> bool {
-        self.seats.iter().any(|(_, seat)| seat.conn.is_some() && seat.session.waiting() > self.bounds.messages / 2)
+        self.seats.iter().any(|(_, seat)| seat.conn.is_some() && seat.session.is_crowded())
+    }
+
+    /// New bounds, for those who come from now on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.bounds = Bounds::of(&limits);
     }
 
     /// The client sent what is no packet.
     pub fn fault(&mut self, now: Instant, key: usize, fault: Fault) {
         self.close(now, key, fault);
         self.settle(now);
-    }
-
-    /// New rules and users: from now on for everybody, connected or not.
-    pub fn set_access(&mut self, access: Access) {
-        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(conn) = self.conns.get_mut(key) {
-                conn.grant = access.grant(conn.user.as_deref(), &conn.client_id, conn.peer.ip());
-            }
-        }
-        self.access = access;
     }
 
     /// Accepts a CONNECT or says why not. The answer is in the new connection's outbox.
@@ -192,7 +177,8 @@ impl Core {
         }
         let assigned = self.assign_id(&mut connect)?;
         let client_id: Arc<str> = connect.client_id.as_str().into();
-        if self.conns.len() >= self.limits.clients && !self.by_id.contains_key(&client_id) {
+        let full = self.conns.len() >= self.limits.clients || self.came_through(guest.door) >= guest.limits.clients;
+        if full && !self.by_id.contains_key(&client_id) {
             return Err(if connect.version.is_v5() { Code::QUOTA_EXCEEDED } else { Code::SERVER_BUSY });
         }
         let grant = self.access.grant(guest.user.as_deref(), &client_id, guest.peer.ip());
@@ -202,13 +188,15 @@ impl Core {
             return Err(Code::NOT_AUTHORIZED);
         }
         let (seat, present) = self.take_seat(now, &connect, &client_id, guest.user.as_ref());
+        // Rules may have changed while it was away.
+        self.prune(seat, &grant);
+        let (limits, bounds) = (guest.limits, Bounds::of(&guest.limits));
         let asked = connect.keep_alive;
         let keep_alive = if connect.version.is_v5() { asked.min(MAX_KEEP_ALIVE) } else { asked };
         let mut conn = Conn {
             session: Some(seat),
             client_id,
-            peer: guest.peer,
-            user: guest.user,
+            guest,
             grant,
             version: connect.version,
             keep_alive,
@@ -223,6 +211,8 @@ impl Core {
             aliases_in: Vec::new(),
             aliases_out: HashMap::new(),
             alias_maximum: connect.alias_maximum.min(MAX_ALIASES),
+            clean_start: connect.clean_start,
+            traffic: Traffic::new(now),
         };
         let ack = ConnAck {
             session_present: present,
@@ -230,7 +220,7 @@ impl Core {
             keep_alive: (keep_alive != asked).then_some(keep_alive),
             receive_maximum: MAX_IN_FLIGHT,
             alias_maximum: MAX_ALIASES,
-            packet_maximum: u32::try_from(self.limits.packet).unwrap_or(u32::MAX),
+            packet_maximum: u32::try_from(limits.packet).unwrap_or(u32::MAX),
         };
         encode::connack(&mut conn.outbox, connect.version, &ack);
         let key = self.conns.insert(conn);
@@ -238,6 +228,7 @@ impl Core {
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.conn = Some(key);
             seat.expiry = connect.session_expiry;
+            seat.session.bound(bounds);
             seat.session.resume(connect.receive_maximum);
         }
         self.woken.push(key);
@@ -334,14 +325,17 @@ impl Core {
     }
 
     /// Bytes came from a client.
-    pub const fn read(&mut self, bytes: usize) {
+    pub fn read(&mut self, key: usize, bytes: usize) {
         self.counts.bytes_in += bytes as u64;
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.traffic.read(bytes);
+        }
     }
 
     /// Ends a connection because of what the client did or did not do; its will is sent.
     pub fn close(&mut self, now: Instant, key: usize, fault: Fault) {
         let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.closing) else { return };
-        tracing::info!(client = %conn.client_id, peer = %conn.peer, reason = fault.why, code = fault.code.0, "client closed");
+        tracing::info!(client = %conn.client_id, peer = %conn.guest.peer, reason = fault.why, code = fault.code.0, "client closed");
         self.say_goodbye_and_leave(now, key, fault);
     }
 
@@ -465,9 +459,10 @@ impl Core {
     pub fn take_output(&mut self, key: usize) -> Output {
         let Some(conn) = self.conns.get_mut(key) else { return Output { closing: true, ..Output::default() } };
         // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
-        let stalled = conn.unwritten() > STALL + self.limits.packet;
+        let stalled = conn.unwritten() > STALL + conn.guest.limits.packet;
         conn.writing += conn.outbox.len();
         self.counts.bytes_out += conn.outbox.len() as u64;
+        conn.traffic.written(conn.outbox.len());
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
     }
 

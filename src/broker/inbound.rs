@@ -23,9 +23,6 @@ use crate::message::Class;
 use crate::message::Message;
 use crate::topic::Qos;
 
-/// Most subscriptions of one client; more are refused (0x97).
-const MAX_SUBSCRIPTIONS: usize = 20_000;
-
 impl Core {
     /// Handles one packet of a connected client.
     pub fn packet(&mut self, now: Instant, key: usize, packet: Packet) {
@@ -60,6 +57,7 @@ impl Core {
         let topic = conn.topic_of(&publish)?;
         let allowed = conn.grant.may_write(&topic);
         let v5 = conn.version.is_v5();
+        conn.traffic.published();
         self.counts.messages_in += 1;
         let Publish { qos, retain, id, payload, properties, .. } = publish;
         let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None };
@@ -163,14 +161,15 @@ impl Core {
         wanted: Wanted,
     ) -> (Code, Option<Subscribed>) {
         let Some(filter) = wanted.filter else { return (Code::FILTER_INVALID, None) };
-        let allowed = self.conns.get(key).is_some_and(|conn| conn.grant.may_read(&filter));
+        let Some(conn) = self.conns.get(key) else { return (Code::UNSPECIFIED, None) };
+        let (allowed, most) = (conn.grant.may_read(&filter), conn.guest.limits.subscriptions);
         let Some(session) = self.seats.get_mut(seat).map(|seat| &mut seat.session) else {
             return (Code::UNSPECIFIED, None);
         };
         if !allowed {
             return (Code::NOT_AUTHORIZED, None);
         }
-        if session.subscriptions().len() >= MAX_SUBSCRIPTIONS && !session.subscriptions().contains_key(&wanted.text) {
+        if session.subscriptions().len() >= most && !session.subscriptions().contains_key(&wanted.text) {
             return (Code::QUOTA_EXCEEDED, None);
         }
         let options = wanted.options;

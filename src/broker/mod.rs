@@ -3,6 +3,7 @@
 //! poller never delays a client. [`start`] binds before it returns; [`Broker`] is the handle.
 
 pub mod access;
+pub mod admission;
 pub mod conn;
 pub mod core;
 pub mod keep;
@@ -14,6 +15,7 @@ pub mod session;
 pub mod slab;
 pub mod stored;
 pub mod throttle;
+pub mod traffic;
 
 mod client;
 mod deliver;
@@ -23,6 +25,7 @@ mod inlet;
 mod listener;
 mod store;
 mod sys;
+mod tls;
 mod websocket;
 
 #[cfg(test)]
@@ -45,6 +48,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 pub use access::hash_password;
+pub use admission::Readmitted;
 pub use local::LocalSubscription;
 
 use self::access::Access;
@@ -53,6 +57,7 @@ use self::deliver::Local;
 use self::hub::Hub;
 use self::keep::Saved;
 use self::listener::Door;
+use self::listener::Terms;
 use self::session::Depth;
 use self::store::Store;
 use crate::config::plant;
@@ -104,6 +109,9 @@ pub enum BrokerError {
         /// What is wrong.
         why: String,
     },
+    /// Listeners cannot be moved while the broker runs.
+    #[error("the addresses in `broker.listen` are bound when the gateway starts; restart it to change them")]
+    Moved,
     /// A user's hash is none.
     #[error("user {0:?} has no usable argon2 hash; set one with `trunkline passwd`")]
     User(String),
@@ -124,9 +132,28 @@ pub enum BrokerError {
 enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
-    Access(Access),
+    Readmit(Box<Anew>, oneshot::Sender<Readmitted>),
     Kick(Arc<str>, oneshot::Sender<bool>),
     Stop,
+}
+
+/// What holds from now on.
+struct Anew {
+    access: Access,
+    limits: plant::Limits,
+    doors: Vec<Arc<Terms>>,
+}
+
+impl Anew {
+    fn of(settings: plant::Broker, users: Vec<(String, String)>) -> Result<Self, BrokerError> {
+        if let Some((name, _)) = users.iter().find(|(_, hash)| !access::is_hash(hash)) {
+            return Err(BrokerError::User(name.clone()));
+        }
+        let terms = |listener| Terms::of(listener).map(Arc::new);
+        let doors = settings.listen.iter().map(terms).collect::<Result<_, _>>()?;
+        let access = Access::new(settings.anonymous, users, settings.access);
+        Ok(Self { access, limits: settings.limits, doors })
+    }
 }
 
 /// The handle. Cheap to clone; when all are dropped the broker stops.
@@ -136,23 +163,22 @@ pub struct Broker {
     inlet: mpsc::Sender<Vec<Message>>,
     status: watch::Receiver<BrokerStatus>,
     addresses: Arc<[SocketAddr]>,
+    /// As configured, ports that the system chose not known.
+    listen: Arc<[SocketAddr]>,
     /// Taken by the one who joins; a plain mutex for that moment.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// Binds all listeners and starts the thread. Not async; needs no runtime.
 pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, BrokerError> {
-    if let Some((name, _)) = options.users.iter().find(|(_, hash)| !access::is_hash(hash)) {
-        return Err(BrokerError::User(name.clone()));
-    }
+    let listen = settings.listen.iter().map(|listener| listener.address).collect();
     let doors: Vec<Door> = settings.listen.iter().map(listener::bind).collect::<Result<_, _>>()?;
     let addresses: Arc<[SocketAddr]> = doors.iter().map(|door| door.address).collect();
     let listeners: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (inlet, published) = mpsc::channel(INLET);
     let (told, status) = watch::channel(BrokerStatus { listeners: listeners.clone(), ..BrokerStatus::default() });
-    let access = Access::new(settings.anonymous, options.users, settings.access);
-    let limits = settings.limits;
+    let anew = Anew::of(settings, options.users)?;
     let (store, saved) = store::open(&options.state_dir)?;
     // Built here, so that a refusal is an error of `start` and not a silent end of the thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -160,12 +186,12 @@ pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, Broker
         .max_blocking_threads(4)
         .build()
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    let owner = Owner { doors, limits, access, asked, published, told, listeners, store, saved };
+    let owner = Owner { doors, anew, asked, published, told, listeners, store, saved };
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || LocalSet::new().block_on(&runtime, owner.run()))
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    Ok(Broker { requests, inlet, status, addresses, thread: Arc::new(Mutex::new(Some(thread))) })
+    Ok(Broker { requests, inlet, status, addresses, listen, thread: Arc::new(Mutex::new(Some(thread))) })
 }
 
 impl Broker {
@@ -194,10 +220,22 @@ impl Broker {
         subscription
     }
 
-    /// New users and rules, in force at once for everybody.
-    pub async fn set_access(&self, settings: &plant::Broker, users: Vec<(String, String)>) {
-        let access = Access::new(settings.anonymous, users, settings.access.clone());
-        let _ = self.requests.send(Request::Access(access)).await;
+    /// New users, rules, limits and certificates, in force at once. Clients whose user was removed or has another password,
+    /// and those with a subscription that is not allowed any more, are told (0x87) and go; all others stay connected. New
+    /// limits and certificates hold for who connects from now on. On an error nothing has changed. Reads certificate files.
+    pub async fn readmit(
+        &self,
+        settings: &plant::Broker,
+        users: Vec<(String, String)>,
+    ) -> Result<Readmitted, BrokerError> {
+        if !settings.listen.iter().map(|listener| listener.address).eq(self.listen.iter().copied()) {
+            return Err(BrokerError::Moved);
+        }
+        let anew = Box::new(Anew::of(settings.clone(), users)?);
+        let (done, readmitted) = oneshot::channel();
+        // A broker that has stopped has nobody to admit.
+        let _ = self.requests.send(Request::Readmit(anew, done)).await;
+        Ok(readmitted.await.unwrap_or_default())
     }
 
     /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
@@ -231,8 +269,7 @@ impl Broker {
 /// All that the thread owns.
 struct Owner {
     doors: Vec<Door>,
-    limits: plant::Limits,
-    access: Access,
+    anew: Anew,
     asked: mpsc::Receiver<Request>,
     published: mpsc::Receiver<Vec<Message>>,
     told: watch::Sender<BrokerStatus>,
@@ -243,13 +280,14 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self) {
-        let hub = Hub::new(Core::new(self.limits, self.access, std::time::Instant::now()));
+        let Anew { access, limits, doors } = self.anew;
+        let hub = Hub::new(Core::new(limits, access, std::time::Instant::now()), doors);
         hub.with(|core, now| core.restore(now, self.saved));
-        for door in self.doors {
-            let (hub, clients) = (Rc::clone(&hub), self.limits.clients);
+        for (number, door) in self.doors.into_iter().enumerate() {
+            let hub = Rc::clone(&hub);
             tokio::task::spawn_local(async move {
                 let address = door.address;
-                if let Err(error) = door.run(hub, clients).await {
+                if let Err(error) = door.run(hub, number).await {
                     tracing::error!(%address, %error, "listener ended");
                 }
             });
@@ -276,7 +314,11 @@ impl Owner {
                 Some(Request::Inlet(name, published)) => {
                     tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), name, published));
                 }
-                Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
+                Some(Request::Readmit(anew, done)) => {
+                    let Anew { access, limits, doors } = *anew;
+                    hub.set_terms(doors);
+                    let _ = done.send(hub.with(|core, now| core.readmit(now, access, limits)));
+                }
                 Some(Request::Kick(client_id, done)) => {
                     let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
                 }
@@ -318,6 +360,7 @@ fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners:
             core.publish_sys(now);
         }
         if count.is_multiple_of(STATUS_EVERY) {
+            core.renew_rates(now);
             told.send_replace(core.status(listeners));
         }
     });

@@ -13,6 +13,7 @@ use super::packet::Options;
 use super::retained::Retained;
 use super::stored::Life;
 use super::stored::Stored;
+use crate::config::plant::Limits;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
@@ -29,6 +30,14 @@ pub struct Bounds {
     pub messages: usize,
     /// Bytes in the queue and in flight.
     pub bytes: usize,
+}
+
+impl Bounds {
+    /// Where nothing is said of bytes: room for the count with small messages, and for some of the largest.
+    pub fn of(limits: &Limits) -> Self {
+        let usual = limits.queue.saturating_mul(1024).max(limits.packet.saturating_mul(4));
+        Self { messages: limits.queue, bytes: limits.queue_bytes.unwrap_or(usual) }
+    }
 }
 
 /// A subscription as the session keeps it; its key is the filter as written.
@@ -229,6 +238,28 @@ impl Session {
     /// Messages that wait, in flight not counted.
     pub fn waiting(&self) -> usize {
         self.queue.len() + self.resend.len()
+    }
+
+    /// Other bounds; what waits already may stay beyond them.
+    pub const fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// More than half of the messages wait that may.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting() > self.bounds.messages / 2
+    }
+
+    /// Drops what waits, was never sent, and is on a topic that is not for this client (any more).
+    pub fn forget_waiting(&mut self, foreign: impl Fn(&TopicName) -> bool) {
+        let (gone, queue): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|w| foreign(&w.item.stored.message.topic));
+        self.queue = queue;
+        self.ready.retain(|item| !foreign(&item.stored.message.topic));
+        for waiting in gone {
+            self.bytes -= waiting.item.stored.size();
+            self.off_disk(waiting.seq, waiting.kept);
+        }
     }
 
     /// Sent and not acknowledged.

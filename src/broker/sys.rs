@@ -64,10 +64,14 @@ impl Core {
             let seat = self.seats.get(conn.session?)?;
             Some(ClientStatus {
                 id: conn.client_id.to_string(),
-                address: conn.peer.to_string(),
+                address: conn.guest.peer.to_string(),
                 version: conn.version.name().to_owned(),
-                user: conn.user.as_deref().map(str::to_owned),
+                user: conn.guest.user.as_deref().map(str::to_owned),
                 keep_alive_s: conn.keep_alive,
+                clean_start: conn.clean_start,
+                session_expiry_s: conn.session_expiry,
+                connected_s: conn.traffic.age().as_secs(),
+                rates: conn.traffic.rates(),
                 subscriptions: seat.session.subscriptions().len(),
                 queued: seat.session.waiting(),
                 in_flight: seat.session.in_flight(),
@@ -83,6 +87,11 @@ impl Core {
             messages_out: self.counts.messages_out,
             dropped: self.counts.dropped,
         }
+    }
+
+    /// Rates as they are now; to be called about once a second.
+    pub fn renew_rates(&mut self, now: Instant) {
+        self.conns.iter_mut().for_each(|conn| conn.traffic.renew(now));
     }
 
     fn away(&self) -> usize {

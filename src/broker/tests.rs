@@ -131,7 +131,7 @@ fn publish(flags: u8, id: u16, topic: &str, payload: &str, v5: bool) -> Vec<u8> 
 
 impl World {
     fn new(queue: usize) -> Self {
-        let limits = Limits { clients: 100, packet: 4096, queue };
+        let limits = Limits { clients: 100, packet: 4096, queue, ..Limits::default() };
         let now = Instant::now();
         let access = Access::new(Anonymous::Always, Vec::new(), Vec::new());
         Self { core: Core::new(limits, access, now), now, decoders: BTreeMap::new() }
@@ -142,7 +142,7 @@ impl World {
         let mut decoder = Decoder::new(4096);
         let packet = decoder.next(&mut BytesMut::from(&*hello.bytes()));
         let Ok(Some(Packet::Connect(connect))) = packet else { panic!("{packet:?}") };
-        let guest = Guest { peer: ([127, 0, 0, 1], 1).into(), user: None };
+        let guest = Guest::nobody(([127, 0, 0, 1], 1).into(), self.core.limits());
         let key = self.core.connect(self.now, *connect, guest).unwrap();
         self.decoders.insert(key, decoder);
         key
