@@ -3,6 +3,7 @@
 //! broker's thread and at most two at once.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,11 +41,34 @@ pub fn is_hash(text: &str) -> bool {
     PasswordHash::new(text).is_ok()
 }
 
+/// A password's hash. Kept out of whatever is printed for debugging: it can be tried against guesses.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hash(Arc<str>);
+
+impl Hash {
+    /// In the form that [`verify_password`] checks.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Hash {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(…)")
+    }
+}
+
 /// The rules of one broker.
 #[derive(Debug, Clone)]
 pub struct Access {
     anonymous: Anonymous,
-    users: HashMap<String, Arc<str>>,
+    users: HashMap<String, Hash>,
     rules: Vec<AccessRule>,
 }
 
@@ -56,7 +80,7 @@ pub enum Login {
     /// Stays out.
     Refused(Code),
     /// Comes in if the password belongs to this hash.
-    Check(Arc<str>),
+    Check(Hash),
 }
 
 /// How somebody showed who they are. Users come and go while the broker runs; what was shown must still be worth something.
@@ -65,7 +89,7 @@ pub enum Proof {
     /// Not at all: without a name.
     Nothing,
     /// By the password of this hash.
-    Password(Arc<str>),
+    Password(Hash),
     /// By a certificate.
     Certificate,
 }
@@ -87,13 +111,17 @@ pub enum Grant {
 impl Access {
     /// Takes the rules and the users with their hashes.
     pub fn new(anonymous: Anonymous, users: Vec<(String, String)>, rules: Vec<AccessRule>) -> Self {
-        Self { anonymous, users: users.into_iter().map(|(name, hash)| (name, hash.into())).collect(), rules }
+        Self {
+            anonymous,
+            users: users.into_iter().map(|(name, hash)| (name, Hash::from(hash.as_str()))).collect(),
+            rules,
+        }
     }
 
     /// First step of a login; the password itself is checked elsewhere.
     pub fn login(&self, username: Option<&str>, peer: IpAddr) -> Login {
         match (username, self.anonymous) {
-            (Some(name), _) if self.users.contains_key(name) => Login::Check(Arc::clone(&self.users[name])),
+            (Some(name), _) if self.users.contains_key(name) => Login::Check(self.users[name].clone()),
             // Many clients send some name by habit; where everybody may come in, so may they.
             (_, Anonymous::Always) => Login::Allowed,
             (_, Anonymous::Loopback) if is_loopback(peer) && (username.is_none() || self.users.is_empty()) => {
@@ -301,6 +329,10 @@ mod tests {
         assert!(verify_password(b"secret", &hash));
         assert!(!verify_password(b"Secret", &hash));
         assert!(is_hash(NOBODY));
+        let access = Access::new(Anonymous::Never, vec![("hmi".into(), hash.clone())], Vec::new());
+        let shown =
+            format!("{access:?} {:?} {:?}", access.login(Some("hmi"), HERE), Proof::Password(hash.as_str().into()));
+        assert!(shown.contains("hmi") && !shown.contains("argon2"), "{shown}");
         assert!(!verify_password(b"", NOBODY));
     }
 }

@@ -151,10 +151,10 @@ async fn log_in(hub: &Hub, peer: SocketAddr, connect: &Connect) -> Result<(Optio
     if turn > Duration::ZERO {
         tokio::time::sleep(turn).await;
     }
-    let (password, against) = (connect.password.clone().unwrap_or_default(), Arc::clone(&hash));
+    let (password, against) = (connect.password.clone().unwrap_or_default(), hash.clone());
     let permit = Arc::clone(&hub.checks).acquire_owned().await.map_err(|_| Code::SHUTTING_DOWN)?;
     let right = tokio::task::spawn_blocking(move || {
-        let right = access::verify_password(&password, &against);
+        let right = access::verify_password(&password, against.as_str());
         drop(permit);
         right
     });

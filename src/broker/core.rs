@@ -31,6 +31,7 @@ use super::session::MAX_IN_FLIGHT;
 use super::session::Session;
 use super::slab::Slab;
 use super::sys::Loads;
+use super::traffic::Counts;
 use super::traffic::Traffic;
 use crate::config::plant::Limits;
 
@@ -50,23 +51,6 @@ pub struct Output {
     pub closing: bool,
     /// Do not read from it for now.
     pub stalled: bool,
-}
-
-/// Counters since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    /// PUBLISH taken in, the gateway's own included.
-    pub messages_in: u64,
-    /// PUBLISH given out.
-    pub messages_out: u64,
-    /// Dropped for slow or absent clients.
-    pub dropped: u64,
-    /// Bytes read from clients.
-    pub bytes_in: u64,
-    /// Bytes for clients.
-    pub bytes_out: u64,
-    /// Connections accepted since the start, refused ones not counted.
-    pub connects: u64,
 }
 
 /// A session and where it stands.
@@ -225,6 +209,8 @@ impl Core {
         encode::connack(&mut conn.outbox, connect.version, &ack);
         let key = self.conns.insert(conn);
         self.counts.connects += 1;
+        self.counts.packets_in += 1;
+        self.counts.maximum = self.counts.maximum.max(self.conns.len() as u64);
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.conn = Some(key);
             seat.expiry = connect.session_expiry;
@@ -322,6 +308,11 @@ impl Core {
         self.close(now, key, Fault { code: Code::ADMINISTRATIVE, why: "ended by the operator" });
         self.settle(now);
         true
+    }
+
+    /// A socket was opened to a listener.
+    pub const fn accepted(&mut self) {
+        self.counts.sockets += 1;
     }
 
     /// Bytes came from a client.
@@ -428,6 +419,7 @@ impl Core {
             seat.conn.is_none() && seat.expiry != FOR_EVER && now.saturating_duration_since(seat.left) >= kept
         };
         let keys: Vec<usize> = self.seats.iter().filter(|(_, s)| over(s)).map(|(key, _)| key).collect();
+        self.counts.expired += keys.len() as u64;
         for key in keys {
             self.end_session(now, key);
         }
@@ -462,6 +454,7 @@ impl Core {
         let stalled = conn.unwritten() > STALL + conn.guest.limits.packet;
         conn.writing += conn.outbox.len();
         self.counts.bytes_out += conn.outbox.len() as u64;
+        self.counts.packets_out += conn.outbox.take_count();
         conn.traffic.written(conn.outbox.len());
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
     }

@@ -28,6 +28,7 @@ impl Core {
     pub fn packet(&mut self, now: Instant, key: usize, packet: Packet) {
         let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.closing) else { return };
         conn.heard = now;
+        self.counts.packets_in += 1;
         let Some(seat) = conn.session else { return };
         let done = match packet {
             Packet::Publish(publish) => self.on_publish(now, key, seat, publish),
@@ -59,6 +60,7 @@ impl Core {
         let v5 = conn.version.is_v5();
         conn.traffic.published();
         self.counts.messages_in += 1;
+        self.counts.payload_in += publish.payload.len() as u64;
         let Publish { qos, retain, id, payload, properties, .. } = publish;
         let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None };
         let origin = Some(Subscriber::Session(seat));

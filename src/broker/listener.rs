@@ -113,7 +113,11 @@ impl Door {
                     continue;
                 }
             };
-            if hub.sockets.get() >= hub.with(|core, _| core.limits().clients) + MARGIN {
+            let most = hub.with(|core, _| {
+                core.accepted();
+                core.limits().clients
+            });
+            if hub.sockets.get() >= most + MARGIN {
                 tracing::debug!(%peer, "too many connections");
                 continue;
             }

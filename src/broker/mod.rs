@@ -16,6 +16,7 @@ pub mod slab;
 pub mod stored;
 pub mod throttle;
 pub mod traffic;
+pub mod view;
 
 mod client;
 mod deliver;
@@ -33,6 +34,7 @@ mod smoke;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -41,6 +43,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -65,6 +68,7 @@ use crate::message::Message;
 use crate::status::BrokerStatus;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
+use crate::topic::TopicName;
 
 /// Batches on their way in from one in-process publisher. Full: the publisher waits.
 const INLET: usize = 256;
@@ -79,7 +83,7 @@ const SYS_EVERY: u64 = 20;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// What the broker needs beside its part of the plant.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `{gateway}` in topics.
     pub gateway: Arc<str>,
@@ -88,6 +92,13 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// User names and argon2 hashes, as `config::users::load` reads them.
     pub users: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users: Vec<&str> = self.users.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Options").field("state_dir", &self.state_dir).field("users", &users).finish_non_exhaustive()
+    }
 }
 
 /// Why the broker cannot start.
@@ -128,12 +139,16 @@ pub enum BrokerError {
     Thread(String),
 }
 
+/// A look at the core, on its own thread.
+type Look = Box<dyn FnOnce(&Core, Instant) + Send>;
+
 /// What other threads ask of the broker's.
 enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
     Readmit(Box<Anew>, oneshot::Sender<Readmitted>),
     Kick(Arc<str>, oneshot::Sender<bool>),
+    Look(Look),
     Stop,
 }
 
@@ -245,6 +260,32 @@ impl Broker {
         kicked.await.unwrap_or(false)
     }
 
+    /// Everybody the broker knows, without their subscriptions; `None` when it has stopped, here and below.
+    pub async fn clients(&self) -> Option<view::Clients> {
+        self.look(Core::clients).await
+    }
+
+    /// One client closely, or the ids of all when there is none of that id.
+    pub async fn client(&self, id: &str) -> Option<Result<view::Portrait, Vec<String>>> {
+        let id = id.to_owned();
+        self.look(move |core, now| core.portrait(now, &id).ok_or_else(|| core.client_ids())).await
+    }
+
+    /// Topics that match with their last value, at most `limit` of them, beginning behind `after`.
+    pub async fn topics(&self, filter: TopicFilter, after: Option<TopicName>, limit: usize) -> Option<view::Topics> {
+        self.look(move |core, now| core.topics(now, &filter, after.as_ref(), limit)).await
+    }
+
+    async fn look<T: Send + 'static>(&self, at: impl FnOnce(&Core, Instant) -> T + Send + 'static) -> Option<T> {
+        let (done, seen) = oneshot::channel();
+        let look = Box::new(move |core: &Core, now: Instant| {
+            // Whoever asked may have gone.
+            let _ = done.send(at(core, now));
+        });
+        self.requests.send(Request::Look(look)).await.ok()?;
+        seen.await.ok()
+    }
+
     /// What is true now, renewed every second.
     pub fn status(&self) -> watch::Receiver<BrokerStatus> {
         self.status.clone()
@@ -281,7 +322,7 @@ struct Owner {
 impl Owner {
     async fn run(mut self) {
         let Anew { access, limits, doors } = self.anew;
-        let hub = Hub::new(Core::new(limits, access, std::time::Instant::now()), doors);
+        let hub = Hub::new(Core::new(limits, access, Instant::now()), doors);
         hub.with(|core, now| core.restore(now, self.saved));
         for (number, door) in self.doors.into_iter().enumerate() {
             let hub = Rc::clone(&hub);
@@ -322,6 +363,7 @@ impl Owner {
                 Some(Request::Kick(client_id, done)) => {
                     let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
                 }
+                Some(Request::Look(look)) => hub.with(|core, now| look(core, now)),
                 Some(Request::Stop) | None => break,
             }
         }

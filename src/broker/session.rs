@@ -20,6 +20,12 @@ use crate::topic::TopicName;
 
 /// Most messages in flight to one client, whatever it allows: what is in flight is memory here.
 pub const MAX_IN_FLIGHT: u16 = 100;
+/// Most messages of QoS 2 in flight to a client that has not said how many it takes: Mosquitto, when it bridges to us, holds at
+/// most 20 that are not released (its `max_inflight_messages`), ends the connection over one more of either QoS, and would
+/// for ever, as they all come again. One place is left for QoS 1, which is acknowledged at once.
+const UNASKED_EXACTLY_ONCE: usize = 19;
+/// What a client takes that does not say (3.1.2.11.3), and any before 5.0.
+const UNSAID: u16 = u16::MAX;
 /// Retained messages fetched at once.
 const REPLAY_STEP: usize = 32;
 
@@ -196,6 +202,8 @@ pub struct Session {
     received: HashSet<u16>,
     bounds: Bounds,
     window: usize,
+    /// Of these: QoS 2.
+    exactly_once: usize,
     next_id: u16,
     next_seq: u64,
     disk: OnDisk,
@@ -215,6 +223,7 @@ impl Session {
             received: HashSet::new(),
             bounds,
             window: usize::from(MAX_IN_FLIGHT),
+            exactly_once: UNASKED_EXACTLY_ONCE,
             next_id: 0,
             next_seq: 1,
             disk: OnDisk::default(),
@@ -230,6 +239,7 @@ impl Session {
     /// A connection begins: what was in flight goes again, in its order (4.4), at most `window` at once.
     pub fn resume(&mut self, window: u16) {
         self.window = usize::from(window.clamp(1, MAX_IN_FLIGHT));
+        self.exactly_once = if window == UNSAID { UNASKED_EXACTLY_ONCE } else { self.window };
         let later = std::mem::take(&mut self.resend);
         self.resend = std::mem::take(&mut self.in_flight);
         self.resend.extend(later);
@@ -299,15 +309,18 @@ impl Session {
 
     /// What to send next; `None` when nothing waits or the window is full.
     pub fn next(&mut self, now: Instant, retained: &Retained) -> Option<Step> {
-        let open = self.in_flight.len() < self.window;
         if let Some(front) = self.resend.front() {
             // Nothing overtakes what was sent before.
-            if front.item.is_some() && !open {
+            if front.item.as_ref().is_some_and(|item| !self.is_open_for(item.qos)) {
                 return None;
             }
             return self.send_again();
         }
-        while open && let Some(waiting) = self.queue.pop_front() {
+        while let Some(waiting) = self.queue.front() {
+            if waiting.item.stored.life(now) != Life::Expired && !self.is_open_for(waiting.item.qos) {
+                break;
+            }
+            let waiting = self.queue.pop_front()?;
             if waiting.item.stored.life(now) == Life::Expired {
                 self.bytes -= waiting.item.stored.size();
                 self.off_disk(waiting.seq, waiting.kept);
@@ -315,7 +328,14 @@ impl Session {
             }
             return Some(self.launch(waiting));
         }
-        self.next_retained(now, retained, open)
+        self.next_retained(now, retained)
+    }
+
+    /// Whether one more of this QoS may be in flight.
+    fn is_open_for(&self, qos: Qos) -> bool {
+        let exact = |entry: &&InFlight| entry.item.as_ref().is_none_or(|item| item.qos == Qos::ExactlyOnce);
+        self.in_flight.len() < self.window
+            && (qos != Qos::ExactlyOnce || self.in_flight.iter().filter(exact).count() < self.exactly_once)
     }
 
     fn send_again(&mut self) -> Option<Step> {
@@ -350,15 +370,16 @@ impl Session {
         }
     }
 
-    fn next_retained(&mut self, now: Instant, retained: &Retained, open: bool) -> Option<Step> {
+    fn next_retained(&mut self, now: Instant, retained: &Retained) -> Option<Step> {
         while self.ready.is_empty() {
             self.fetch(now, retained)?;
         }
-        if self.ready.front()?.qos == Qos::AtMostOnce {
+        let qos = self.ready.front()?.qos;
+        if qos == Qos::AtMostOnce {
             let item = self.ready.pop_front()?;
             return Some(Step::Publish { id: None, dup: false, item });
         }
-        if !open {
+        if !self.is_open_for(qos) {
             return None;
         }
         let item = self.ready.pop_front()?;
@@ -620,6 +641,26 @@ mod tests {
         assert_eq!(sent(&mut session), [(3, true)]);
         session.acknowledged(3);
         assert_eq!(sent(&mut session), [(4, false)]);
+    }
+
+    #[test]
+    fn who_does_not_say_how_much_it_takes_gets_nineteen_of_qos_2_at_once_also_when_they_come_again() {
+        let twice = || Item { qos: Qos::ExactlyOnce, ..item("x") };
+        let mut session = Session::new(Bounds { messages: 200, bytes: 100_000 });
+        session.resume(50);
+        (0..50).for_each(|_| assert_eq!(session.push(twice()), Room::Taken));
+        assert_eq!(sent(&mut session).len(), 50, "it said fifty");
+        session.resume(UNSAID);
+        session.push(item("behind"));
+        assert_eq!(sent(&mut session).len(), 19);
+        assert!(session.received(1), "PUBREC; the client counts it until PUBREL");
+        assert_eq!(sent(&mut session), []);
+        session.completed(1);
+        assert_eq!(sent(&mut session), [(20, true)]);
+        let mut quick = Session::new(Bounds { messages: 200, bytes: 100_000 });
+        quick.resume(UNSAID);
+        (0..150).for_each(|_| assert_eq!(quick.push(item("x")), Room::Taken));
+        assert_eq!(sent(&mut quick).len(), 100, "QoS 1 is acknowledged at once");
     }
 
     #[test]

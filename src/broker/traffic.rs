@@ -1,4 +1,5 @@
-//! What one client sends and is sent: counted since it connected, and as rates that fade when it falls silent. Pure.
+//! What passes through the broker: counted since the start; of one client counted since it connected, and as rates that fade
+//! when it falls silent. Pure.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -9,14 +10,45 @@ use crate::status::Rates;
 const FADE: f64 = 5.0;
 
 /// Counted things, in the order of [`Rates`]: messages in and out, bytes in and out.
-type Counts = [u64; 4];
+type Four = [u64; 4];
+
+/// Counters since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// PUBLISH taken in, the gateway's own included.
+    pub messages_in: u64,
+    /// PUBLISH given out.
+    pub messages_out: u64,
+    /// Dropped for slow or absent clients.
+    pub dropped: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes for clients.
+    pub bytes_out: u64,
+    /// Connections accepted since the start, refused ones not counted.
+    pub connects: u64,
+    /// Most connections there were at once.
+    pub maximum: u64,
+    /// Sockets opened to listeners.
+    pub sockets: u64,
+    /// Packets of any kind from clients.
+    pub packets_in: u64,
+    /// Packets of any kind to clients.
+    pub packets_out: u64,
+    /// Bytes of payload taken in.
+    pub payload_in: u64,
+    /// Bytes of payload given out.
+    pub payload_out: u64,
+    /// Sessions that came to the end of their time.
+    pub expired: u64,
+}
 
 /// Counters and rates of one connection.
 #[derive(Debug)]
 pub struct Traffic {
     since: Instant,
-    counts: Counts,
-    then: (Instant, Counts),
+    counts: Four,
+    then: (Instant, Four),
     rates: [f64; 4],
 }
 

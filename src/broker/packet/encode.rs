@@ -23,6 +23,7 @@ pub struct Outbox {
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
     bytes: usize,
+    packets: u64,
 }
 
 impl Outbox {
@@ -34,6 +35,11 @@ impl Outbox {
     /// Nothing waits.
     pub const fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Packets put in since this was last asked.
+    pub const fn take_count(&mut self) -> u64 {
+        std::mem::replace(&mut self.packets, 0)
     }
 
     /// Everything that waits, in order; the box is empty afterwards.
@@ -55,6 +61,7 @@ impl Outbox {
         put_varint(&mut self.tail, body.len());
         self.tail.put_slice(body);
         self.bytes += self.tail.len() - before;
+        self.packets += 1;
     }
 
     fn payload(&mut self, payload: &Bytes) {
@@ -125,6 +132,7 @@ pub fn publish(out: &mut Outbox, version: Version, delivery: &Delivery<'_>, max:
         publish_properties(&mut out.tail, delivery);
     }
     out.bytes += whole - message.payload.len();
+    out.packets += 1;
     out.payload(&message.payload);
     Some(whole)
 }
