@@ -36,6 +36,7 @@ use super::router::Subscription;
 use super::session::Session;
 use super::session::Subscribed;
 use super::stored::Stored;
+use super::tls::Certified;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
 use crate::message::Message;
@@ -50,14 +51,17 @@ const IDLE: Duration = Duration::from_secs(1);
 
 fn core() -> Core {
     let access = Access::new(Anonymous::Always, Vec::new(), Vec::new());
-    Core::new(Limits { clients: 10, packet: 4096, queue: 100 }, access, Instant::now())
+    Core::new(Limits { clients: 10, packet: 4096, queue: 100, ..Limits::default() }, access, Instant::now())
 }
 
 /// A client that has just been let in.
 async fn join(hub: &Rc<Hub>) -> DuplexStream {
     let (mut near, far) = tokio::io::duplex(1024);
     let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    tokio::task::spawn_local(client::serve(far, peer, Rc::clone(hub)));
+    let limits = hub.with(|core, _| core.limits());
+    let until = tokio::time::Instant::now() + IDLE;
+    let arrival = client::Arrival { peer, door: 0, limits, until, certified: Certified::No };
+    tokio::task::spawn_local(client::serve(far, arrival, Rc::clone(hub)));
     near.write_all(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c").await.unwrap();
     let mut answer = [0; 4];
     near.read_exact(&mut answer).await.unwrap();
@@ -83,7 +87,7 @@ async fn taken(client: &mut DuplexStream, packet: &[u8], enough: usize) -> usize
 async fn a_client_that_asks_and_never_reads_the_answers_is_not_read_any_more() {
     let work = async {
         for packet in [&b"\xC0\0"[..], b"\x32\x05\0\x01t\0\x01"] {
-            let hub = Hub::new(core());
+            let hub = Hub::new(core(), Vec::new());
             let mut client = join(&hub).await;
             let enough = 16 * 1024 * 1024;
             let taken = taken(&mut client, packet, enough).await;
@@ -216,7 +220,7 @@ fn join_core(core: &mut Core, bytes: &[u8]) -> usize {
     while let Some(packet) = decoder.next(&mut buffer).unwrap() {
         match (packet, key) {
             (Packet::Connect(connect), None) => {
-                let guest = Guest { peer: "127.0.0.1:1".parse().unwrap(), user: None };
+                let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), Limits::default());
                 key = Some(core.connect(now, *connect, guest).unwrap());
             }
             (packet, key) => core.packet(now, key.unwrap(), packet),
@@ -262,7 +266,8 @@ proptest! {
 #[test]
 fn what_waits_for_all_who_are_away_together_is_bounded() {
     let access = Access::new(Anonymous::Always, Vec::new(), Vec::new());
-    let mut core = Core::new(Limits { clients: 100, packet: 1 << 20, queue: 1000 }, access, Instant::now());
+    let mut core =
+        Core::new(Limits { clients: 100, packet: 1 << 20, queue: 1000, ..Limits::default() }, access, Instant::now());
     let now = Instant::now();
     for n in b'A'..b'A' + 40 {
         // 3.1.1, kept session, subscribes to everything at QoS 1, and leaves.
@@ -270,7 +275,7 @@ fn what_waits_for_all_who_are_away_together_is_bounded() {
         converse(&mut core, &said);
     }
     let payload = Bytes::from(vec![b'x'; 40_000]);
-    let mut publish = |core: &mut Core, count: usize| {
+    let publish = |core: &mut Core, count: usize| {
         let topic = TopicName::new("t").unwrap();
         let message = Message::plain(topic, payload.clone(), Qos::AtLeastOnce, Retain::No);
         core.publish_local(now, "", vec![message; count]);
@@ -288,8 +293,11 @@ fn what_waits_for_all_who_are_away_together_is_bounded() {
 
 #[tokio::test]
 async fn the_payload_of_an_own_value_is_never_copied_on_its_way_to_whoever_keeps_it() {
-    let mut core =
-        Core::new(Limits { clients: 10, packet: 1 << 20, queue: 100 }, core().access().clone(), Instant::now());
+    let mut core = Core::new(
+        Limits { clients: 10, packet: 1 << 20, queue: 100, ..Limits::default() },
+        core().access().clone(),
+        Instant::now(),
+    );
     let now = Instant::now();
     let mut boxes = Vec::new();
     for name in ["cloud", "web", "command"] {

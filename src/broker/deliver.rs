@@ -55,6 +55,7 @@ impl Core {
         self.room = if unwritten < BURSTS { BURST_AHEAD } else { WRITE_AHEAD };
         for message in messages {
             self.counts.messages_in += 1;
+            self.counts.payload_in += message.payload.len() as u64;
             self.route(now, None, Some(name), message);
         }
         self.room = WRITE_AHEAD;
@@ -134,6 +135,7 @@ impl Core {
             return;
         }
         self.counts.messages_out += 1;
+        self.counts.payload_out += message.payload.len() as u64;
         local.inbox.offer(delivered(message, message.qos.min(found.qos), message.retain));
     }
 
@@ -178,6 +180,7 @@ impl Core {
         let asleep = conn.outbox.is_empty();
         if conn.unwritten() < self.room && conn.publish(now, item, None, false) {
             self.counts.messages_out += 1;
+            self.counts.payload_out += item.stored.message.payload.len() as u64;
             // Once is enough until it is taken.
             if asleep {
                 self.woken.push(key);
@@ -201,6 +204,7 @@ impl Core {
                 Some(Step::Publish { id, dup, item }) => {
                     if conn.publish(now, &item, id, dup) {
                         self.counts.messages_out += 1;
+                        self.counts.payload_out += item.stored.message.payload.len() as u64;
                     } else {
                         self.counts.dropped += 1;
                         if let Some(id) = id {

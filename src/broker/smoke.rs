@@ -1,5 +1,7 @@
 //! The broker with its thread, over real sockets: what the core's own tests cannot see. Waits for events, never sleeps.
 
+mod doors;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,12 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn settings(address: &str, anonymous: plant::Anonymous) -> plant::Broker {
     let address = address.parse().unwrap();
+    let limits = plant::Limits { clients: 10, packet: 65_536, queue: 100, ..plant::Limits::default() };
     plant::Broker {
-        listen: vec![plant::Listener { address, kind: plant::ListenerKind::Tcp }],
+        listen: vec![plant::Listener { limits, ..plant::Listener::plain(address) }],
         anonymous,
         users: None,
         access: Vec::new(),
-        limits: plant::Limits { clients: 10, packet: 65_536, queue: 100 },
+        limits,
     }
 }
 

@@ -91,7 +91,9 @@ impl Site {
             lessons: poll::learned::Lessons::default(),
         };
         for point in &mut parts.points {
-            let Schedule::Every { period, .. } = &mut point.schedule else { panic!("a period is configured") };
+            let Schedule::Every { period, .. } = &mut Arc::make_mut(point).schedule else {
+                panic!("a period is configured")
+            };
             *period *= SLOWED;
         }
         let (samples, mut sampled) = mpsc::channel(64);

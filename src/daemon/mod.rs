@@ -33,6 +33,7 @@ use crate::supervise::Panics;
 use crate::web;
 use crate::web::WebError;
 
+mod clients;
 mod commands;
 mod desk;
 mod failsafe;
@@ -212,7 +213,7 @@ impl Daemon {
             services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
         }
         if let Some(control) = control {
-            let control = control.with(desk::verbs(&accounts, &spool));
+            let control = control.with(desk::verbs(&accounts, &spool)).with(clients::verbs(&broker));
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })
