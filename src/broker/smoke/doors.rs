@@ -122,3 +122,24 @@ async fn readmission_is_told_in_counts_and_refused_where_an_address_moved() {
     assert_eq!((first, body[0]), (0xE0, 0x87));
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn new_limits_hold_for_who_connects_from_now_on() {
+    let settings = |clients: usize| {
+        let plain = plant::Listener::plain("127.0.0.1:0".parse().unwrap());
+        let listener = plant::Listener { limits: plant::Limits { clients, ..limits() }, ..plain };
+        plant::Broker { listen: vec![listener], ..settings("127.0.0.1:0", plant::Anonymous::Loopback) }
+    };
+    let broker = super::super::start(settings(10), options(Vec::new())).unwrap();
+    let address = broker.addresses()[0];
+    let (mut first, _) = join(address, &hello("a", &[])).await;
+    let (_second, _) = join(address, &hello("b", &[])).await;
+    assert_eq!(broker.readmit(&settings(2), Vec::new()).await.unwrap().staying, 2);
+    assert_eq!(refused(address, "c").await, 0x97);
+    first.write_all(b"\xC0\0").await.unwrap();
+    assert_eq!(packet(&mut first).await.unwrap().0, 0xD0);
+    broker.readmit(&settings(10), Vec::new()).await.unwrap();
+    let (_third, code) = join(address, &hello("c", &[])).await;
+    assert_eq!(code[1], 0);
+    broker.stop().await;
+}
