@@ -183,7 +183,7 @@ fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i3
             let value = decode::decode(wire, Words::Bits(&bits), exponent);
             (bits.into_iter().map(u16::from).collect(), value)
         }
-        Data::Written => (Vec::new(), Err(Reason::Crc)),
+        Data::Written | Data::Objects(_) => (Vec::new(), Err(Reason::Crc)),
     }
 }
 

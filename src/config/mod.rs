@@ -3,6 +3,7 @@
 
 pub mod certificate;
 mod check;
+pub mod functions;
 mod load;
 mod loops;
 mod node;
