@@ -87,6 +87,7 @@ pub fn reference(port: Port, period: Duration) -> poll::Parts {
             profile: None,
             max_registers: 125,
             max_bits: 2000,
+            functions: Default::default(),
             tags: BTreeMap::new(),
             points: first..u32::try_from(parts.points.len()).unwrap_or(0),
         });

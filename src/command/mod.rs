@@ -6,6 +6,7 @@
 mod answer;
 mod answered;
 mod batch;
+mod both;
 mod perform;
 pub mod request;
 mod target;

@@ -6,6 +6,8 @@ use rust_decimal::Decimal;
 use serde_json::Value as Json;
 
 use crate::bus::WriteKind;
+use crate::config::functions::How;
+use crate::config::functions::Single;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::config::plant::Wire;
@@ -279,7 +281,7 @@ pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Plan
         on_step(write, number)?;
     }
     let words = encode_scaled(wire, value, exponent)?;
-    Ok(Planned { kind: kind(wire, &words), words })
+    Ok(Planned { kind: kind(wire, write.how, &words), words })
 }
 
 /// A judged write.
@@ -319,16 +321,19 @@ fn on_step(write: &Write, number: Decimal) -> Result<(), Refusal> {
     Err(Refusal::OffStep { value: number.to_string(), step: step.to_string(), from: from.to_string() })
 }
 
-/// A part of a register goes by mask write (FC22), so that its neighbours cannot be touched (pitfall 14).
-fn kind(wire: &Wire, words: &[u16]) -> WriteKind {
+/// The values of one point always go in one request, and a part of a register without touching its neighbours (pitfall 14).
+fn kind(wire: &Wire, how: How, words: &[u16]) -> WriteKind {
     let address = wire.range.start();
     match (wire.table, wire.bits) {
-        (Table::Coil | Table::Discrete, _) => WriteKind::Coil { address, on: words[0] != 0 },
+        (Table::Coil | Table::Discrete, _) => match how.single {
+            Single::One => WriteKind::Coil { address, on: words[0] != 0 },
+            Single::Many => WriteKind::Coils { address, values: vec![words[0] != 0] },
+        },
         (_, Some(span)) => {
             let mask = u16::MAX >> (15 - (span.high - span.low)) << span.low;
-            WriteKind::Mask { address, and: !mask, or: words[0] & mask }
+            WriteKind::Bits { address, and: !mask, or: words[0] & mask, by: how }
         }
-        _ if words.len() == 1 => WriteKind::Register { address, value: words[0] },
+        _ if words.len() == 1 && how.single == Single::One => WriteKind::Register { address, value: words[0] },
         _ => WriteKind::Registers { address, values: words.to_vec() },
     }
 }
@@ -378,6 +383,7 @@ mod tests {
                 step: Some("0.5".parse().unwrap()),
                 verify: true,
                 expires: Duration::from_secs(10),
+                how: How::default(),
             }),
             topic: TopicName::new("g/d/setpoint").unwrap(),
             payload: Format::Json,
@@ -460,7 +466,22 @@ mod tests {
             wire.bits = Some(BitSpan { low: 4, high: 7 });
         }
         let planned = judge(&point, &Value::Int(9), None).unwrap();
-        assert_eq!(planned.kind, WriteKind::Mask { address: 101, and: 0xFF0F, or: 0x0090 });
+        let by = How::default();
+        assert_eq!(planned.kind, WriteKind::Bits { address: 101, and: 0xFF0F, or: 0x0090, by });
+    }
+
+    #[test]
+    fn the_functions_for_many_write_one_where_the_device_wants_it() {
+        let mut point = setpoint();
+        let how = How { single: Single::Many, ..How::default() };
+        point.write = Some(Write { how, ..point.write.clone().unwrap() });
+        let kind = judge(&point, &Value::Int(5), None).unwrap().kind;
+        assert_eq!(kind, WriteKind::Registers { address: 101, values: vec![50] });
+        if let Source::Wire(wire) = &mut point.source {
+            (wire.table, wire.data_type, wire.scale) = (Table::Coil, DataType::Bool, Scale::default());
+        }
+        let kind = judge(&point, &Value::Bool(true), None).unwrap().kind;
+        assert_eq!(kind, WriteKind::Coils { address: 101, values: vec![true] });
     }
 
     #[test]

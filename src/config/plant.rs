@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use crate::config::functions::{Functions, How};
 use crate::config::preset::Preset;
 use crate::message::Class;
 use crate::payload::Format;
@@ -153,6 +154,8 @@ pub struct Device {
     pub max_registers: u16,
     /// Most bits it answers in one request, at most 2000.
     pub max_bits: u16,
+    /// The functions it knows.
+    pub functions: Functions,
     /// `{tags.x}`.
     pub tags: BTreeMap<String, String>,
     /// Its points: indices into `Plant::points`.
@@ -291,6 +294,8 @@ pub struct Write {
     pub verify: bool,
     /// A command older than this is refused.
     pub expires: Duration,
+    /// By which functions.
+    pub how: How,
 }
 
 /// The embedded broker.

@@ -89,6 +89,7 @@ fn device(key: &str) -> Value {
         "points" => by_name("#/$defs/point"),
         "without" => list(&json!({"type": "string"})),
         "limits" => map(&["registers", "bits"], |_| json!({"type": "integer"})),
+        "functions" => list(&json!({"type": ["integer", "string"], "description": "a function the device knows"})),
         other => point(other),
     }
 }
@@ -117,7 +118,8 @@ fn point(key: &str) -> Value {
         "payload" => json!({"type": "string", "description": "json, value, or a template with {value}"}),
         "invalid" => json!({"description": "raw patterns that mean \"not available\""}),
         "write" => {
-            json!({"anyOf": [{"type": "boolean"}, map(&["min", "max", "step", "verify", "expires"], |key| match key {
+            json!({"anyOf": [{"type": "boolean"}, map(&["min", "max", "step", "verify", "expires", "function"], |key| match key {
+                "function" => json!({"enum": [5, 6, 15, 16, 22]}),
                 "verify" => json!({"type": "boolean"}),
                 "expires" => json!({"$ref": "#/$defs/duration"}),
                 _ => json!({"type": "number"}),

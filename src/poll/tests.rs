@@ -25,6 +25,7 @@ fn device(unit: u8) -> Device {
         profile: None,
         max_registers: 125,
         max_bits: 2000,
+        functions: Default::default(),
         tags: BTreeMap::new(),
         points: 0..0,
     }

@@ -4,6 +4,7 @@
 mod broker;
 mod cloud;
 mod devices;
+mod functions;
 mod lines;
 mod loops;
 mod mapping;
