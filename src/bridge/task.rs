@@ -43,6 +43,7 @@ use super::session::Session;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::spool;
 use crate::spool::Batch;
 use crate::spool::Seq;
@@ -471,7 +472,8 @@ impl BridgeTask {
             return;
         };
         self.status.send_modify(|s| s.received += 1);
-        let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, ..message };
+        let from = Some(Arc::new(Origin::Upstream(Arc::clone(&self.settings.name))));
+        let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, from, ..message };
         // A full inlet holds the peer back instead of dropping a command.
         let _ = self.to_local.send(vec![message]).await;
     }

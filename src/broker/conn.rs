@@ -16,6 +16,7 @@ use super::packet::encode::Alias;
 use super::packet::encode::Outbox;
 use super::session::Item;
 use super::stored::Life;
+use crate::message::Origin;
 use crate::topic::TopicName;
 
 /// Topic aliases taken from a client and, at most, used towards one.
@@ -41,6 +42,8 @@ pub struct Conn {
     pub peer: SocketAddr,
     /// User name that was verified.
     pub user: Option<Arc<str>>,
+    /// All three, as its messages carry them.
+    pub origin: Arc<Origin>,
     /// What it may do.
     pub grant: Grant,
     /// What it speaks.

@@ -32,6 +32,7 @@ use super::session::Session;
 use super::slab::Slab;
 use super::sys::Loads;
 use crate::config::plant::Limits;
+use crate::message::Origin;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
 const MAX_KEEP_ALIVE: u16 = 3600;
@@ -202,6 +203,11 @@ impl Core {
             return Err(Code::NOT_AUTHORIZED);
         }
         let (seat, present) = self.take_seat(now, &connect, &client_id, guest.user.as_ref());
+        let (user, peer) = (guest.user.clone(), guest.peer);
+        let origin = Arc::new(Origin::Client { client_id: Arc::clone(&client_id), user, peer });
+        if let Some(will) = &mut connect.will {
+            will.message.from = Some(Arc::clone(&origin));
+        }
         let asked = connect.keep_alive;
         let keep_alive = if connect.version.is_v5() { asked.min(MAX_KEEP_ALIVE) } else { asked };
         let mut conn = Conn {
@@ -209,6 +215,7 @@ impl Core {
             client_id,
             peer: guest.peer,
             user: guest.user,
+            origin,
             grant,
             version: connect.version,
             keep_alive,

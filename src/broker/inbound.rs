@@ -60,9 +60,10 @@ impl Core {
         let topic = conn.topic_of(&publish)?;
         let allowed = conn.grant.may_write(&topic);
         let v5 = conn.version.is_v5();
+        let from = Some(Arc::clone(&conn.origin));
         self.counts.messages_in += 1;
         let Publish { qos, retain, id, payload, properties, .. } = publish;
-        let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None };
+        let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None, from };
         let origin = Some(Subscriber::Session(seat));
         let Some(id) = id else {
             if allowed {

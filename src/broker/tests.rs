@@ -20,6 +20,7 @@ use super::packet::decode::Decoder;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::message::Retain;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
@@ -139,10 +140,13 @@ impl World {
 
     /// Connects; the CONNACK stays in the outbox.
     fn join(&mut self, hello: Hello<'_>) -> usize {
+        self.join_as(hello, Guest { peer: ([127, 0, 0, 1], 1).into(), user: None })
+    }
+
+    fn join_as(&mut self, hello: Hello<'_>, guest: Guest) -> usize {
         let mut decoder = Decoder::new(4096);
         let packet = decoder.next(&mut BytesMut::from(&*hello.bytes()));
         let Ok(Some(Packet::Connect(connect))) = packet else { panic!("{packet:?}") };
-        let guest = Guest { peer: ([127, 0, 0, 1], 1).into(), user: None };
         let key = self.core.connect(self.now, *connect, guest).unwrap();
         self.decoders.insert(key, decoder);
         key
@@ -559,6 +563,23 @@ async fn a_local_subscriber_gets_retained_then_live_and_not_its_own_and_counts_w
     assert_eq!(subscription.overrun(), 1);
     drop(world);
     assert!(subscription.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_local_subscriber_is_told_who_sent_what_also_by_a_last_will() {
+    let mut world = World::new(10);
+    let (inbox, mut subscription) = local::inbox(10);
+    let filters = vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
+    world.core.subscribe_local(world.now, Local { name: "in".into(), inbox, filters });
+    let guest = Guest { peer: ([127, 0, 0, 2], 9).into(), user: Some("otto".into()) };
+    let key = world.join_as(Hello { will: Some(("w", 0)), ..Hello::v5("hmi") }, guest);
+    world.say(key, &publish(0, 0, "a", "x", true));
+    world.core.gone(world.now, key);
+    world.core.publish_local(world.now, "", vec![own("a", "x")]);
+    let got: Vec<_> = subscription.recv().await.unwrap().into_iter().map(|m| m.from).collect();
+    let hmi = Origin::Client { client_id: "hmi".into(), user: Some("otto".into()), peer: ([127, 0, 0, 2], 9).into() };
+    let hmi = Some(Arc::new(hmi));
+    assert_eq!(got, [hmi.clone(), hmi, None]);
 }
 
 #[derive(Debug, Clone)]
