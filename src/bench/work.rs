@@ -68,6 +68,7 @@ pub(crate) fn line(port: Port) -> Line {
         min_timeout: MIN_TIMEOUT,
         retries: 1,
         gap: None,
+        raw_access: false,
     }
 }
 

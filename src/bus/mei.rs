@@ -114,11 +114,14 @@ pub(crate) fn length(begun: &[u8]) -> usize {
 }
 
 /// True where a whole PDU of the right function and category answers the question for this object: it begins with it, and where a
-/// single one was asked for, ends with it.
+/// single one was asked for, ends with it. A device may have the function and nothing to say.
 pub(crate) fn answers(pdu: &[u8], object: u8) -> bool {
     let is_one = pdu.get(2) == Some(&Category::One.code());
-    let Some((count, first)) = pdu.get(HEADER - 1).zip(pdu.get(HEADER)) else { return false };
-    *first == object && (*count == 1 || *count > 1 && !is_one)
+    match (pdu.get(HEADER - 1), pdu.get(HEADER)) {
+        (Some(0), None) => object == 0 && !is_one,
+        (Some(count), Some(first)) => *first == object && (*count == 1 || !is_one),
+        _ => false,
+    }
 }
 
 /// The objects of a PDU that was taken for an answer.
@@ -173,7 +176,8 @@ mod tests {
         assert!(answers(&pdu, 0) && !answers(&pdu, 1));
         let one = |objects: &[&str]| render(Category::One.code(), &said(objects));
         assert!(answers(&one(&["a"]), 0) && !answers(&one(&["a", "b"]), 0), "one was asked for");
-        assert!(!answers(&render(1, &said(&[])), 0), "nothing is no identification");
+        assert!(answers(&render(1, &said(&[])), 0), "nothing to say is an answer");
+        assert!(!answers(&render(1, &said(&[])), 2) && !answers(&one(&[]), 0), "but not to this");
     }
 
     proptest! {

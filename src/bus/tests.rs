@@ -38,7 +38,16 @@ fn serial(path: impl Into<std::path::PathBuf>, baud: u32, format: CharFormat) ->
 }
 
 fn line(port: Port, retries: u8) -> Line {
-    Line { id: LineId(0), name: "bus".into(), port, timeout: TIMEOUT, min_timeout: TIMEOUT, retries, gap: None }
+    Line {
+        id: LineId(0),
+        name: "bus".into(),
+        port,
+        timeout: TIMEOUT,
+        min_timeout: TIMEOUT,
+        retries,
+        gap: None,
+        raw_access: false,
+    }
 }
 
 /// The other end of a line in memory: what the devices hear and say.

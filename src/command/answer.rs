@@ -31,6 +31,8 @@ pub(super) enum Outcome {
     Later(String),
     /// Tried; the device did not confirm, or shows another value.
     Failed(String),
+    /// What came of a raw request, in a word and in full.
+    Raw { word: &'static str, body: Json },
     /// Several writes, by the names of their points.
     Batch(Vec<(Arc<str>, Self)>),
 }
@@ -44,6 +46,7 @@ impl Outcome {
             Self::Done => "done",
             Self::Refused(_) | Self::Later(_) => "refused",
             Self::Failed(_) | Self::Read(Err(_)) => "failed",
+            Self::Raw { word, .. } => word,
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
                 ["failed", "refused"].into_iter().find(|word| words.contains(word)).unwrap_or("written")
@@ -51,13 +54,18 @@ impl Outcome {
         }
     }
 
-    fn body(&self) -> Json {
+    pub(super) fn body(&self) -> Json {
         let mut body = json!({ "result": self.word() });
         match self {
             Self::Written { verified: Some(value) } | Self::Read(Ok(value)) => body["value"] = value_json(value),
             Self::Written { verified: None } | Self::Done => {}
             Self::Read(Err(reason)) => body["reason"] = json!(reason.to_string()),
             Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => body["reason"] = json!(reason),
+            Self::Raw { body: told, .. } => {
+                for (key, value) in told.as_object().into_iter().flatten() {
+                    body[key] = value.clone();
+                }
+            }
             Self::Batch(parts) => {
                 let part = |(point, outcome): &(Arc<str>, Self)| {
                     let mut part = outcome.body();

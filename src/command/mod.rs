@@ -7,12 +7,15 @@ mod answer;
 mod answered;
 mod batch;
 mod both;
+mod commission;
 mod perform;
+mod raw;
 pub mod request;
 mod target;
 mod task;
 mod waiting;
 
+pub use commission::ask as ask_raw;
 pub use target::Desk;
 pub use target::Seat;
 pub use task::CommandTask;

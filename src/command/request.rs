@@ -65,6 +65,18 @@ pub enum Refusal {
     /// No such device.
     #[error("no device `{0}`")]
     UnknownDevice(String),
+    /// No such line.
+    #[error("no line `{0}`")]
+    UnknownLine(String),
+    /// The line does not say that it may be reached so.
+    #[error("raw access to line `{0}` is off: it has no `raw_access: true`")]
+    RawOff(String),
+    /// Nobody who may.
+    #[error("raw access is for users and upstreams that a rule allows by name")]
+    RawNobody,
+    /// Not within what Modbus allows.
+    #[error("{0}")]
+    Raw(String),
     /// Nothing on the wire to ask for.
     #[error("`{0}` is computed: it is told whenever what it is made of is read")]
     Computed(String),
@@ -130,7 +142,7 @@ fn object(fields: &Fields) -> Result<Request, Refusal> {
     Ok(Request { value, id: id_of(fields)?, expires_us: expiry_of(fields)? })
 }
 
-type Fields = serde_json::Map<String, Json>;
+pub(super) type Fields = serde_json::Map<String, Json>;
 
 fn only(fields: &Fields, known: &[&str]) -> Result<(), Refusal> {
     match fields.keys().find(|key| !known.contains(&key.as_str())) {
@@ -228,6 +240,15 @@ pub fn parse_get(payload: &[u8]) -> Result<Option<String>, Refusal> {
     };
     only(&fields, &["id"])?;
     id_of(&fields)
+}
+
+/// Understands a raw request: `{"unit": …, "function": …, …, "id": …, "expires": …}`, the rest by function.
+pub(super) fn parse_raw(payload: &[u8]) -> Result<(Fields, Option<String>, Option<i64>), Refusal> {
+    let Ok(Json::Object(fields)) = serde_json::from_slice::<Json>(payload) else {
+        return Err(Refusal::Malformed("a raw request is {\"unit\": …, \"function\": …, …}".to_owned()));
+    };
+    let (id, expires_us) = (id_of(&fields)?, expiry_of(&fields)?);
+    Ok((fields, id, expires_us))
 }
 
 fn moment(text: &str) -> Result<i64, Refusal> {

@@ -59,6 +59,8 @@ pub struct Line {
     pub retries: u8,
     /// Silence between frames; `None`: 3.5 characters, at least 1.75 ms above 19200 baud. Serial lines only.
     pub gap: Option<Duration>,
+    /// Raw requests by MQTT are taken.
+    pub raw_access: bool,
 }
 
 /// How a line is reached.

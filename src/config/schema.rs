@@ -71,7 +71,7 @@ fn line(key: &str) -> Value {
         "format" => json!({"enum": ["8E1", "8N1", "8N2", "8O1", "8E2", "8O2"], "default": "8E1"}),
         "timeout" | "min_timeout" => json!({"$ref": "#/$defs/duration"}),
         "gap" => json!({"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/duration"}]}),
-        "echo" => json!({"type": "boolean"}),
+        "echo" | "raw_access" => json!({"type": "boolean"}),
         "rs485" => map(&["kernel", "delay_before_send", "delay_after_send"], |key| match key {
             "kernel" => json!({"type": "boolean"}),
             _ => json!({"$ref": "#/$defs/duration"}),

@@ -28,7 +28,7 @@ pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: 
 }
 
 async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
-    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
+    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command", "+/$modbus"].map(|levels| {
         let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
     });

@@ -39,6 +39,7 @@ mod intake;
 mod ledger;
 mod lines;
 mod memory;
+mod modbus;
 mod stats;
 mod upstreams;
 mod watchdog;
@@ -185,6 +186,7 @@ impl Daemon {
         let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
         memory.start(&groups.services, &panics);
         let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
+        let modbus = modbus::verb(&plant, &desks);
         commands::start(&groups.services, &panics, &plant, &broker, desks);
         watchdog::start(
             &groups.services,
@@ -206,7 +208,7 @@ impl Daemon {
             services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
         }
         if let Some(control) = control {
-            let control = control.with(desk::verbs(&accounts, &spool));
+            let control = control.with(desk::verbs(&accounts, &spool)).with(vec![modbus]);
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })

@@ -82,6 +82,7 @@ fn line() -> Line {
         min_timeout: Duration::from_millis(100),
         retries: 0,
         gap: None,
+        raw_access: false,
     }
 }
 

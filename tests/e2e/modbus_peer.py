@@ -89,20 +89,8 @@ class Peer:
         return data
 
     def own_pdus(self):
-        """pymodbus has one identity a process and knows all functions; devices differ."""
+        """pymodbus knows all functions; devices differ."""
         peer = self
-
-        class Identify(ReadDeviceInformationRequest):
-            async def datastore_update(self, context, device_id):
-                says = peer.identities.get(device_id)
-                if says is None:
-                    return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_FUNCTION)
-                last = {1: 2, 2: 0x7F}.get(self.read_code, 0xFF)
-                if self.read_code == 4:
-                    last = self.object_id
-                chosen = {id: text for id, text in says.items() if self.object_id <= id <= last}
-                return ReadDeviceInformationResponse(
-                    read_code=self.read_code, information=chosen, dev_id=device_id, transaction_id=self.transaction_id)
 
         class Mask(MaskWriteRegisterRequest):
             async def datastore_update(self, context, device_id):
@@ -110,10 +98,11 @@ class Peer:
                     return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_FUNCTION)
                 return await super().datastore_update(context, device_id)
 
-        return [Identify, Mask]
+        return [Mask]
 
     async def _listen(self):
         self.server = self.make()
+        self.server.context.identities = self.identities
         silence_for_strangers(self.server.context)
         await self.server.serve_forever(background=True)
 
@@ -139,6 +128,20 @@ def silence_for_strangers(context):
         return await read(device_id, *what, **more)
 
     context.async_getValues = only_own
+
+
+async def identify(self, context, device_id):
+    """pymodbus has one identity a process; each device here has its own."""
+    says = context.identities.get(device_id)
+    if says is None:
+        return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_FUNCTION)
+    last = self.object_id if self.read_code == 4 else {1: 2, 2: 0x7F}.get(self.read_code, 0xFF)
+    chosen = {id: text for id, text in says.items() if self.object_id <= id <= last}
+    return ReadDeviceInformationResponse(
+        read_code=self.read_code, information=chosen, dev_id=device_id, transaction_id=self.transaction_id)
+
+
+ReadDeviceInformationRequest.datastore_update = identify
 
 
 class TcpPeer(Peer):

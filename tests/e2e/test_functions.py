@@ -2,7 +2,9 @@
 
 import json
 
-from modbus_peer import SerialPeer, TcpPeer, device
+from pymodbus.framer import FramerType
+
+from modbus_peer import TcpPeer, device
 from waiting import eventually
 
 YAML = """
@@ -29,8 +31,8 @@ POINTS = """{
 HOLDS = [1, 0, 2, 3, 0, 0x8001]
 
 
-def site(make_gateway, begin, witness, port, kind=TcpPeer):
-    peer = begin(kind([device(unit, HOLDS, None, [False] * 4) for unit in (1, 2, 3, 4)]).start())
+def site(make_gateway, begin, witness, port, framer=FramerType.SOCKET):
+    peer = begin(TcpPeer([device(unit, HOLDS, None, [False] * 4) for unit in (1, 2, 3, 4)], framer).start())
     make_gateway(YAML.format(line=peer.line(), port=port, points=POINTS)).start()
     near = witness(port, "plant/#")
     for name in ("usual", "stubborn", "modern", "forced"):
@@ -70,7 +72,7 @@ def test_each_point_is_written_by_the_function_its_device_knows(make_gateway, be
 
 
 def test_a_write_and_its_verification_are_one_transaction_where_the_device_can(make_gateway, begin, witness, port):
-    peer, near = site(make_gateway, begin, witness, port, SerialPeer)
+    peer, near = site(make_gateway, begin, witness, port, FramerType.RTU)
     assert frames_of(peer, near, 3, "word", 7) == ["03 17 00 00 00 01 00 00 00 01 02 00 07"]
     eventually(lambda: near.json("plant/modern/word")["value"] == 7, hoped="what was read back is published")
     assert frames_of(peer, near, 3, "long", 5) == ["03 17 00 01 00 02 00 01 00 02 04 00 00 00 05"]
@@ -85,7 +87,7 @@ def test_a_write_and_its_verification_are_one_transaction_where_the_device_can(m
 
 
 def test_a_device_that_refuses_mask_write_is_asked_for_it_once(make_gateway, begin, witness, port):
-    peer, near = site(make_gateway, begin, witness, port, SerialPeer)
+    peer, near = site(make_gateway, begin, witness, port, FramerType.RTU)
     peer.maskless.add(1)
     assert frames_of(peer, near, 1, "bit", True)[:3] == [
         "01 16 00 05 ff ef 00 10", "01 03 00 05 00 01", "01 06 00 05 80 11"]

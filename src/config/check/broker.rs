@@ -124,6 +124,10 @@ impl Checker {
             let user = item.get("user").and_then(|n| self.reader.text(n)).map(Into::into);
             let read = item.get("read").map(|n| self.filters(n)).unwrap_or_default();
             let write = item.get("write").map(|n| self.filters(n)).unwrap_or_default();
+            if let (None, true, Some(node)) = (&user, write.iter().any(TopicFilter::names_raw), item.get("write")) {
+                let help = "raw access reaches everything on a line: name the `user` it is for";
+                self.reader.error(node.at, "`$modbus` for everybody", help);
+            }
             rules.push(AccessRule { user, read, write });
         }
         rules

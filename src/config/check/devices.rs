@@ -110,6 +110,7 @@ impl Checker {
             min_timeout: std::time::Duration::ZERO,
             retries: 0,
             gap: None,
+            raw_access: false,
         };
         let entry = Entry { node, line: line.unwrap_or(&stand_in), profile, tags, publish };
         self.judge_serial(&entry);

@@ -29,6 +29,7 @@ use crate::point::Scale;
 use crate::point::Table;
 use crate::point::WordOrder;
 use crate::topic::Qos;
+use crate::topic::RAW;
 use crate::topic::TopicName;
 
 /// The keys of a point.
@@ -156,7 +157,7 @@ impl Checker {
             return None;
         }
         if let Some(verb) =
-            ["set", "get", "$command"].into_iter().find(|verb| text.split('/').next_back() == Some(verb))
+            ["set", "get", "$command", RAW].into_iter().find(|verb| text.split('/').next_back() == Some(verb))
         {
             let help = "a value told there would be taken for a command; choose another name or topic";
             self.reader.error(at, format!("the topic `{text}` ends in `{verb}`, as commands do"), help);
