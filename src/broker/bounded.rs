@@ -220,7 +220,7 @@ fn join_core(core: &mut Core, bytes: &[u8]) -> usize {
     while let Some(packet) = decoder.next(&mut buffer).unwrap() {
         match (packet, key) {
             (Packet::Connect(connect), None) => {
-                let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), Limits::default());
+                let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), core.limits());
                 key = Some(core.connect(now, *connect, guest).unwrap());
             }
             (packet, key) => core.packet(now, key.unwrap(), packet),
