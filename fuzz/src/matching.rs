@@ -130,6 +130,18 @@ impl World {
             got.extend(some.iter().map(|stored| stored.message.topic.clone()));
             assert!(got.len() <= self.kept.len(), "{filter} goes round");
         }
+        let (mut searched, mut from) = (Vec::new(), None::<Box<str>>);
+        loop {
+            let mut effort = step;
+            let found = self.retained.search(&filter, from.as_deref(), 2, &mut effort, Instant::now());
+            searched.extend(found.messages.iter().map(|stored| stored.message.topic.clone()));
+            assert!(searched.len() <= self.kept.len(), "{filter} goes round");
+            from = found.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        assert_eq!(searched, got, "{filter} in small turns");
         got.sort();
         let want: Vec<_> = self.kept.iter().filter(|topic| filter.matches(topic)).cloned().collect();
         assert_eq!(got, want, "{filter}");

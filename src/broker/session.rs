@@ -21,6 +21,9 @@ use crate::topic::TopicName;
 pub const MAX_IN_FLIGHT: u16 = 100;
 /// Retained messages fetched at once.
 const REPLAY_STEP: usize = 32;
+/// Levels of retained topics looked at in one turn, half a millisecond's work: a filter that fits nothing has to look at all there
+/// are, and a client may have thousands of such.
+const EFFORT: usize = 10_000;
 
 /// How much may wait for one client.
 #[derive(Debug, Clone, Copy)]
@@ -186,7 +189,8 @@ struct Replay {
     filter: TopicFilter,
     options: Options,
     identifier: Option<u32>,
-    after: Option<TopicName>,
+    /// Where to go on.
+    from: Option<Box<str>>,
 }
 
 /// One client's state.
@@ -207,6 +211,8 @@ pub struct Session {
     in_flight: VecDeque<InFlight>,
     replays: VecDeque<Replay>,
     ready: VecDeque<Item>,
+    /// What is left of this turn's [`EFFORT`].
+    effort: usize,
 }
 
 impl Session {
@@ -226,6 +232,7 @@ impl Session {
             in_flight: VecDeque::new(),
             replays: VecDeque::new(),
             ready: VecDeque::new(),
+            effort: EFFORT,
         }
     }
 
@@ -269,7 +276,7 @@ impl Session {
     pub fn replay(&mut self, subscribed: &Subscribed) {
         self.replays.retain(|r| r.filter != subscribed.filter);
         let Subscribed { filter, options, identifier, .. } = subscribed.clone();
-        self.replays.push_back(Replay { filter, options, identifier, after: None });
+        self.replays.push_back(Replay { filter, options, identifier, from: None });
     }
 
     /// Forgets retained messages still to be sent for a filter.
@@ -332,6 +339,9 @@ impl Session {
 
     fn next_retained(&mut self, now: Instant, retained: &Retained, open: bool) -> Option<Step> {
         while self.ready.is_empty() {
+            if self.effort == 0 {
+                return None;
+            }
             self.fetch(now, retained)?;
         }
         if self.ready.front()?.qos == Qos::AtMostOnce {
@@ -350,20 +360,27 @@ impl Session {
     /// `None` when no replay is left.
     fn fetch(&mut self, now: Instant, retained: &Retained) -> Option<()> {
         let replay = self.replays.front_mut()?;
-        let some = retained.matching(&replay.filter, replay.after.as_ref(), REPLAY_STEP, now);
-        match some.last() {
-            Some(last) => replay.after = Some(last.message.topic.clone()),
-            None => {
-                self.replays.pop_front();
-                return Some(());
-            }
-        }
-        for stored in some {
+        let found = retained.search(&replay.filter, replay.from.as_deref(), REPLAY_STEP, &mut self.effort, now);
+        for stored in found.messages {
             let qos = stored.message.qos.min(replay.options.qos);
             let identifiers = replay.identifier.into_iter().collect();
             self.ready.push_back(Item { stored, qos, retain: true, identifiers });
         }
+        replay.from = found.next;
+        if replay.from.is_none() {
+            self.replays.pop_front();
+        }
         Some(())
+    }
+
+    /// Whether a search for retained messages has paused so that others have their turn.
+    pub fn is_searching(&self) -> bool {
+        self.effort == 0 && self.ready.is_empty() && !self.replays.is_empty()
+    }
+
+    /// Another turn: a search may go on.
+    pub const fn take_turn(&mut self) {
+        self.effort = EFFORT;
     }
 
     /// Never 0, never one that is in use (2.2.1). At most 200 are in use, so there is one.
