@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::queue::Item;
 use super::retained::Retained;
+use super::retained::Start;
 use super::session::Subscribed;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
@@ -14,6 +15,9 @@ use crate::topic::TopicName;
 
 /// Retained messages fetched at once.
 const STEP: usize = 32;
+/// Levels of retained topics looked at in one turn, half a millisecond's work: a filter that fits nothing has to look at all there
+/// are, and a client may have thousands of such.
+const EFFORT: usize = 10_000;
 
 /// How far a subscription has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +32,33 @@ pub struct Cursor {
 struct Replay {
     subscribed: Subscribed,
     sent: Option<TopicName>,
+    search: Search,
+}
+
+#[derive(Debug)]
+enum Search {
+    /// Behind what was sent.
+    Begins,
+    /// From there.
+    GoesOn(Box<str>),
+    /// All was found; some of it may wait to be sent.
+    Over,
 }
 
 /// What one client is still to get of the retained store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replays {
     waiting: VecDeque<Replay>,
     /// Of the first one.
     ready: VecDeque<Item>,
+    /// What is left of this turn's [`EFFORT`].
+    effort: usize,
+}
+
+impl Default for Replays {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), ready: VecDeque::new(), effort: EFFORT }
+    }
 }
 
 impl Replays {
@@ -47,7 +70,7 @@ impl Replays {
 
     /// The same from behind a topic on.
     pub fn go_on(&mut self, subscribed: Subscribed, sent: Option<TopicName>) {
-        self.waiting.push_back(Replay { subscribed, sent });
+        self.waiting.push_back(Replay { subscribed, sent, search: Search::Begins });
     }
 
     /// Forgets what is still to be sent for a filter (MQTT-3.10.4-2).
@@ -63,7 +86,17 @@ impl Replays {
         self.ready.retain(|item| !foreign(&item.stored.message.topic));
     }
 
-    /// QoS of the next one; `None` when nothing is left.
+    /// Whether a search has paused so that others have their turn.
+    pub fn is_searching(&self) -> bool {
+        self.effort == 0 && self.ready.is_empty() && !self.waiting.is_empty()
+    }
+
+    /// Another turn: a search may go on.
+    pub const fn take_turn(&mut self) {
+        self.effort = EFFORT;
+    }
+
+    /// QoS of the next one; `None` when nothing is left, or a search has paused.
     pub fn peek(&mut self, now: Instant, retained: &Retained) -> Option<Qos> {
         while self.ready.is_empty() {
             self.fetch(now, retained)?;
@@ -86,17 +119,24 @@ impl Replays {
         kept.map(|r| Cursor { filter: r.subscribed.filter.clone(), sent: r.sent.clone() }).collect()
     }
 
-    /// `None` when no replay is left.
+    /// `None` when no replay is left, or this turn's effort is spent.
     fn fetch(&mut self, now: Instant, retained: &Retained) -> Option<()> {
-        let Replay { subscribed, sent } = self.waiting.front()?;
-        let some = retained.matching(&subscribed.filter, sent.as_ref(), STEP, now);
-        for stored in some {
+        let Replay { subscribed, sent, search } = self.waiting.front_mut()?;
+        let start = match search {
+            Search::Over => {
+                self.waiting.pop_front();
+                return Some(());
+            }
+            _ if self.effort == 0 => return None,
+            Search::GoesOn(place) => Start::At(place),
+            Search::Begins => sent.as_ref().map_or(Start::Front, |topic| Start::Behind(topic.as_str())),
+        };
+        let found = retained.search(&subscribed.filter, start, STEP, &mut self.effort, now);
+        *search = found.next.map_or(Search::Over, Search::GoesOn);
+        for stored in found.messages {
             let qos = stored.message.qos.min(subscribed.options.qos);
             let identifiers = subscribed.identifier.into_iter().collect();
             self.ready.push_back(Item { stored, qos, retain: true, identifiers, share: None });
-        }
-        if self.ready.is_empty() {
-            self.waiting.pop_front();
         }
         Some(())
     }

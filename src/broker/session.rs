@@ -189,6 +189,16 @@ impl Session {
         self.replays.pop().map(|item| self.queue.send(item))
     }
 
+    /// Whether a search for retained messages has paused so that others have their turn.
+    pub fn is_searching(&self) -> bool {
+        self.replays.is_searching()
+    }
+
+    /// Another turn: a search may go on.
+    pub const fn take_turn(&mut self) {
+        self.replays.take_turn();
+    }
+
     /// Where acknowledgements go.
     pub const fn queue(&mut self) -> &mut Queue {
         &mut self.queue
