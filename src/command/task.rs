@@ -143,6 +143,7 @@ impl CommandTask {
             }
         }
         drop(queues);
+        drop(self.own.take());
         workers.join_all().await;
     }
 
