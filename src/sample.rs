@@ -91,6 +91,8 @@ pub enum Reason {
     LineDown,
     /// Somebody has paused the polling of the device.
     Paused,
+    /// What answers at the device's address is another model.
+    AnotherDevice,
     /// A value this one is computed from is bad.
     Source,
 }
@@ -109,6 +111,7 @@ impl fmt::Display for Reason {
             Self::Offline => f.write_str("offline"),
             Self::LineDown => f.write_str("line down"),
             Self::Paused => f.write_str("paused"),
+            Self::AnotherDevice => f.write_str("another device"),
             Self::Source => f.write_str("bad source"),
         }
     }

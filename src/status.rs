@@ -94,6 +94,29 @@ pub struct DeviceStatus {
     /// What it has refused and is not asked for any more, in words: `holding 4–6`.
     #[serde(default)]
     pub holes: Vec<String>,
+    /// Whether it is the device its profile describes.
+    #[serde(default)]
+    pub recognition: Recognition,
+    /// What was found and expected instead, or why it cannot be told.
+    #[serde(default)]
+    pub recognised: Option<String>,
+}
+
+/// Whether a device is the one its profile describes.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Recognition {
+    /// Nothing is expected: whoever answers is believed.
+    #[default]
+    Unasked,
+    /// Not known yet, or not since it was away.
+    Open,
+    /// It is.
+    Right,
+    /// Another one answers: its values are bad, and it is not written to.
+    Another,
+    /// It cannot be told; polled all the same.
+    Unknown,
 }
 
 /// Whether a device answers.

@@ -92,6 +92,7 @@ pub fn reference(port: Port, period: Duration) -> poll::Parts {
             max_registers: 125,
             max_bits: 2000,
             functions: Default::default(),
+            fingerprint: None,
             tags: BTreeMap::new(),
             points: first..u32::try_from(parts.points.len()).unwrap_or(0),
         });

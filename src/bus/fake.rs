@@ -13,6 +13,9 @@ use crate::bus::Data;
 use crate::bus::Job;
 use crate::bus::ReadRequest;
 use crate::bus::Reply;
+use crate::bus::mei;
+use crate::bus::mei::Category;
+use crate::bus::mei::IdentifyRequest;
 use crate::bus::trace::Tap;
 use crate::point::AddressRange;
 use crate::point::Table;
@@ -21,8 +24,16 @@ use crate::point::UnitId;
 /// Of the time an answer takes, what the device thinks; the rest is characters.
 const THINKS: Duration = Duration::from_millis(5);
 
-/// A handle whose reads go to `answer`, one after the other; each takes as long as it says. Writes and reads on demand are shut down.
-pub(crate) fn bus(mut answer: impl FnMut(ReadRequest) -> (Duration, Result<Data, BusError>) + Send + 'static) -> Bus {
+/// What a line is asked by its poll task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Read(ReadRequest),
+    Identify(IdentifyRequest),
+}
+
+/// A handle whose questions go to `answer`, one after the other; each takes as long as it says. Writes and what goes next are shut
+/// down.
+pub(crate) fn bus(mut answer: impl FnMut(Asked) -> (Duration, Result<Data, BusError>) + Send + 'static) -> Bus {
     let (urgent, _) = mpsc::channel(1);
     let (reads, mut queue) = mpsc::channel::<Job>(4);
     let (status, seen) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
@@ -38,15 +49,21 @@ pub(crate) fn bus(mut answer: impl FnMut(ReadRequest) -> (Duration, Result<Data,
     Bus { urgent, reads, retries: 0, status: seen, tap: Tap::default() }
 }
 
-fn asked(job: &Job) -> ReadRequest {
+fn asked(job: &Job) -> Asked {
     let pdu = job.ask.pdu();
     let word = |at: usize| u16::from_be_bytes([pdu[at], pdu[at + 1]]);
+    let unit = UnitId::new(job.ask.unit).expect("reads are never broadcast");
     let table = match pdu[0] {
+        mei::FUNCTION => {
+            let categories = [Category::Basic, Category::Regular, Category::Extended, Category::One];
+            let category = categories.into_iter().find(|c| c.code() == pdu[2]).expect("an ask was checked");
+            return Asked::Identify(IdentifyRequest { unit, category, object: pdu[3] });
+        }
         1 => Table::Coil,
         2 => Table::Discrete,
         4 => Table::Input,
         _ => Table::Holding,
     };
     let range = AddressRange::new(word(1), word(3)).expect("an ask was checked");
-    ReadRequest { unit: UnitId::new(job.ask.unit).expect("reads are never broadcast"), table, range }
+    Asked::Read(ReadRequest { unit, table, range })
 }

@@ -11,7 +11,7 @@ use crate::cli::{Exit, complain, say};
 use crate::control;
 use crate::control::Client;
 use crate::control::client::ClientError;
-use crate::status::{FailSafeStatus, LineStatus, LinkState, Snapshot, UpstreamStatus};
+use crate::status::{FailSafeStatus, LineStatus, LinkState, Recognition, Snapshot, UpstreamStatus};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -78,6 +78,7 @@ fn text(value: &Value, json: bool, print: impl Fn(&Value) -> String) -> Result<S
 
 fn tables(now: &Snapshot) -> String {
     let mut out = format!("{} · trunkline {} · up {}\n\n", now.gateway, now.version, seconds(now.uptime_s));
+    out.push_str(&strangers(&now.lines));
     out.push_str(&lines(&now.lines));
     out.push('\n');
     out.push_str(&devices(&now.lines));
@@ -101,6 +102,19 @@ fn tables(now: &Snapshot) -> String {
         out.push_str(&format!("\nbug: task {task} was restarted {count} times; please report it with the log"));
     }
     out
+}
+
+/// First of all: who is not who it should be.
+fn strangers(lines: &[LineStatus]) -> String {
+    let mut text = String::new();
+    for device in lines.iter().flat_map(|l| &l.devices).filter(|d| d.recognition == Recognition::Another) {
+        let (name, unit, why) = (&device.name, device.unit_id, device.recognised.as_deref().unwrap_or_default());
+        let _ = writeln!(
+            text,
+            "ALARM: {name} (unit {unit}) is another device: {why}; its values are bad, it is not written to"
+        );
+    }
+    if text.is_empty() { text } else { text + "\n" }
 }
 
 fn lines(lines: &[LineStatus]) -> String {
@@ -190,6 +204,10 @@ fn devices(lines: &[LineStatus]) -> String {
         ]
     });
     let mut text = render(&head, &rows.collect::<Vec<_>>());
+    for device in lines.iter().flat_map(|l| &l.devices).filter(|d| d.recognition == Recognition::Unknown) {
+        let why = device.recognised.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "{} cannot be identified: {why}; polled as configured", device.name);
+    }
     for device in lines.iter().flat_map(|l| &l.devices).filter(|d| !d.holes.is_empty()) {
         let _ = writeln!(text, "{} is not asked for {}, which it refused", device.name, device.holes.join(", "));
     }
@@ -411,11 +429,19 @@ mod tests {
     fn the_tables_say_why_something_is_not_as_it_should_be() {
         let (reason, holes) = (Some("timeout".into()), vec!["holding 4–6".into(), "input before 9".into()]);
         let device = DeviceStatus { name: "meter-1".into(), reason, holes, ..DeviceStatus::default() };
+        let recognised = |recognition, why: &str| DeviceStatus {
+            name: format!("{recognition:?}"),
+            recognition,
+            recognised: Some(why.to_owned()),
+            ..DeviceStatus::default()
+        };
+        let strange = recognised(Recognition::Another, "vendor is \"B\", expected \"A\"");
+        let deaf = recognised(Recognition::Unknown, "it refuses function 43 with exception 1");
         let line = LineStatus {
             name: "hall".into(),
             port: "/dev/ttyUSB0".into(),
             error: Some("no such file".into()),
-            devices: vec![device],
+            devices: vec![device, strange, deaf],
             ..LineStatus::default()
         };
         let cloud = UpstreamStatus { name: "cloud".into(), error: Some("refused".into()), ..UpstreamStatus::default() };
@@ -423,6 +449,13 @@ mod tests {
         now.spool.backlog.insert("cloud".into(), 1200);
         let text = tables(&now);
         assert!(text.contains("the ledger adds up"), "{text}");
+        let third = text.lines().nth(2).unwrap();
+        assert!(
+            third.starts_with("ALARM: Another (unit 0) is another device: vendor is \"B\", expected \"A\""),
+            "{text}"
+        );
+        let deaf = "Unknown cannot be identified: it refuses function 43 with exception 1; polled as configured";
+        assert!(text.contains(deaf), "{text}");
         (now.spool.written_recently_bytes, now.spool.written_recently_s) = (1 << 20, 600);
         assert!(tables(&now).contains("flash     1.0 MiB written by the spool in 10 min 0 s: 144.0 MiB a day"));
         let ledger = Ledger { appended: 10, acknowledged: 6, stored: 2, cleared: 1, ..Ledger::default() };

@@ -34,6 +34,7 @@ use crate::poll::Order;
 use crate::sample::Reason;
 use crate::sample::Sample;
 use crate::sample::Value;
+use crate::status::Recognition;
 use crate::time;
 
 /// One write.
@@ -51,6 +52,9 @@ pub(super) async fn batch(desk: &Desk, changes: &[Change], age: Age) -> Outcome 
 async fn all(desk: &Desk, changes: &[Change], age: Age) -> Vec<Outcome> {
     let mut judged = Vec::with_capacity(changes.len());
     for change in changes {
+        if let Err(outcome) = is_known(desk, &change.target.device) {
+            return vec![outcome; changes.len()];
+        }
         judged.push(judge(&desk.bus, change, age).await);
     }
     if judged.iter().any(Result::is_err) {
@@ -143,8 +147,24 @@ async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<
     }
 }
 
+/// Nothing is written to another device than the profile describes, nor read from it, nor before it is known who answers.
+fn is_known(desk: &Desk, device: &Device) -> Result<(), Outcome> {
+    match desk.recognition(device) {
+        (Recognition::Another, why) => {
+            Err(Outcome::Refused(Refusal::AnotherDevice(why.unwrap_or_default()).to_string()))
+        }
+        (Recognition::Open, _) => Err(Outcome::Later(
+            "the device has not been identified yet, or not since it was away: try again".to_owned(),
+        )),
+        (Recognition::Unasked | Recognition::Right | Recognition::Unknown, _) => Ok(()),
+    }
+}
+
 /// A read on demand.
 pub(super) async fn get(desk: &Desk, target: &Target) -> Outcome {
+    if let Err(outcome) = is_known(desk, &target.device) {
+        return outcome;
+    }
     let exponent = match scale(&desk.bus, target).await {
         Ok(exponent) => exponent,
         Err(error) => return Outcome::Failed(format!("scale factor: {}", words_of(&error))),

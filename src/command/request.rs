@@ -63,6 +63,9 @@ pub enum Refusal {
     /// No such device.
     #[error("no device `{0}`")]
     UnknownDevice(String),
+    /// Nobody knows what its registers mean.
+    #[error("another device answers there: {0}")]
+    AnotherDevice(String),
     /// No such line.
     #[error("no line `{0}`")]
     UnknownLine(String),

@@ -14,6 +14,8 @@ use crate::point::PointId;
 use crate::poll::Order;
 use crate::sample::Sample;
 use crate::sample::Value;
+use crate::status::LineStatus;
+use crate::status::Recognition;
 
 /// What a command needs of a line: its bus, its poll task's ear, and where samples go.
 #[derive(Debug, Clone)]
@@ -25,6 +27,17 @@ pub struct Desk {
     /// What is read on demand is published like anything that was polled. Weak: at the stop publish ends when the lines have
     /// let go of it, and a desk may be held for longer.
     pub samples: mpsc::WeakSender<Vec<Sample>>,
+    /// How its devices stand.
+    pub line: watch::Receiver<LineStatus>,
+}
+
+impl Desk {
+    /// Who answers at this device's address, where something is expected of it; `Unasked` where not.
+    pub(super) fn recognition(&self, device: &Device) -> (Recognition, Option<String>) {
+        let line = self.line.borrow();
+        let known = line.devices.iter().find(|status| *status.name == *device.name);
+        known.map(|status| (status.recognition, status.recognised.clone())).unwrap_or_default()
+    }
 }
 
 /// A line's desk as it stands now; `None` while the line is being made anew.

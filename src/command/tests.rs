@@ -113,8 +113,8 @@ impl Site {
         let (samples, mut sampled) = mpsc::channel(64);
         let (events, mut happened) = mpsc::channel(64);
         let weak = samples.downgrade();
-        let (_, task) = poll::new(parts, bus.clone(), samples, events);
-        let (seat, seated) = watch::channel(Some(Desk { bus, orders: task.desk(), samples: weak }));
+        let (line, task) = poll::new(parts, bus.clone(), samples, events);
+        let (seat, seated) = watch::channel(Some(Desk { bus, orders: task.desk(), samples: weak, line }));
         tokio::spawn(task.run(stop.clone()));
         tokio::spawn(async move { while sampled.recv().await.is_some() {} });
         tokio::spawn(async move { while happened.recv().await.is_some() {} });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::failsafe::FailSafe;
+use crate::config::fingerprint::Fingerprint;
 use crate::config::functions::Functions;
 use crate::config::preset::Preset;
 use crate::point::{DeviceId, LineId, PointId, UnitId};
@@ -163,6 +164,8 @@ pub struct Device {
     pub max_bits: u16,
     /// The functions it knows.
     pub functions: Functions,
+    /// How it is told from another model; `None`: whoever answers is believed.
+    pub fingerprint: Option<Arc<Fingerprint>>,
     /// `{tags.x}`.
     pub tags: BTreeMap<String, String>,
     /// Its points: indices into `Plant::points`.

@@ -89,8 +89,22 @@ fn device(key: &str) -> Value {
         "points" => by_name("#/$defs/point"),
         "without" => list(&json!({"type": "string"})),
         "limits" => map(&["registers", "bits"], |_| json!({"type": "integer"})),
+        "identify" => json!({"anyOf": [{"const": false}, map(check::IDENTIFY_KEYS, identify)]}),
         "functions" => list(&json!({"type": ["integer", "string"], "description": "a function the device knows"})),
         other => point(other),
+    }
+}
+
+fn identify(key: &str) -> Value {
+    let one_or_more = |of: Value| json!({"anyOf": [of, list(&of)]});
+    match key {
+        "register" => map(check::REGISTER_KEYS, |key| match key {
+            "is" => json!({"anyOf": [{"type": ["integer", "string"]}, list(&json!({"type": ["integer", "string"]}))]}),
+            other => point(other),
+        }),
+        _ => one_or_more(
+            json!({"type": "string", "description": "as the device says it; a `*` at the end is any ending"}),
+        ),
     }
 }
 

@@ -127,7 +127,7 @@ async fn run_line(
     let (bus, wire) = bus::new(parts.line.clone());
     let samples = out.samples.downgrade();
     let (status, task) = poll::new(parts, bus.clone(), out.samples, out.events);
-    seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
+    seat.send_replace(Some(Desk { bus, orders: task.desk(), samples, line: status.clone() }));
     let _vacated = Vacated(seat);
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));

@@ -151,3 +151,22 @@ fn start_cloud(settings: &Settings, plant: &Plant) -> Result<Broker, DemoError> 
         other => DemoError::Cloud(other),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_simulated_device_says_and_holds_what_its_configuration_expects_to_find() {
+        let text = "gateway: g\nlines: {l: {tcp: \"h:502\"}}\ndevices:\n  - name: d\n    line: l\n    unit_id: 1\n    \
+                    identify: {vendor: ACME, product_code: [\"X-*\", Y], register: {holding: 9, is: 120}}\n    points: {p: {holding: 9}}\n";
+        let plant = config::load_text("t.yaml", text, Path::new("")).unwrap().plant;
+        let devices = simulated(&plant, 0);
+        let mut device = devices[0].lock().unwrap();
+        let said = device.answer(&[43, 14, 1, 0], Instant::now());
+        assert_eq!(said[6..], *b"\x02\x00\x04ACME\x01\x02X-", "two objects");
+        assert_eq!(device.answer(&[3, 0, 9, 0, 1], Instant::now()), [3, 2, 0, 120]);
+    }
+}

@@ -10,6 +10,7 @@ use crate::config::plant::{Device, Line, Point, Source, Wire};
 use crate::decode::{self, Formula, Words};
 use crate::point::{AddressRange, PointId, Table};
 use crate::poll::health::Health;
+use crate::poll::identity::Identity;
 use crate::poll::learned::{Lesson, Pace};
 use crate::poll::plan::{self, Cost, Holes};
 use crate::poll::wait::Wait;
@@ -27,6 +28,8 @@ pub(crate) struct Member {
     /// The last samples of those points that others are made of. Nobody asks for the rest again.
     sources: HashMap<PointId, Option<Sample>>,
     pub(crate) health: Health,
+    /// Whether it is the one its profile describes.
+    pub(crate) identity: Identity,
     holes: HashMap<Table, Holes>,
     /// What turns of these points ask; empty again whenever something is learnt.
     plans: HashMap<Vec<PointId>, Planned>,
@@ -86,6 +89,7 @@ impl Member {
         };
         Self {
             health: Health::new(u64::from(device.id.0) ^ crate::time::boot_id()),
+            identity: Identity::new(device.fingerprint.clone()),
             device,
             points: points.into_iter().map(entry).collect(),
             sources,
@@ -299,6 +303,7 @@ impl Member {
     }
 
     pub(crate) fn status(&self) -> DeviceStatus {
+        let (recognition, recognised) = self.identity.told();
         DeviceStatus {
             name: self.device.name.to_string(),
             unit_id: self.device.unit_id.get(),
@@ -310,6 +315,8 @@ impl Member {
             points: self.points.len(),
             bad_points: self.points.iter().filter(|e| e.bad).count(),
             holes: self.lesson().named(),
+            recognition,
+            recognised: recognised.as_deref().map(str::to_owned),
         }
     }
 }

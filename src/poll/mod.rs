@@ -5,6 +5,7 @@
 mod agenda;
 pub mod forecast;
 pub mod health;
+mod identity;
 pub mod learned;
 mod member;
 mod overload;
@@ -56,7 +57,7 @@ pub enum Order {
 const ORDERS: usize = 16;
 
 /// A device began or ceased to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceEvent {
     /// Which.
     pub device: DeviceId,
@@ -64,6 +65,20 @@ pub struct DeviceEvent {
     pub online: bool,
     /// Why not; `None` when it does.
     pub reason: Option<Reason>,
+    /// In a sentence, where a word does not say it.
+    pub detail: Option<Arc<str>>,
+}
+
+impl DeviceEvent {
+    /// It answers.
+    pub const fn online(device: DeviceId) -> Self {
+        Self { device, online: true, reason: None, detail: None }
+    }
+
+    /// It does not, or what it says is worth nothing.
+    pub const fn offline(device: DeviceId, reason: Option<Reason>) -> Self {
+        Self { device, online: false, reason, detail: None }
+    }
 }
 
 /// A line's poll task and what is true of the line. Samples and events are waited for when their queues are full.

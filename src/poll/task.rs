@@ -2,6 +2,7 @@
 //! samples. It decides nothing itself but the order of steps. A device that is offline is not asked before a probe is
 //! answered; a read to be tried again waits until its device may be asked, and the line is the others' meanwhile.
 
+mod identify;
 mod orders;
 mod report;
 
@@ -18,6 +19,7 @@ use crate::config::plant::{Line, Port};
 use crate::point::DeviceId;
 use crate::poll::agenda::{Agenda, Begun, Next};
 use crate::poll::health::{self, Change, Silence};
+use crate::poll::identity::Step;
 use crate::poll::learned::Lessons;
 use crate::poll::member::Member;
 use crate::poll::overload::Overload;
@@ -237,6 +239,10 @@ impl PollTask {
     /// The turn's next read, or its end.
     async fn go_on(&mut self, mut begun: Begun<Turn>) -> Result<(), Closed> {
         let at = begun.work.at;
+        let step = self.members[at].identity.step(self.clocks().now);
+        if step != Step::Pass {
+            return self.identify(begun, step).await;
+        }
         let Some(read) = begun.work.next() else { return self.finish(begun.work).await };
         let request = ReadRequest { unit: self.members[at].device.unit_id, table: read.table, range: read.range };
         let result = self.bus.read_once(request, self.wait(at, read)).await;
@@ -298,7 +304,7 @@ impl PollTask {
         }
         if self.members[at].health.state() == DeviceState::Offline {
             self.agenda.abandon(self.members[at].device.id);
-            self.fail_the_rest(at, &slots).await?;
+            self.fail_the_rest(at, &slots, Reason::Offline).await?;
         }
         Ok(())
     }
@@ -318,12 +324,12 @@ impl PollTask {
         }
     }
 
-    /// The device has just gone offline: points that were not due say so too, once.
-    async fn fail_the_rest(&mut self, at: usize, said: &[usize]) -> Result<(), Closed> {
+    /// The device has just gone offline, or is another: points that were not due say so too, once.
+    async fn fail_the_rest(&mut self, at: usize, said: &[usize], reason: Reason) -> Result<(), Closed> {
         let now = time::now();
         let member = &mut self.members[at];
         let rest: Vec<_> = member.all().into_iter().filter(|slot| !said.contains(slot)).collect();
-        let samples = rest.into_iter().map(|slot| member.fail(slot, Reason::Offline, now)).collect();
+        let samples = rest.into_iter().map(|slot| member.fail(slot, reason, now)).collect();
         self.send(samples).await
     }
 
@@ -371,8 +377,8 @@ impl PollTask {
         let member = &mut self.members[at];
         let was = member.health.state();
         self.gone_since = None;
-        // A paused device answers whoever asks it on purpose, and stays paused.
-        let cut = !member.paused && std::mem::take(&mut member.cut);
+        // A paused device answers whoever asks it on purpose, and stays paused. What another one answers is worth nothing.
+        let cut = !member.paused && !member.identity.is_another() && std::mem::take(&mut member.cut);
         if member.health.answered() != Change::Online && !cut {
             return Ok(());
         }
@@ -385,8 +391,10 @@ impl PollTask {
         if was == DeviceState::Offline || cut {
             member.doubt_holes();
         }
+        let is_known = !self.members[at].identity.is_open();
         self.tell();
-        self.events.send(DeviceEvent { device, online: true, reason: None }).await.map_err(|_| Closed)
+        // Before it is known who answers, nobody is told that it does.
+        if is_known { self.events.send(DeviceEvent::online(device)).await.map_err(|_| Closed) } else { Ok(()) }
     }
 
     /// A line that stays down takes its devices with it. They are asked at every turn all the same, which costs nothing while
@@ -396,6 +404,7 @@ impl PollTask {
         if now.duration_since(*self.gone_since.get_or_insert(now)) < GONE_AFTER {
             return Ok(());
         }
+        let mut is_news = false;
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
             if member.cut || member.paused || member.health.state() == DeviceState::Offline {
@@ -403,11 +412,16 @@ impl PollTask {
             }
             member.cut = true;
             member.reason = Some(Reason::LineDown);
-            let event = DeviceEvent { device: member.device.id, online: false, reason: member.reason };
+            member.identity.doubt();
+            let event = DeviceEvent::offline(member.device.id, member.reason);
             let samples =
                 member.all().into_iter().map(|slot| member.fail(slot, Reason::LineDown, time::now())).collect();
             self.send(samples).await?;
             self.events.send(event).await.map_err(|_| Closed)?;
+            is_news = true;
+        }
+        if is_news {
+            self.tell();
         }
         Ok(())
     }
@@ -422,7 +436,8 @@ impl PollTask {
         let see = format!("trunkline trace {line} --last 1m --unit {unit}");
         tracing::warn!(device = %member.device.name, %reason, see, "device offline");
         member.reason = Some(reason);
-        let event = DeviceEvent { device: member.device.id, online: false, reason: Some(reason) };
+        member.identity.doubt();
+        let event = DeviceEvent::offline(member.device.id, Some(reason));
         self.tell();
         self.events.send(event).await.map_err(|_| Closed)
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::bus::fake::Asked;
 use crate::bus::{BusError, Data, ReadRequest, fake};
 use crate::config::plant::{Compute, Port, Report, Schedule, Source, When, Wire};
 use crate::message::Class;
@@ -15,6 +16,8 @@ use crate::payload::{Format, Series};
 use crate::point::{AddressRange, DataType, LineId, PointId, Scale, Table, UnitId, WordOrder};
 use crate::status::DeviceState;
 use crate::topic::{Qos, TopicName};
+
+mod identity;
 
 fn device(unit: u8) -> Device {
     Device {
@@ -26,6 +29,7 @@ fn device(unit: u8) -> Device {
         max_registers: 125,
         max_bits: 2000,
         functions: Default::default(),
+        fingerprint: None,
         tags: BTreeMap::new(),
         points: 0..0,
     }
@@ -100,10 +104,10 @@ fn every(ms: u64, point: Point) -> Point {
 }
 
 /// Everything that was asked, with milliseconds since the start.
-type Asked = Arc<Mutex<Vec<(u64, String)>>>;
+type Notes = Arc<Mutex<Vec<(u64, String)>>>;
 
 struct Scene {
-    asked: Asked,
+    asked: Notes,
     samples: mpsc::Receiver<Vec<Sample>>,
     events: mpsc::Receiver<DeviceEvent>,
     status: watch::Receiver<LineStatus>,
@@ -124,24 +128,36 @@ fn scene_with(
     points: Vec<Point>,
     mut answer: impl FnMut(u64, ReadRequest) -> Answer + Send + 'static,
 ) -> Scene {
+    let devices = devices.iter().map(|d| device(*d)).collect();
+    scene_of((line, lessons), devices, points, move |ms, asked| match asked {
+        Asked::Read(request) => answer(ms, request),
+        Asked::Identify(request) => panic!("nobody wants to know who {} is", request.unit),
+    })
+}
+
+fn scene_of(
+    (line, lessons): (Line, Lessons),
+    devices: Vec<Device>,
+    points: Vec<Point>,
+    mut answer: impl FnMut(u64, Asked) -> Answer + Send + 'static,
+) -> Scene {
     let begin = Instant::now();
-    let asked = Asked::default();
+    let asked = Notes::default();
     let notes = Arc::clone(&asked);
-    let bus = fake::bus(move |request| {
+    let bus = fake::bus(move |asked| {
         let ms = u64::try_from(begin.elapsed().as_millis()).unwrap();
-        notes.lock().unwrap().push((ms, format!("{} {} {}", request.unit, request.table, request.range)));
-        let answer = answer(ms, request);
+        let what = match asked {
+            Asked::Read(request) => format!("{} {} {}", request.unit, request.table, request.range),
+            Asked::Identify(request) => format!("{} objects from {}", request.unit, request.object),
+        };
+        notes.lock().unwrap().push((ms, what));
+        let answer = answer(ms, asked);
         let took = if answer == Err(BusError::NoReply) { 100 } else { 10 };
         (Duration::from_millis(took), answer)
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts {
-        line,
-        devices: devices.iter().map(|d| device(*d)).collect(),
-        points: points.into_iter().map(Arc::new).collect(),
-        lessons,
-    };
+    let parts = Parts { line, devices, points: points.into_iter().map(Arc::new).collect(), lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
     let desk = task.desk();
@@ -185,7 +201,7 @@ async fn points_due_together_come_in_one_read_on_a_fixed_grid() {
     let read = |ms: u64| (ms, "1 holding 4–6".to_owned());
     assert_eq!(scene.asked(), [read(0), read(1000), read(2000)]);
     let event = scene.events.recv().await.unwrap();
-    assert_eq!(event, DeviceEvent { device: DeviceId(1), online: true, reason: None });
+    assert_eq!(event, DeviceEvent::online(DeviceId(1)));
     let status = scene.status.borrow().clone();
     assert_eq!((status.devices[0].state, status.devices[0].points), (DeviceState::Online, 3));
     assert!((0.005..0.02).contains(&status.load), "{}", status.load);

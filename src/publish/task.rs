@@ -261,7 +261,9 @@ impl PublishTask {
         let topic = self.speakers.get(&event.device)?.state.clone()?;
         let state = if event.online { "online" } else { "offline" };
         let reason = event.reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
-        let text = format!("{{\"state\":\"{state}\"{reason},\"time\":\"{}\"}}", time::now().rfc3339());
+        // A device may say of itself what it likes.
+        let detail = event.detail.map(|d| format!(",\"detail\":{}", serde_json::json!(&*d))).unwrap_or_default();
+        let text = format!("{{\"state\":\"{state}\"{reason}{detail},\"time\":\"{}\"}}", time::now().rfc3339());
         Some(Message::plain(topic, Bytes::from(text), Qos::AtLeastOnce, Retain::Yes))
     }
 

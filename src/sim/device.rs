@@ -115,7 +115,27 @@ impl SimDevice {
             sim.moving.push(Moving { wire: wire.clone(), course, limits });
         }
         sim.move_all(Instant::now());
+        sim.introduce(device);
         sim
+    }
+
+    /// Says and holds what its profile expects to find, or what a simulated device has to say of itself.
+    fn introduce(&mut self, device: &Device) {
+        let text = |id, text: &str| (id, text.as_bytes().to_vec());
+        let Some(wanted) = &device.fingerprint else {
+            let model = device.profile.as_deref().unwrap_or("device");
+            self.objects = vec![text(0, "simulated"), text(1, model), text(2, env!("CARGO_PKG_VERSION"))];
+            return;
+        };
+        self.objects = wanted.objects.iter().map(|(id, expected)| text(*id, expected.example())).collect();
+        let Some((wire, expected)) = &wanted.register else { return };
+        let example = expected.example();
+        let value = example.parse().map_or_else(|_| Value::Text(example.into()), Value::Int);
+        let words = self.encode.and_then(|encode| encode(wire, &value)).unwrap_or_default();
+        for (address, word) in (wire.range.start()..=u16::MAX).zip(words) {
+            self.written.insert((wire.table, address));
+            self.set(wire.table, address, word, Instant::now());
+        }
     }
 
     /// The same with these words from `start` on.

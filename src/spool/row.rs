@@ -189,6 +189,7 @@ fn put_reason(out: &mut Vec<u8>, reason: Reason) {
         Reason::LineDown => 8,
         Reason::Source => 9,
         Reason::Paused => 10,
+        Reason::AnotherDevice => 11,
     };
     out.push(code);
     if let Reason::Exception(exception) = reason {
@@ -300,6 +301,7 @@ impl<'a> Rest<'a> {
             8 => Reason::LineDown,
             9 => Reason::Source,
             10 => Reason::Paused,
+            11 => Reason::AnotherDevice,
             _ => return None,
         })
     }

@@ -1,10 +1,11 @@
 //! Is the gateway doing its work? Pure: a snapshot in, words out.
-//! Ill is what only a person can mend and what costs values: a port that is gone, a disk that cannot be written. A device that
-//! is off or a cloud that is away are what the gateway was built for: they are mentioned, not alarming.
+//! Ill is what only a person can mend and what costs values: a port that is gone, a disk that cannot be written, another device
+//! than the one configured. A device that is off or a cloud that is away are what the gateway was built for: they are mentioned,
+//! not alarming.
 
 use std::fmt;
 
-use crate::status::{DeviceState, LinkState, Snapshot};
+use crate::status::{DeviceState, LinkState, Recognition, Snapshot};
 
 /// The verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,7 +39,12 @@ pub fn judge(now: &Snapshot) -> Health {
             let why = line.error.as_deref().unwrap_or("not opened yet");
             health.reasons.push(format!("line {} ({}) is down: {why}", line.name, line.port));
         }
-        for device in line.devices.iter().filter(|d| d.state == DeviceState::Offline) {
+        let (others, own): (Vec<_>, Vec<_>) = line.devices.iter().partition(|d| d.recognition == Recognition::Another);
+        for device in others {
+            let why = device.recognised.as_deref().unwrap_or_default();
+            health.reasons.push(format!("device {} is another device: {why}", device.name));
+        }
+        for device in own.into_iter().filter(|d| d.state == DeviceState::Offline) {
             let why = device.reason.as_deref().unwrap_or("no reply");
             health.notes.push(format!("device {} is offline: {why}", device.name));
         }
@@ -60,7 +66,7 @@ pub fn judge(now: &Snapshot) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{LineStatus, UpstreamStatus};
+    use crate::status::{DeviceStatus, LineStatus, UpstreamStatus};
 
     #[test]
     fn a_line_that_is_down_is_a_reason_and_a_cloud_that_is_away_is_not() {
@@ -72,5 +78,20 @@ mod tests {
         assert_eq!(well.to_string(), "ok\nnote: upstream cloud is away: refused; 0 messages are kept for it\n");
         now.lines = vec![line(false)];
         assert_eq!(judge(&now).reasons, ["line hall (/dev/ttyUSB0) is down: not opened yet"]);
+    }
+
+    #[test]
+    fn another_device_is_a_reason_and_one_that_is_off_is_not() {
+        let away = DeviceStatus { name: "m1".into(), state: DeviceState::Offline, ..DeviceStatus::default() };
+        let other = DeviceStatus {
+            name: "m2".into(),
+            recognition: Recognition::Another,
+            recognised: Some("vendor is \"B\", expected \"A\"".into()),
+            ..away.clone()
+        };
+        let line = LineStatus { up: true, devices: vec![away, other], ..LineStatus::default() };
+        let health = judge(&Snapshot { lines: vec![line], ..Snapshot::default() });
+        assert_eq!(health.reasons, ["device m2 is another device: vendor is \"B\", expected \"A\""]);
+        assert_eq!(health.notes, ["device m1 is offline: no reply"]);
     }
 }

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::status::{DeviceState, FailSafeState, FailSafeStatus, LinkState, Snapshot};
+use crate::status::{DeviceState, FailSafeState, FailSafeStatus, LinkState, Recognition, Snapshot};
 
 /// What [`text`] is, for HTTP.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -150,6 +150,12 @@ fn devices(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     };
     let up = |s| truth(matches!(s, DeviceState::Online | DeviceState::Shaky));
     out.gauge("trunkline_device_up", "1 while the device answers", all().map(|(l, d)| (l, up(d.state))))?;
+    let marked = all().filter(|(_, d)| d.recognition != Recognition::Unasked);
+    out.gauge(
+        "trunkline_device_another",
+        "1 while another device answers than the one its `identify` describes",
+        marked.map(|(l, d)| (l, truth(d.recognition == Recognition::Another))),
+    )?;
     let turnaround = all().map(|(l, d)| (l, d.turnaround_ms / 1000.0));
     out.gauge(
         "trunkline_device_turnaround_seconds",
@@ -315,8 +321,14 @@ mod tests {
 
     fn busy() -> Snapshot {
         let device = DeviceStatus { name: "meter \"1\"".into(), state: DeviceState::Online, ..DeviceStatus::default() };
-        let mut line =
-            LineStatus { name: "hall".into(), up: true, load: 0.25, devices: vec![device], ..LineStatus::default() };
+        let other = DeviceStatus { name: "m2".into(), recognition: Recognition::Another, ..DeviceStatus::default() };
+        let mut line = LineStatus {
+            name: "hall".into(),
+            up: true,
+            load: 0.25,
+            devices: vec![device, other],
+            ..LineStatus::default()
+        };
         line.wire.requests = 7;
         let cloud = UpstreamStatus { name: "cloud".into(), acknowledged: 3, ..UpstreamStatus::default() };
         let mut now = Snapshot { lines: vec![line], upstreams: vec![cloud], ..Snapshot::default() };
@@ -341,6 +353,7 @@ mod tests {
             "trunkline_fail_safe_writes_total{point=\"d/p\"} 1",
             "trunkline_wire_requests_total{line=\"hall\"} 7",
             "trunkline_device_up{line=\"hall\",device=\"meter \\\"1\\\"\"} 1",
+            "trunkline_device_another{line=\"hall\",device=\"m2\"} 1",
             "trunkline_samples_polled_total 0",
             "trunkline_upstream_acknowledged_total{upstream=\"cloud\"} 3",
             "trunkline_spool_entries{storey=\"disk\"} 5",
@@ -352,6 +365,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l.starts_with(want)), "{want} is not in\n{text}");
         }
+        let unasked = "trunkline_device_another{line=\"hall\",device=\"meter";
+        assert!(!text.contains(unasked), "nothing is expected of it");
         assert!(text.ends_with("# EOF\n"));
     }
 

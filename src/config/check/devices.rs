@@ -31,6 +31,7 @@ pub(in crate::config) const DEVICE_KEYS: &[&str] = &[
     "without",
     "limits",
     "functions",
+    "identify",
     "every",
     "schedule",
     "report",
@@ -260,6 +261,7 @@ impl Checker {
             max_registers,
             max_bits,
             functions,
+            fingerprint: None,
             tags: entry.tags.clone(),
             points: first..first,
         };
@@ -272,6 +274,8 @@ impl Checker {
             profile,
             publish: entry.publish,
         };
+        let layers = [Some(entry.node), profile];
+        let fingerprint = self.fingerprint(Layers(&layers), &context);
         let names = self.point_names(&context);
         let mut own: Vec<(Point, At)> = Vec::new();
         for (n, name) in names.iter().enumerate() {
@@ -298,7 +302,7 @@ impl Checker {
         }
         points.extend(own.into_iter().map(|(point, _)| Arc::new(point)));
         let last = u32::try_from(points.len()).unwrap_or(u32::MAX);
-        devices.push(Device { points: first..last, ..device });
+        devices.push(Device { points: first..last, fingerprint, ..device });
     }
 
     /// The profile's points without those taken out, then the entry's own.

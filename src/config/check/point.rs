@@ -234,7 +234,7 @@ impl Checker {
         Some((low, high))
     }
 
-    fn source(
+    pub(super) fn source(
         &mut self,
         layers: Layers<'_>,
         (name, at): (&str, At),

@@ -27,8 +27,11 @@ impl PollTask {
             Order::Resume(device) => {
                 if let Some(at) = place(&self.members, device).filter(|at| self.members[*at].paused) {
                     (self.members[at].paused, self.members[at].reason) = (false, None);
+                    // Who pauses a device may well put another there.
+                    self.members[at].identity.doubt();
                     tracing::info!(device = %self.members[at].device.name, "polling resumed");
                     self.agenda.table.hurry(device);
+                    self.tell();
                 }
             }
         }
@@ -76,7 +79,7 @@ impl PollTask {
         (member.paused, member.cut, member.reason) = (true, true, Some(Reason::Paused));
         self.agenda.abandon(member.device.id);
         let samples = member.all().into_iter().map(|slot| member.fail(slot, Reason::Paused, now)).collect();
-        let event = DeviceEvent { device: member.device.id, online: false, reason: member.reason };
+        let event = DeviceEvent::offline(member.device.id, member.reason);
         self.send(samples).await?;
         self.tell();
         self.events.send(event).await.map_err(|_| Closed)

@@ -41,6 +41,7 @@ fn parts(at_most: Option<Duration>, count: u32) -> Parts<'static> {
         max_registers: 125,
         max_bits: 2000,
         functions: Default::default(),
+        fingerprint: None,
         tags: BTreeMap::new(),
         points: 0..count,
     };
@@ -68,7 +69,7 @@ async fn values_states_and_the_gateways_own_come_and_go_in_order() {
     let batch = out.recv().await.unwrap();
     assert_eq!(batch.iter().map(text).collect::<Vec<_>>(), ["g/m/p0 1", "g/m/p0 2"]);
     assert!(batch[0].own.is_some());
-    events.send(DeviceEvent { device: DeviceId(4), online: false, reason: Some(Reason::Timeout) }).await.unwrap();
+    events.send(DeviceEvent::offline(DeviceId(4), Some(Reason::Timeout))).await.unwrap();
     let state = text(&out.recv().await.unwrap()[0]);
     assert!(state.starts_with(r#"g/m/$state {"state":"offline","reason":"timeout","time":""#), "{state}");
     drop(samples);
