@@ -152,6 +152,9 @@ pub enum BusError {
     /// A Modbus exception; also 2 or 3 for a request over the standard's limits, which is never sent.
     #[error("refused: exception {0}")]
     Refused(u8),
+    /// A write whose time had passed when it was its turn: nothing was sent.
+    #[error("too late")]
+    TooLate,
     /// The task has ended.
     #[error("shut down")]
     ShutDown,
@@ -168,7 +171,7 @@ impl BusError {
             }
             Self::Garbled(Garble::Crc) => Some(Duration::ZERO),
             Self::Refused(4 | 5 | 6 | 0x0B) => Some(BUSY_PAUSE),
-            Self::Refused(_) | Self::LineDown(_) | Self::ShutDown => None,
+            Self::Refused(_) | Self::LineDown(_) | Self::TooLate | Self::ShutDown => None,
         }
     }
 }
@@ -220,6 +223,14 @@ pub struct BusStatus {
 struct Turn {
     is_read: bool,
     tries_left: u8,
+    /// Not to be sent after this.
+    by: Option<Instant>,
+}
+
+impl Turn {
+    fn is_over(self) -> bool {
+        self.by.is_some_and(|by| Instant::now() > by)
+    }
 }
 
 struct Job {
@@ -275,26 +286,32 @@ impl Bus {
     /// Takes its turn behind earlier reads.
     pub async fn read(&self, request: ReadRequest) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?;
-        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: self.retries }).await
+        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: self.retries, by: None }).await
     }
 
     /// A read without further tries that waits for at most so long. A device that has been heard answering too late gets as
     /// long as that took, up to the line's timeout.
     pub async fn read_once(&self, request: ReadRequest, wait: Duration) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?.within(wait);
-        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: 0 }).await
+        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: 0, by: None }).await
     }
 
     /// Somebody waits for it: goes next after the transaction in flight, before all polls.
     pub async fn read_next(&self, request: ReadRequest) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?;
-        self.ask(&self.urgent, ask, Turn { is_read: true, tries_left: self.retries }).await
+        self.ask(&self.urgent, ask, Turn { is_read: true, tries_left: self.retries, by: None }).await
     }
 
     /// Goes next after the transaction in flight.
     pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
+        self.write_by(request, None).await
+    }
+
+    /// The same, but not after that moment: where the transaction in flight took too long nothing is sent
+    /// ([`BusError::TooLate`]), and what was sent in time and not answered is not sent again.
+    pub async fn write_by(&self, request: WriteRequest, by: Option<Instant>) -> Result<Reply, BusError> {
         let ask = Ask::write(request).map_err(BusError::Refused)?;
-        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries }).await
+        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries, by }).await
     }
 
     /// What passes from now on, or from as far back as is remembered; a reader too slow loses the oldest and is told.
@@ -356,11 +373,15 @@ impl BusTask {
 
     /// A read that is to be tried again lets waiting writes go first; a write keeps its place, for the order of writes counts.
     async fn serve(&mut self, mut job: Job, cancelled: &CancellationToken) {
+        if job.turn.is_over() {
+            let _ = job.done.send(Err(BusError::TooLate));
+            return;
+        }
         while !job.done.is_closed() && !cancelled.is_cancelled() {
             let result = self.once(&job.ask).await;
             self.tell();
             let heals = result.as_ref().err().and_then(|e| e.heals_after(self.line.timeout)).is_some();
-            if job.turn.tries_left == 0 || !heals {
+            if job.turn.tries_left == 0 || !heals || job.turn.is_over() {
                 // The asker may have gone meanwhile; then nobody misses the answer.
                 let _ = job.done.send(result);
                 return;
