@@ -31,6 +31,8 @@ pub(super) enum Outcome {
     Later(String),
     /// Tried; the device did not confirm, or shows another value.
     Failed(String),
+    /// It was begun in an earlier run, nobody knows what came of it, and it is not done again.
+    Unknown(String),
     /// Several writes, by the names of their points.
     Batch(Vec<(Arc<str>, Self)>),
 }
@@ -44,6 +46,7 @@ impl Outcome {
             Self::Done => "done",
             Self::Refused(_) | Self::Later(_) => "refused",
             Self::Failed(_) | Self::Read(Err(_)) => "failed",
+            Self::Unknown(_) => "unknown",
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
                 ["failed", "refused"].into_iter().find(|word| words.contains(word)).unwrap_or("written")
@@ -57,7 +60,9 @@ impl Outcome {
             Self::Written { verified: Some(value) } | Self::Read(Ok(value)) => body["value"] = value_json(value),
             Self::Written { verified: None } | Self::Done => {}
             Self::Read(Err(reason)) => body["reason"] = json!(reason.to_string()),
-            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => body["reason"] = json!(reason),
+            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) | Self::Unknown(reason) => {
+                body["reason"] = json!(reason);
+            }
             Self::Batch(parts) => {
                 let part = |(point, outcome): &(Arc<str>, Self)| {
                     let mut part = outcome.body();
@@ -105,7 +110,7 @@ pub(super) async fn tell(answers: &Outlet, asked: &Message, payload: &str) {
     }
 }
 
-fn value_json(value: &Value) -> Json {
+pub(super) fn value_json(value: &Value) -> Json {
     match value {
         Value::Text(text) => json!(&**text),
         Value::Bool(on) => json!(on),

@@ -5,12 +5,17 @@
 
 mod answer;
 mod answered;
+pub mod audit;
 mod batch;
 mod perform;
+mod record;
 pub mod request;
 mod target;
 mod task;
 mod waiting;
+
+#[cfg(test)]
+mod property;
 
 pub use target::Desk;
 pub use target::Seat;

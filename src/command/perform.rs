@@ -1,7 +1,8 @@
 //! Does on a line what was asked and judged: writes next, reads back, and lets the house know at once what was found.
 
 use std::sync::Arc;
-use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::bus::Bus;
 use crate::bus::BusError;
@@ -12,6 +13,7 @@ use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
 use crate::command::batch::Limits;
+use crate::command::record::Leave;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Planned;
@@ -31,28 +33,32 @@ use crate::sample::Value;
 use crate::time;
 
 /// One write.
-pub(super) async fn set(desk: &Desk, change: &Change, expires_us: Option<i64>, waited: Duration) -> Outcome {
-    let outcomes = all(desk, std::slice::from_ref(change), expires_us, waited).await;
+pub(super) async fn set(desk: &Desk, change: &Change, leave: &mut Leave<'_>) -> Outcome {
+    let outcomes = all(desk, std::slice::from_ref(change), leave).await;
     outcomes.into_iter().next().unwrap_or(Outcome::Done)
 }
 
 /// Several writes to one device: all are judged before the first byte.
-pub(super) async fn batch(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: Duration) -> Outcome {
-    let outcomes = all(desk, changes, expires_us, waited).await;
+pub(super) async fn batch(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Outcome {
+    let outcomes = all(desk, changes, leave).await;
     Outcome::Batch(changes.iter().map(|change| Arc::clone(&change.target.point.name)).zip(outcomes).collect())
 }
 
-async fn all(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: Duration) -> Vec<Outcome> {
+async fn all(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Vec<Outcome> {
     let mut judged = Vec::with_capacity(changes.len());
     for change in changes {
-        judged.push(judge(&desk.bus, change, expires_us, waited).await);
+        judged.push(judge(&desk.bus, change, leave).await);
     }
     if judged.iter().any(Result::is_err) {
         let untouched = || Outcome::Refused("not written: another of the batch was refused".to_owned());
         return judged.into_iter().map(|judged| judged.err().unwrap_or_else(untouched)).collect();
     }
     let planned: Vec<(Planned, Option<i32>)> = judged.into_iter().flatten().collect();
-    let mut outcomes = write(desk, changes, &planned).await;
+    if let Err(outcome) = leave.begin(changes, &planned).await {
+        return vec![outcome; changes.len()];
+    }
+    let by = changes.iter().filter_map(|change| change.target.point.write.as_ref()).map(|w| leave.deadline(w)).min();
+    let mut outcomes = write(desk, changes, &planned, by).await;
     for ((change, (planned, exponent)), outcome) in changes.iter().zip(&planned).zip(&mut outcomes) {
         if matches!(outcome, Outcome::Written { .. }) {
             *outcome = look(desk, &change.target, planned, *exponent).await;
@@ -61,32 +67,34 @@ async fn all(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: D
     outcomes
 }
 
-async fn judge(
-    bus: &Bus,
-    change: &Change,
-    expires_us: Option<i64>,
-    waited: Duration,
-) -> Result<(Planned, Option<i32>), Outcome> {
+async fn judge(bus: &Bus, change: &Change, leave: &Leave<'_>) -> Result<(Planned, Option<i32>), Outcome> {
     let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
     let point = &change.target.point;
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
-    request::in_time(expires_us, write, time::now().wall_us, waited).map_err(refused)?;
+    leave.in_time(write).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
     let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
     let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
     Ok((planned, exponent))
 }
 
-/// After the first request that fails, nothing more is written.
-async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>)]) -> Vec<Outcome> {
+/// After the first request that fails, nothing more is written. What has begun in time is brought to its end.
+async fn write(
+    desk: &Desk,
+    changes: &[Change],
+    planned: &[(Planned, Option<i32>)],
+    by: Option<Instant>,
+) -> Vec<Outcome> {
     let mut outcomes =
         vec![Outcome::Refused("not written: an earlier one of the batch failed".to_owned()); changes.len()];
     let Some(first) = changes.first() else { return outcomes };
     let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
     for (kind, places) in batch::merged(&kinds, Limits::of(&first.target.device)) {
-        let written = desk.bus.write(WriteRequest { unit: first.target.device.unit_id, kind }).await;
+        let by = by.filter(|_| places.start == 0);
+        let written = desk.bus.write_by(WriteRequest { unit: first.target.device.unit_id, kind }, by).await;
         let outcome = match &written {
             Ok(_) => Outcome::Written { verified: None },
+            Err(BusError::TooLate) => Outcome::Refused(Refusal::TooLate.to_string()),
             Err(error) => Outcome::Failed(words_of(error)),
         };
         outcomes[places].fill(outcome);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -15,7 +16,13 @@ use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
 use crate::command::answered::Known;
+use crate::command::audit::Audit;
+use crate::command::audit::Earlier;
 use crate::command::perform;
+use crate::command::record;
+use crate::command::record::Leave;
+use crate::command::record::Record;
+use crate::command::record::Term;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Refusal;
@@ -46,6 +53,7 @@ pub struct CommandTask {
     desks: Vec<Seat>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
+    audit: Audit,
 }
 
 /// What is to be done.
@@ -63,9 +71,10 @@ struct Job {
     line: usize,
     work: Work,
     id: Option<String>,
-    expires_us: Option<i64>,
     message: Message,
-    came: Instant,
+    term: Term,
+    /// Of a command that asks to write.
+    record: Option<Record>,
 }
 
 /// Why not, with the asker's id where it could be read.
@@ -77,8 +86,9 @@ pub fn new(
     desks: Vec<Seat>,
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
+    audit: Audit,
 ) -> CommandTask {
-    CommandTask { commands, answers, plant, desks, answered: Arc::default() }
+    CommandTask { commands, answers, plant, desks, answered: Arc::default(), audit }
 }
 
 impl CommandTask {
@@ -108,28 +118,28 @@ impl CommandTask {
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
         // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
         let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
-        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
-        workers.spawn(work(jobs, desk, teller));
+        workers.spawn(work(jobs, desk, self.teller()));
         queue
+    }
+
+    fn teller(&self) -> Teller {
+        Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered), audit: self.audit.clone() }
     }
 
     async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
-        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
+        let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
-            Ok(job) => {
-                if let Some(known) = teller.known(&job) {
-                    // Under way: its first asker is answered on the topic that both hear.
-                    if let Known::Answer(payload) = known {
-                        answer::tell(&self.answers, &message, &payload).await;
+            Ok(mut job) => match teller.known(&job) {
+                Some(Known::Other) => (job.id.clone(), Refusal::UsedId(job.id.unwrap_or_default())),
+                Some(known) => return teller.tell_again(&mut job, known).await,
+                None => {
+                    if let Err(full) = queues[job.line].try_send(Box::new(job)) {
+                        teller.tell(&mut full.into_inner(), &busy()).await;
                     }
                     return;
                 }
-                if let Err(full) = queues[job.line].try_send(Box::new(job)) {
-                    teller.tell(&full.into_inner(), &busy()).await;
-                }
-                return;
-            }
+            },
             Err(refused) => refused,
         };
         tracing::info!(topic = %message.topic, reason = %refusal, "command refused");
@@ -137,6 +147,9 @@ impl CommandTask {
             self.forget(&message).await;
         }
         let payload = answer::payload(&Outcome::Refused(refusal.to_string()), id.as_deref(), came);
+        if message.topic.as_str().ends_with("/set") {
+            self.audit.note(record::unread(&message, id), &payload);
+        }
         answer::tell(&self.answers, &message, &payload).await;
     }
 
@@ -174,7 +187,15 @@ impl CommandTask {
             _ => return Err(unknown()),
         };
         let line = usize::from(whole.device.line.0);
-        Ok(Job { line, work, id, expires_us, message: message.clone(), came })
+        let record = match &work {
+            Work::Set(change) => Some(Record::new(message, id.as_ref(), &self.plant, std::slice::from_ref(change))),
+            Work::Batch(changes) => Some(Record::new(message, id.as_ref(), &self.plant, changes)),
+            Work::Get(_) | Work::Act(..) => None,
+        };
+        let lives = message.properties.as_ref().and_then(|properties| properties.expiry);
+        let lives = lives.map(|seconds| Duration::from_secs(seconds.into()));
+        let term = Term { came, expires_us, lives };
+        Ok(Job { line, work, id, message: message.clone(), term, record })
     }
 }
 
@@ -211,17 +232,60 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
 struct Teller {
     answers: Outlet,
     answered: Arc<Mutex<Answered>>,
+    audit: Audit,
 }
 
 impl Teller {
     fn known(&self, job: &Job) -> Option<Known> {
         let key = key_of(job)?;
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, Instant::now())
+        let fingerprint = job.record.as_ref().map_or(0, Record::fingerprint);
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, fingerprint, Instant::now())
     }
 
-    async fn tell(&self, job: &Job, outcome: &Outcome) {
+    /// The same command again. While it is under way its first asker is answered, on the topic that both hear.
+    async fn tell_again(&self, job: &mut Job, known: Known) {
+        if let Some(record) = &job.record {
+            self.audit.note(record.draft.clone(), REPEATED);
+        }
+        if let Known::Answer(payload) = known {
+            answer::tell(&self.answers, &job.message, &payload).await;
+        }
+    }
+
+    /// Whether it is in the trail already, from this run or an earlier one; then it has been answered and is not done again.
+    async fn was_done(&self, job: &mut Job) -> bool {
+        let Some(record) = &mut job.record else { return false };
+        let earlier = self.audit.earlier(&record.draft).await;
+        record.is_known = !matches!(earlier, Ok(None));
+        let outcome = match earlier {
+            Ok(None) => return false,
+            Ok(Some(Earlier::Answered(payload))) => {
+                let payload: Arc<str> = payload.into();
+                if let Some(key) = key_of(job) {
+                    let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    answered.end(&key, Arc::clone(&payload));
+                }
+                self.tell_again(job, Known::Answer(payload)).await;
+                return true;
+            }
+            Ok(Some(Earlier::Unknown(begun))) => {
+                Outcome::Unknown(format!("outcome unknown, begun at {begun}, not repeated"))
+            }
+            Ok(Some(Earlier::Other(_))) => {
+                Outcome::Refused(Refusal::UsedId(job.id.clone().unwrap_or_default()).to_string())
+            }
+            Err(unrecorded) => Outcome::Later(unrecorded.to_string()),
+        };
+        self.tell(job, &outcome).await;
+        true
+    }
+
+    async fn tell(&self, job: &mut Job, outcome: &Outcome) {
         tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
-        let payload = answer::payload(outcome, job.id.as_deref(), job.came);
+        let payload = answer::payload(outcome, job.id.as_deref(), job.term.came);
+        if let Some(record) = &mut job.record {
+            record.end(&self.audit, outcome, &payload).await;
+        }
         if let Some(key) = key_of(job) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
@@ -238,6 +302,9 @@ fn key_of(job: &Job) -> Option<Arc<str>> {
     job.id.as_ref().map(|id| format!("{} {id}", job.message.topic).into())
 }
 
+/// What the trail says of a command that came again.
+const REPEATED: &str = r#"{"result":"refused","reason":"repeated: not done again, answered with the first result"}"#;
+
 fn busy() -> Outcome {
     Outcome::Later("busy: too many commands wait for this line, try again".to_owned())
 }
@@ -247,9 +314,11 @@ async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
-        while let Some(job) = waiting.next() {
-            let outcome = perform_at(&desk, &job).await;
-            teller.tell(&job, &outcome).await;
+        while let Some(mut job) = waiting.next() {
+            if !teller.was_done(&mut job).await {
+                let outcome = perform_at(&desk, &mut job, &teller.audit).await;
+                teller.tell(&mut job, &outcome).await;
+            }
             take_in(&mut jobs, &mut waiting, &teller).await;
         }
     }
@@ -270,20 +339,23 @@ async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &T
     };
     match waiting.put(key, job) {
         Put::Waits => {}
-        Put::Instead(older) => teller.tell(&older, &Outcome::Refused(Refusal::Replaced.to_string())).await,
-        Put::Full(newest) => teller.tell(&newest, &busy()).await,
+        Put::Instead(mut older) => teller.tell(&mut older, &Outcome::Refused(Refusal::Replaced.to_string())).await,
+        Put::Full(mut newest) => teller.tell(&mut newest, &busy()).await,
     }
 }
 
-async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
+async fn perform_at(desk: &Seat, job: &mut Job, audit: &Audit) -> Outcome {
     let seated = desk.borrow().clone();
     let Some(desk) = seated else {
         return Outcome::Later("the line is being restarted, try again".to_owned());
     };
-    match &job.work {
-        Work::Set(change) => perform::set(&desk, change, job.expires_us, job.came.elapsed()).await,
-        Work::Batch(changes) => perform::batch(&desk, changes, job.expires_us, job.came.elapsed()).await,
-        Work::Get(target) => perform::get(&desk, target).await,
-        Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
+    let term = job.term;
+    let leave = job.record.as_mut().map(|record| Leave { audit, record, term });
+    match (&job.work, leave) {
+        (Work::Set(change), Some(mut leave)) => perform::set(&desk, change, &mut leave).await,
+        (Work::Batch(changes), Some(mut leave)) => perform::batch(&desk, changes, &mut leave).await,
+        (Work::Get(target), _) => perform::get(&desk, target).await,
+        (Work::Act(device, points, action), _) => perform::act(&desk, device, points, *action).await,
+        (Work::Set(_) | Work::Batch(_), None) => unreachable!("what asks to write has a record from the beginning"),
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use crate::broker::Broker;
 use crate::command;
 use crate::command::Seat;
+use crate::command::audit::Audit;
 use crate::config::Plant;
 use crate::daemon::Group;
 use crate::supervise;
@@ -16,18 +17,27 @@ use crate::topic::{Qos, TopicFilter};
 /// Commands between the broker and the task; more than a person sends. Full: the newest is dropped by the broker and counted.
 const WAITING: usize = 256;
 
+/// What commands are done with.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    /// The lines' desks, in order.
+    pub(super) desks: Vec<Seat>,
+    /// Where all that is written is put down.
+    pub(super) audit: Audit,
+}
+
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, desks: Vec<Seat>) {
+pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, means: Means) {
     let stop = group.stop.clone();
     let (plant, broker) = (Arc::clone(plant), broker.clone());
     let make = {
         let stop = stop.clone();
-        move || hear(Arc::clone(&plant), broker.clone(), desks.clone(), stop.clone())
+        move || hear(Arc::clone(&plant), broker.clone(), means.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
-async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
+async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util::sync::CancellationToken) {
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
         let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
@@ -36,7 +46,9 @@ async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_u
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let task = command::new(plant, desks, commands, answers);
+    let Means { desks, audit } = means;
+    let (gateway, outlet) = (Arc::clone(&plant.gateway), answers.clone());
+    let task = command::new(plant, desks, commands, answers, audit.clone());
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {
@@ -46,8 +58,14 @@ async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_u
         // The broker has ended before it was told: its owner says so; commands wait for the stop.
         stop.cancelled().await;
     };
+    // It ends when the broker has gone, when commands under way are still to be finished.
+    let announce = async {
+        audit.announce(&gateway, &outlet).await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = task.run(stop.clone()) => {}
         () = forward => {}
+        () = announce => {}
     }
 }

@@ -1,0 +1,183 @@
+//! A write on its way into the audit trail. [`Record`] goes with the command from the moment it is understood until it is
+//! answered; [`Leave`] is what it needs before the first byte: to be in time still, and to stand in the trail.
+
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::bus::WriteKind;
+use crate::command::answer::Outcome;
+use crate::command::answer::value_json;
+use crate::command::audit::Asked;
+use crate::command::audit::Audit;
+use crate::command::audit::Draft;
+use crate::command::audit::Who;
+use crate::command::audit::Writ;
+use crate::command::request;
+use crate::command::request::Planned;
+use crate::command::request::Refusal;
+use crate::command::target::Change;
+use crate::config::plant::Plant;
+use crate::config::plant::Write;
+use crate::message::Message;
+use crate::time;
+
+/// Of what could not be understood, so many characters are kept.
+const WORDS: usize = 200;
+
+/// A command that asks to write, and what the trail knows of it.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) draft: Draft,
+    writ: Option<Writ>,
+    /// The trail has it already, or it is only the repetition of one that it has: its id is not this one's to remember.
+    pub(super) is_known: bool,
+}
+
+impl Record {
+    /// Of a command that was understood.
+    pub(super) fn new(message: &Message, id: Option<&String>, plant: &Plant, changes: &[Change]) -> Self {
+        let asked = |change: &Change| Asked {
+            point: change.target.point.name.to_string(),
+            value: value_json(&change.value),
+            raw: String::new(),
+        };
+        let device = changes.first().map(|change| &change.target.device);
+        let draft = Draft {
+            id: id.cloned(),
+            line: device.map(|device| plant.line(device.line).name.to_string()),
+            device: device.map(|device| device.name.to_string()),
+            unit_id: device.map(|device| device.unit_id.get()),
+            asked: changes.iter().map(asked).collect(),
+            ..of_message(message)
+        };
+        Self { draft, writ: None, is_known: false }
+    }
+
+    /// The same for the same values of the same points, within this run.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for asked in &self.draft.asked {
+            (&asked.point, asked.value.to_string()).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// It has been decided what the asker is told; when this returns that is on disk, if anything may have been written.
+    pub(super) async fn end(&mut self, audit: &Audit, outcome: &Outcome, told: &str) {
+        let may_be_asked_again = matches!(outcome, Outcome::Later(_));
+        match self.writ.take() {
+            Some(writ) if may_be_asked_again => writ.withdraw(told).await,
+            Some(writ) => writ.end(told).await,
+            None if may_be_asked_again || self.is_known => audit.note(self.draft.clone(), told),
+            None => audit.note_answer(self.draft.clone(), told),
+        }
+    }
+}
+
+/// Of a command that was not understood.
+pub(super) fn unread(message: &Message, id: Option<String>) -> Draft {
+    let words = String::from_utf8_lossy(&message.payload).chars().take(WORDS).collect();
+    Draft { payload: Some(words), id, ..of_message(message) }
+}
+
+fn of_message(message: &Message) -> Draft {
+    Draft { from: Who::of(message.from.as_deref()), topic: message.topic.to_string(), ..Draft::default() }
+}
+
+/// When a command has to be done, if at all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Term {
+    /// When it came.
+    pub(super) came: Instant,
+    /// As the payload says.
+    pub(super) expires_us: Option<i64>,
+    /// As the message says (MQTT 5, 3.3.2.3.3), counted from when it came.
+    pub(super) lives: Option<Duration>,
+}
+
+/// What a write needs before its first byte.
+#[derive(Debug)]
+pub(super) struct Leave<'a> {
+    pub(super) audit: &'a Audit,
+    pub(super) record: &'a mut Record,
+    pub(super) term: Term,
+}
+
+impl Leave<'_> {
+    /// Whether it may still be done, at this moment.
+    pub(super) fn in_time(&self, write: &Write) -> Result<(), Refusal> {
+        let waited = self.term.came.elapsed();
+        request::in_time(self.term.expires_us, write, time::now().wall_us, waited)?;
+        match self.term.lives.and_then(|lives| waited.checked_sub(lives)) {
+            Some(late) => Err(Refusal::Expired(i64::try_from(late.as_millis()).unwrap_or(i64::MAX))),
+            None => Ok(()),
+        }
+    }
+
+    /// After this moment its first byte must not be sent.
+    pub(super) fn deadline(&self, write: &Write) -> Instant {
+        let Term { came, expires_us, lives } = self.term;
+        let until_us = expires_us.map(|at| at.saturating_sub(time::now().wall_us));
+        let by_text = until_us.map(|left| Instant::now() + Duration::from_micros(u64::try_from(left).unwrap_or(0)));
+        let least = came + lives.map_or(write.expires, |lives| lives.min(write.expires));
+        by_text.map_or(least, |by| by.min(least))
+    }
+
+    /// Puts it down, and looks at the time again: the disk may have taken some.
+    pub(super) async fn begin(
+        &mut self,
+        changes: &[Change],
+        planned: &[(Planned, Option<i32>)],
+    ) -> Result<(), Outcome> {
+        for (asked, (planned, _)) in self.record.draft.asked.iter_mut().zip(planned) {
+            asked.raw = raw(&planned.kind);
+        }
+        match self.audit.begin(self.record.draft.clone()).await {
+            Ok(writ) => self.record.writ = Some(writ),
+            Err(unrecorded) => {
+                self.record.is_known = true;
+                return Err(Outcome::Later(unrecorded.to_string()));
+            }
+        }
+        for write in changes.iter().filter_map(|change| change.target.point.write.as_ref()) {
+            self.in_time(write).map_err(|refusal| Outcome::Refused(refusal.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What that is in the device.
+fn raw(kind: &WriteKind) -> String {
+    let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(" ");
+    let word = |on: &bool| if *on { "on" } else { "off" };
+    match kind {
+        WriteKind::Coil { address, on } => format!("coil {address} = {}", word(on)),
+        WriteKind::Coils { address, values } => {
+            format!("coil {address} = {}", list(&mut values.iter().map(|on| word(on).to_owned())))
+        }
+        WriteKind::Register { address, value } => format!("holding {address} = {value}"),
+        WriteKind::Registers { address, values } => {
+            format!("holding {address} = {}", list(&mut values.iter().map(ToString::to_string)))
+        }
+        WriteKind::Mask { address, and, or } => format!("holding {address} = old & {and:#06x} | {or:#06x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_to_the_device_is_said_in_its_own_terms() {
+        let coils = WriteKind::Coils { address: 7, values: vec![true, false] };
+        let registers = WriteKind::Registers { address: 10, values: vec![1, 65535] };
+        let mask = WriteKind::Mask { address: 5, and: 0xFFFE, or: 1 };
+        let said = [coils, registers, mask, WriteKind::Register { address: 1, value: 2 }].map(|kind| raw(&kind));
+        let want = ["coil 7 = on off", "holding 10 = 1 65535", "holding 5 = old & 0xfffe | 0x0001", "holding 1 = 2"];
+        assert_eq!(said, want);
+    }
+}
