@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod database;
 pub mod decode;
 pub mod demo;
+pub mod formula;
 pub mod message;
 pub mod payload;
 pub mod point;

@@ -323,6 +323,56 @@ pub struct AuditStatus {
     pub error: Option<String>,
 }
 
+/// A point's fail-safe, written by the task that minds them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct FailSafeStatus {
+    /// `{device}/{point}`.
+    pub point: String,
+    /// Whose absence counts: `upstream cloud`, `client hmi`.
+    pub when: String,
+    /// How it stands.
+    pub state: FailSafeState,
+    /// The value, as it is shown.
+    pub value: String,
+    /// For how many seconds the commander counts as gone.
+    pub gone_s: Option<u64>,
+    /// Why what is to be written is not written yet, in words.
+    pub reason: Option<String>,
+    /// Writes that the device has confirmed, since the start.
+    pub writes: u64,
+    /// Tries that it has not.
+    pub failures: u64,
+}
+
+/// How a fail-safe stands.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum FailSafeState {
+    /// The commander is there, or not gone for long enough.
+    #[default]
+    Armed,
+    /// The value is to be written and not confirmed yet.
+    Writing,
+    /// The value has been written.
+    Active,
+    /// The point has been commanded since; nothing more is written in this absence.
+    Overridden,
+    /// The commander is back and the value for that is not confirmed yet.
+    Returning,
+}
+
+impl fmt::Display for FailSafeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Armed => "armed",
+            Self::Writing => "writing",
+            Self::Active => "active",
+            Self::Overridden => "overridden",
+            Self::Returning => "returning",
+        })
+    }
+}
+
 /// The embedded broker, written by its owner about once a second.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct BrokerStatus {
@@ -357,12 +407,37 @@ pub struct ClientStatus {
     pub user: Option<String>,
     /// Keep-alive in seconds.
     pub keep_alive_s: u16,
+    /// It wished for a new session.
+    #[serde(default)]
+    pub clean_start: bool,
+    /// Seconds its session is kept after it has gone; 0: not at all, 4294967295: for ever.
+    #[serde(default)]
+    pub session_expiry_s: u32,
+    /// Seconds since it connected.
+    #[serde(default)]
+    pub connected_s: u64,
+    /// What passes.
+    #[serde(default)]
+    pub rates: Rates,
     /// Number of subscriptions.
     pub subscriptions: usize,
     /// Messages waiting.
     pub queued: usize,
     /// Sent, not acknowledged.
     pub in_flight: usize,
+}
+
+/// What passes between the broker and a client each second, as averages that fade within seconds; in: from the client.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq)]
+pub struct Rates {
+    /// PUBLISH packets from it.
+    pub messages_in: f64,
+    /// PUBLISH packets to it.
+    pub messages_out: f64,
+    /// Bytes from it.
+    pub bytes_in: f64,
+    /// Bytes to it.
+    pub bytes_out: f64,
 }
 
 /// Everything at one moment: what `trunkline status --json` prints.
@@ -391,6 +466,9 @@ pub struct Snapshot {
     pub audit: AuditStatus,
     /// The broker.
     pub broker: BrokerStatus,
+    /// Fail-safes, in order of the points.
+    #[serde(default)]
+    pub fail_safes: Vec<FailSafeStatus>,
     /// Panics of supervised tasks, by task name: each is a bug.
     pub panics: BTreeMap<String, u64>,
 }
@@ -418,6 +496,8 @@ pub struct Parts {
     pub audit: tokio::sync::watch::Receiver<AuditStatus>,
     /// The broker.
     pub broker: tokio::sync::watch::Receiver<BrokerStatus>,
+    /// Fail-safes.
+    pub fail_safes: tokio::sync::watch::Receiver<Vec<FailSafeStatus>>,
     /// Panics by task name.
     pub panics: tokio::sync::watch::Receiver<BTreeMap<String, u64>>,
 }
@@ -443,6 +523,7 @@ impl Board {
             spool: parts.spool.borrow().clone(),
             audit: parts.audit.borrow().clone(),
             broker: parts.broker.borrow().clone(),
+            fail_safes: parts.fail_safes.borrow().clone(),
             panics: parts.panics.borrow().clone(),
         }
     }

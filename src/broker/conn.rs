@@ -1,21 +1,21 @@
 //! One connection as the core sees it: what it agreed on at CONNECT, what waits to be written, its topic aliases. Pure.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::access::Grant;
+use super::admission::Guest;
 use super::packet::Fault;
 use super::packet::Publish;
 use super::packet::Version;
-use super::packet::Will;
 use super::packet::encode;
 use super::packet::encode::Alias;
 use super::packet::encode::Outbox;
-use super::session::Item;
+use super::queue::Item;
 use super::stored::Life;
+use super::traffic::Traffic;
 use crate::message::Origin;
 use crate::topic::TopicName;
 
@@ -38,11 +38,9 @@ pub struct Conn {
     pub session: Option<usize>,
     /// Client id.
     pub client_id: Arc<str>,
-    /// Remote address.
-    pub peer: SocketAddr,
-    /// User name that was verified.
-    pub user: Option<Arc<str>>,
-    /// All three, as its messages carry them.
+    /// Who it is, and what holds for it.
+    pub guest: Guest,
+    /// Who it is, as its messages carry it.
     pub origin: Arc<Origin>,
     /// What it may do.
     pub grant: Grant,
@@ -52,15 +50,11 @@ pub struct Conn {
     pub keep_alive: u16,
     /// When its last packet came.
     pub heard: Instant,
-    /// Largest packet it takes.
-    pub packet_maximum: Option<u32>,
     /// Whether reason strings are welcome.
     pub problem_information: bool,
     /// Session expiry as it stands.
     pub session_expiry: u32,
-    /// Last will, until a DISCONNECT discards it.
-    pub will: Option<Will>,
-    /// Bytes to write.
+    /// Bytes to write; it knows the largest packet the client takes.
     pub outbox: Outbox,
     /// Bytes taken from the outbox and not written yet.
     pub writing: usize,
@@ -72,6 +66,10 @@ pub struct Conn {
     pub aliases_out: HashMap<TopicName, u16>,
     /// How many it takes.
     pub alias_maximum: u16,
+    /// It wished to begin anew.
+    pub clean_start: bool,
+    /// What passes.
+    pub traffic: Traffic,
 }
 
 impl Conn {
@@ -134,9 +132,12 @@ impl Conn {
             expiry,
             alias,
         };
-        let written = encode::publish(&mut self.outbox, self.version, &delivery, self.packet_maximum).is_some();
+        let written = encode::publish(&mut self.outbox, self.version, &delivery).is_some();
         if let (true, Alias::New(n)) = (written, alias) {
             self.aliases_out.insert(message.topic.clone(), n);
+        }
+        if written {
+            self.traffic.delivered();
         }
         written
     }

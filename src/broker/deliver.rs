@@ -1,12 +1,14 @@
 //! The core's way of a message: retained store, router, then each subscriber's outbox, queue or local box.
 //! Answers to "full": QoS 0 is dropped for that client; QoS 1 and 2 wait up to the session's bounds, then a connected
-//! client is closed (0x97) and for an absent one the newest is dropped; a local box drops the newest. All counted.
+//! client is closed (0x97) and for an absent one the newest is dropped, also when all absent ones together have too much; a local
+//! box drops the newest. All counted.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::conn::BURST_AHEAD;
 use super::conn::BURSTS;
+use super::conn::Conn;
 use super::conn::WRITE_AHEAD;
 use super::core::Core;
 use super::local::Inbox;
@@ -15,17 +17,23 @@ use super::packet::Code;
 use super::packet::Fault;
 use super::packet::Options;
 use super::packet::encode;
+use super::queue::Item;
+use super::queue::Room;
+use super::queue::Step;
 use super::router::Match;
 use super::router::Subscriber;
 use super::router::Subscription;
-use super::session::Item;
-use super::session::Room;
-use super::session::Step;
+use super::seat::Seat;
+use super::slab::Slab;
+use super::stored::Life;
 use super::stored::Stored;
 use crate::message::Message;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 
+/// Bytes that wait for clients that are away, all sessions together, each message as often as it waits: so often it is on the disk.
+/// A thousand kept sessions with a full queue each would be a gigabyte.
+pub(super) const MAX_AWAY_BYTES: usize = 64 * 1024 * 1024;
 /// Retained messages fetched at once for a local subscriber.
 const LOCAL_STEP: usize = 1024;
 
@@ -47,6 +55,7 @@ impl Core {
         self.room = if unwritten < BURSTS { BURST_AHEAD } else { WRITE_AHEAD };
         for message in messages {
             self.counts.messages_in += 1;
+            self.counts.payload_in += message.payload.len() as u64;
             self.route(now, None, Some(name), message);
         }
         self.room = WRITE_AHEAD;
@@ -97,19 +106,18 @@ impl Core {
         message: Message,
     ) -> bool {
         let stored = Arc::new(Stored { message, born: now });
-        if stored.message.retain {
+        // Clearing what is not there changes nothing, here or on the disk.
+        if stored.message.retain
+            && (!stored.message.payload.is_empty() || self.retained.get(&stored.message.topic).is_some())
+        {
             if !self.retained.set(&stored) {
                 self.counts.dropped += 1;
             }
             self.keep.touch(now, &stored.message);
         }
         let mut found = std::mem::take(&mut self.scratch);
-        let seats = &self.seats;
-        let online = |who| match who {
-            Subscriber::Session(key) => seats.get(key).is_some_and(|seat| seat.conn.is_some()),
-            Subscriber::Local(_) => true,
-        };
-        self.router.matching(&stored.message.topic, origin, online, &mut found);
+        let able = able(&self.seats, &self.conns, &stored.message);
+        self.router.matching(&stored.message.topic, origin, able, &mut found);
         let any = !found.is_empty();
         for found in found.drain(..) {
             match found.who {
@@ -127,6 +135,7 @@ impl Core {
             return;
         }
         self.counts.messages_out += 1;
+        self.counts.payload_out += message.payload.len() as u64;
         local.inbox.offer(delivered(message, message.qos.min(found.qos), message.retain));
     }
 
@@ -134,15 +143,16 @@ impl Core {
         let Some(seat) = self.seats.get_mut(key) else { return };
         let qos = stored.message.qos.min(found.qos);
         let retain = stored.message.retain && found.retain_as_published;
-        let item = Item { stored: Arc::clone(stored), qos, retain, identifiers: found.identifiers };
+        let item = Item { stored: Arc::clone(stored), qos, retain, identifiers: found.identifiers, share: found.share };
         if qos == Qos::AtMostOnce {
             let Some(conn) = seat.conn else { return };
             return self.deliver_at_most_once(now, conn, &item);
         }
-        let room = seat.session.push(item);
+        let away = seat.conn.is_none();
+        let room = if away && self.away_bytes >= MAX_AWAY_BYTES { Room::Full } else { seat.session.push(now, item) };
         match (room, seat.conn) {
             (Room::Taken, Some(conn)) => self.pump(now, conn),
-            (Room::Taken, None) => {}
+            (Room::Taken, None) => self.away_bytes += stored.size(),
             (Room::Full, conn) => {
                 self.counts.dropped += 1;
                 if let Some(conn) = conn {
@@ -153,11 +163,24 @@ impl Core {
         }
     }
 
+    /// A member of a shared group has gone for good with a message that it did not finish: another gets it (4.8.2).
+    pub(super) fn hand_on(&mut self, now: Instant, item: &Item) {
+        let Some(share) = &item.share else { return };
+        if item.stored.life(now) == Life::Expired {
+            return;
+        }
+        let picked = self.router.pick(share, able(&self.seats, &self.conns, &item.stored.message));
+        if let Some(found @ Match { who: Subscriber::Session(key), .. }) = picked {
+            self.deliver(now, key, &item.stored, found);
+        }
+    }
+
     fn deliver_at_most_once(&mut self, now: Instant, key: usize, item: &Item) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let asleep = conn.outbox.is_empty();
         if conn.unwritten() < self.room && conn.publish(now, item, None, false) {
             self.counts.messages_out += 1;
+            self.counts.payload_out += item.stored.message.payload.len() as u64;
             // Once is enough until it is taken.
             if asleep {
                 self.woken.push(key);
@@ -181,17 +204,46 @@ impl Core {
                 Some(Step::Publish { id, dup, item }) => {
                     if conn.publish(now, &item, id, dup) {
                         self.counts.messages_out += 1;
+                        self.counts.payload_out += item.stored.message.payload.len() as u64;
                     } else {
                         self.counts.dropped += 1;
                         if let Some(id) = id {
-                            seat.session.forget(id);
+                            seat.session.queue().forget(id);
                         }
                     }
                 }
             }
         }
-        if conn.outbox.len() > before {
+        // A paused search goes on when the connection has its next turn.
+        if conn.outbox.len() > before || (seat.session.is_searching() && conn.has_room()) {
             self.woken.push(key);
+        }
+    }
+
+    /// A connection has its turn again: a search that has paused goes on. False when there is none, or when it waits for room.
+    pub fn search_on(&mut self, now: Instant, key: usize) -> bool {
+        let Some(conn) = self.conns.get(key).filter(|conn| conn.has_room()) else { return false };
+        let Some(seat) = conn.session.and_then(|seat| self.seats.get_mut(seat)) else { return false };
+        if !seat.session.is_searching() {
+            return false;
+        }
+        seat.session.take_turn();
+        self.pump(now, key);
+        true
+    }
+}
+
+/// Who can take the message now: is there, and takes packets so large (3.1.2.11.4 leaves it to us whom a group prefers).
+fn able<'a>(
+    seats: &'a Slab<Seat>,
+    conns: &'a Slab<Conn>,
+    message: &'a Message,
+) -> impl Fn(Subscriber) -> bool + use<'a> {
+    move |who| match who {
+        Subscriber::Local(_) => true,
+        Subscriber::Session(key) => {
+            let conn = seats.get(key).and_then(|seat| conns.get(seat.conn?));
+            conn.is_some_and(|conn| conn.outbox.is_unlimited() || conn.outbox.takes(encode::at_most(message)))
         }
     }
 }

@@ -3,17 +3,22 @@
 //! poller never delays a client. [`start`] binds before it returns; [`Broker`] is the handle.
 
 pub mod access;
+pub mod admission;
 pub mod conn;
 pub mod core;
 pub mod keep;
 pub mod local;
 pub mod packet;
+pub mod queue;
+pub mod replay;
 pub mod retained;
 pub mod router;
 pub mod session;
 pub mod slab;
 pub mod stored;
 pub mod throttle;
+pub mod traffic;
+pub mod view;
 
 mod client;
 mod deliver;
@@ -21,15 +26,21 @@ mod hub;
 mod inbound;
 mod inlet;
 mod listener;
+mod seat;
 mod store;
 mod sys;
+mod tls;
 mod websocket;
+mod will;
 
+#[cfg(test)]
+mod bounded;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -38,6 +49,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -45,6 +57,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 pub use access::hash_password;
+pub use admission::Readmitted;
 pub use local::LocalSubscription;
 
 use self::access::Access;
@@ -53,13 +66,15 @@ use self::deliver::Local;
 use self::hub::Hub;
 use self::keep::Saved;
 use self::listener::Door;
-use self::session::Depth;
+use self::listener::Terms;
+use self::queue::Depth;
 use self::store::Store;
 use crate::config::plant;
 use crate::message::Message;
 use crate::status::BrokerStatus;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
+use crate::topic::TopicName;
 
 /// Batches on their way in from one in-process publisher. Full: the publisher waits.
 const INLET: usize = 256;
@@ -74,7 +89,7 @@ const SYS_EVERY: u64 = 20;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// What the broker needs beside its part of the plant.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `{gateway}` in topics.
     pub gateway: Arc<str>,
@@ -83,6 +98,13 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// User names and argon2 hashes, as `config::users::load` reads them.
     pub users: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users: Vec<&str> = self.users.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Options").field("state_dir", &self.state_dir).field("users", &users).finish_non_exhaustive()
+    }
 }
 
 /// Why the broker cannot start.
@@ -104,6 +126,9 @@ pub enum BrokerError {
         /// What is wrong.
         why: String,
     },
+    /// Listeners cannot be moved while the broker runs.
+    #[error("the addresses in `broker.listen` are bound when the gateway starts; restart it to change them")]
+    Moved,
     /// A user's hash is none.
     #[error("user {0:?} has no usable argon2 hash; set one with `trunkline passwd`")]
     User(String),
@@ -120,13 +145,36 @@ pub enum BrokerError {
     Thread(String),
 }
 
+/// A look at the core, on its own thread.
+type Look = Box<dyn FnOnce(&Core, Instant) + Send>;
+
 /// What other threads ask of the broker's.
 enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
-    Access(Access),
+    Readmit(Box<Anew>, oneshot::Sender<Readmitted>),
     Kick(Arc<str>, oneshot::Sender<bool>),
+    Look(Look),
     Stop,
+}
+
+/// What holds from now on.
+struct Anew {
+    access: Access,
+    limits: plant::Limits,
+    doors: Vec<Arc<Terms>>,
+}
+
+impl Anew {
+    fn of(settings: plant::Broker, users: Vec<(String, String)>) -> Result<Self, BrokerError> {
+        if let Some((name, _)) = users.iter().find(|(_, hash)| !access::is_hash(hash)) {
+            return Err(BrokerError::User(name.clone()));
+        }
+        let terms = |listener| Terms::of(listener).map(Arc::new);
+        let doors = settings.listen.iter().map(terms).collect::<Result<_, _>>()?;
+        let access = Access::new(settings.anonymous, users, settings.access);
+        Ok(Self { access, limits: settings.limits, doors })
+    }
 }
 
 /// The handle. Cheap to clone; when all are dropped the broker stops.
@@ -136,23 +184,22 @@ pub struct Broker {
     inlet: mpsc::Sender<Vec<Message>>,
     status: watch::Receiver<BrokerStatus>,
     addresses: Arc<[SocketAddr]>,
+    /// As configured, ports that the system chose not known.
+    listen: Arc<[SocketAddr]>,
     /// Taken by the one who joins; a plain mutex for that moment.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// Binds all listeners and starts the thread. Not async; needs no runtime.
 pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, BrokerError> {
-    if let Some((name, _)) = options.users.iter().find(|(_, hash)| !access::is_hash(hash)) {
-        return Err(BrokerError::User(name.clone()));
-    }
+    let listen = settings.listen.iter().map(|listener| listener.address).collect();
     let doors: Vec<Door> = settings.listen.iter().map(listener::bind).collect::<Result<_, _>>()?;
     let addresses: Arc<[SocketAddr]> = doors.iter().map(|door| door.address).collect();
     let listeners: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (inlet, published) = mpsc::channel(INLET);
     let (told, status) = watch::channel(BrokerStatus { listeners: listeners.clone(), ..BrokerStatus::default() });
-    let access = Access::new(settings.anonymous, options.users, settings.access);
-    let limits = settings.limits;
+    let anew = Anew::of(settings, options.users)?;
     let (store, saved) = store::open(&options.state_dir)?;
     // Built here, so that a refusal is an error of `start` and not a silent end of the thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -160,12 +207,12 @@ pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, Broker
         .max_blocking_threads(4)
         .build()
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    let owner = Owner { doors, limits, access, asked, published, told, listeners, store, saved };
+    let owner = Owner { doors, anew, asked, published, told, listeners, store, saved };
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || LocalSet::new().block_on(&runtime, owner.run()))
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    Ok(Broker { requests, inlet, status, addresses, thread: Arc::new(Mutex::new(Some(thread))) })
+    Ok(Broker { requests, inlet, status, addresses, listen, thread: Arc::new(Mutex::new(Some(thread))) })
 }
 
 impl Broker {
@@ -194,10 +241,22 @@ impl Broker {
         subscription
     }
 
-    /// New users and rules, in force at once for everybody.
-    pub async fn set_access(&self, settings: &plant::Broker, users: Vec<(String, String)>) {
-        let access = Access::new(settings.anonymous, users, settings.access.clone());
-        let _ = self.requests.send(Request::Access(access)).await;
+    /// New users, rules, limits and certificates, in force at once. Clients whose user was removed or has another password,
+    /// and those with a subscription that is not allowed any more, are told (0x87) and go; all others stay connected. New
+    /// limits and certificates hold for who connects from now on. On an error nothing has changed. Reads certificate files.
+    pub async fn readmit(
+        &self,
+        settings: &plant::Broker,
+        users: Vec<(String, String)>,
+    ) -> Result<Readmitted, BrokerError> {
+        if !settings.listen.iter().map(|listener| listener.address).eq(self.listen.iter().copied()) {
+            return Err(BrokerError::Moved);
+        }
+        let anew = Box::new(Anew::of(settings.clone(), users)?);
+        let (done, readmitted) = oneshot::channel();
+        // A broker that has stopped has nobody to admit.
+        let _ = self.requests.send(Request::Readmit(anew, done)).await;
+        Ok(readmitted.await.unwrap_or_default())
     }
 
     /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
@@ -205,6 +264,32 @@ impl Broker {
         let (done, kicked) = oneshot::channel();
         let _ = self.requests.send(Request::Kick(client_id.into(), done)).await;
         kicked.await.unwrap_or(false)
+    }
+
+    /// Everybody the broker knows, without their subscriptions; `None` when it has stopped, here and below.
+    pub async fn clients(&self) -> Option<view::Clients> {
+        self.look(Core::clients).await
+    }
+
+    /// One client closely, or the ids of all when there is none of that id.
+    pub async fn client(&self, id: &str) -> Option<Result<view::Portrait, Vec<String>>> {
+        let id = id.to_owned();
+        self.look(move |core, now| core.portrait(now, &id).ok_or_else(|| core.client_ids())).await
+    }
+
+    /// Topics that match with their last value, at most `limit` of them, beginning behind `after`.
+    pub async fn topics(&self, filter: TopicFilter, after: Option<TopicName>, limit: usize) -> Option<view::Topics> {
+        self.look(move |core, now| core.topics(now, &filter, after.as_ref(), limit)).await
+    }
+
+    async fn look<T: Send + 'static>(&self, at: impl FnOnce(&Core, Instant) -> T + Send + 'static) -> Option<T> {
+        let (done, seen) = oneshot::channel();
+        let look = Box::new(move |core: &Core, now: Instant| {
+            // Whoever asked may have gone.
+            let _ = done.send(at(core, now));
+        });
+        self.requests.send(Request::Look(look)).await.ok()?;
+        seen.await.ok()
     }
 
     /// What is true now, renewed every second.
@@ -231,8 +316,7 @@ impl Broker {
 /// All that the thread owns.
 struct Owner {
     doors: Vec<Door>,
-    limits: plant::Limits,
-    access: Access,
+    anew: Anew,
     asked: mpsc::Receiver<Request>,
     published: mpsc::Receiver<Vec<Message>>,
     told: watch::Sender<BrokerStatus>,
@@ -243,13 +327,14 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self) {
-        let hub = Hub::new(Core::new(self.limits, self.access, std::time::Instant::now()));
+        let Anew { access, limits, doors } = self.anew;
+        let hub = Hub::new(Core::new(limits, access, Instant::now()), doors);
         hub.with(|core, now| core.restore(now, self.saved));
-        for door in self.doors {
-            let (hub, clients) = (Rc::clone(&hub), self.limits.clients);
+        for (number, door) in self.doors.into_iter().enumerate() {
+            let hub = Rc::clone(&hub);
             tokio::task::spawn_local(async move {
                 let address = door.address;
-                if let Err(error) = door.run(hub, clients).await {
+                if let Err(error) = door.run(hub, number).await {
                     tracing::error!(%address, %error, "listener ended");
                 }
             });
@@ -276,10 +361,15 @@ impl Owner {
                 Some(Request::Inlet(name, published)) => {
                     tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), name, published));
                 }
-                Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
+                Some(Request::Readmit(anew, done)) => {
+                    let Anew { access, limits, doors } = *anew;
+                    hub.set_terms(doors);
+                    let _ = done.send(hub.with(|core, now| core.readmit(now, access, limits)));
+                }
                 Some(Request::Kick(client_id, done)) => {
                     let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
                 }
+                Some(Request::Look(look)) => hub.with(|core, now| look(core, now)),
                 Some(Request::Stop) | None => break,
             }
         }
@@ -318,6 +408,7 @@ fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners:
             core.publish_sys(now);
         }
         if count.is_multiple_of(STATUS_EVERY) {
+            core.renew_rates(now);
             told.send_replace(core.status(listeners));
         }
     });
@@ -331,7 +422,7 @@ async fn close_down(hub: &Rc<Hub>) {
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
-    hub.with(|core, _| core.shut_down());
+    hub.with(|core, now| core.shut_down(now));
     let until = tokio::time::Instant::now() + GRACE;
     while hub.sockets.get() > 0 && tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,5 +1,7 @@
 //! The broker with its thread, over real sockets: what the core's own tests cannot see. Waits for events, never sleeps.
 
+mod doors;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,12 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn settings(address: &str, anonymous: plant::Anonymous) -> plant::Broker {
     let address = address.parse().unwrap();
+    let limits = plant::Limits { clients: 10, packet: 65_536, queue: 100, ..plant::Limits::default() };
     plant::Broker {
-        listen: vec![plant::Listener { address, kind: plant::ListenerKind::Tcp }],
+        listen: vec![plant::Listener { limits, ..plant::Listener::plain(address) }],
         anonymous,
         users: None,
         access: Vec::new(),
-        limits: plant::Limits { clients: 10, packet: 65_536, queue: 100 },
+        limits,
     }
 }
 
@@ -124,13 +127,26 @@ async fn retained_messages_and_sessions_survive_a_restart() {
     let broker = super::start(settings(), options()).unwrap();
     let (mut client, code) = join(broker.addresses()[0], hello).await;
     assert_eq!(code, [1, 0], "session present");
-    assert_eq!(packet(&mut client).await.unwrap(), (0x32, b"\0\x01q\0\x01kept".to_vec()));
+    let (first, body) = packet(&mut client).await.unwrap();
+    assert_eq!((first, &body[..3], &body[5..]), (0x32, &b"\0\x01q"[..], &b"kept"[..]));
     let filters = vec![(TopicFilter::new("q").unwrap(), Qos::AtLeastOnce)];
     let mut all = broker.subscribe("all", filters, 10).await;
     assert!(timeout(PATIENCE, all.recv()).await.unwrap().unwrap()[0].retain);
     let refused = super::start(settings(), options());
     assert!(matches!(refused, Err(BrokerError::Store { .. })), "one gateway a directory");
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_tells_this_process_the_wills_of_those_who_were_there() {
+    let broker = broker();
+    let filters = vec![(TopicFilter::new("w").unwrap(), Qos::AtLeastOnce)];
+    let mut all = broker.subscribe("all", filters, 10).await;
+    let hello = b"\x10\x18\0\x04MQTT\x05\x06\0\0\0\0\x01c\0\0\x01w\0\x04gone";
+    let (mut client, _) = join(broker.addresses()[0], hello).await;
+    broker.stop().await;
+    assert_eq!(timeout(PATIENCE, all.recv()).await.unwrap().unwrap()[0].payload, "gone");
+    assert_eq!(packet(&mut client).await.unwrap().1[0], 0x8B);
 }
 
 #[tokio::test]

@@ -19,9 +19,9 @@ use crate::bus::debt::Debts;
 use crate::bus::frame;
 use crate::bus::frame::Asked;
 use crate::bus::frame::Next;
-use crate::bus::line::Pause;
 use crate::bus::line::Timing;
 use crate::bus::link::Link;
+use crate::bus::pause::Pause;
 use crate::bus::trace::Tap;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
@@ -144,6 +144,11 @@ impl Engine {
 
     pub(super) const fn is_open(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// Until the silence behind the last frame is over; what is heard meanwhile is for the next transaction to judge.
+    pub(super) async fn quiet(&self) {
+        self.pause.until(self.quiet_since + self.timing.gap).await;
     }
 
     /// Asks once. The link is out of its place meanwhile, so that whatever ends this early also closes it.

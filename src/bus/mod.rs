@@ -12,6 +12,8 @@ pub(crate) mod frame;
 mod ioctl;
 mod line;
 mod link;
+mod pause;
+pub mod probe;
 mod tcp;
 pub mod trace;
 #[cfg(test)]
@@ -43,6 +45,7 @@ use crate::point::UnitId;
 use crate::status::WireCounts;
 
 pub use crate::bus::line::Timing;
+pub use crate::bus::pause::Pause;
 
 /// Reads that wait for their turn; a caller that finds it full waits too, which slows only that caller.
 const READS: usize = 32;
@@ -357,6 +360,12 @@ impl BusTask {
     async fn next(&mut self, cancelled: &CancellationToken) -> Event {
         if let Ok(job) = self.urgent.try_recv() {
             return Event::Job(job);
+        }
+        // A poll is chosen when it can go out, so that a write which comes during the silence need not wait for it.
+        tokio::select! {
+            biased;
+            Some(job) = self.urgent.recv() => return Event::Job(job),
+            () = self.engine.quiet() => {}
         }
         if let Some(job) = self.again.take() {
             return Event::Job(job);

@@ -123,13 +123,13 @@ struct Right {
 
 fn outward(loaded: &Loaded, topic: &TopicName) -> Explanation {
     let plant = &loaded.plant;
-    let point = plant.points.iter().find(|p| p.topic == *topic);
+    let point = plant.points.iter().find(|p| p.series.topic == *topic);
     let ways = plant.upstreams.iter().map(|upstream| {
         let mut way = way(loaded, upstream, (Direction::Send, &upstream.send), topic);
         if let (Ok(goes), Some(point)) = (&mut way.goes, point) {
             goes.exact = true;
-            goes.qos = goes.qos.min(point.qos);
-            let set = point.retain && goes.retain == Flag::AsPublished;
+            goes.qos = goes.qos.min(point.series.qos);
+            let set = point.series.retain && goes.retain == Flag::AsPublished;
             goes.retain = if set { Flag::Set } else { Flag::Never };
         }
         if let (Ok(goes), Some(preset)) = (&way.goes, upstream.preset) {
@@ -189,7 +189,7 @@ fn way(loaded: &Loaded, upstream: &Upstream, (direction, rules): (Direction, &[M
 
 /// What the gateway itself says or does under this topic.
 fn own(plant: &Plant, topic: &TopicName) -> Option<String> {
-    if let Some(point) = plant.points.iter().find(|p| p.topic == *topic) {
+    if let Some(point) = plant.points.iter().find(|p| p.series.topic == *topic) {
         return Some(value_of(plant, point));
     }
     let rest = topic.as_str().strip_prefix(&*plant.gateway)?.strip_prefix('/')?;
@@ -209,6 +209,11 @@ fn own(plant: &Plant, topic: &TopicName) -> Option<String> {
         [device, point, "set", "result"] => {
             named(device, point).map(|_| format!("the answer to a command to point {point} of device {device}"))
         }
+        [device, point, "$fail_safe"] => {
+            let point = named(device, point)?;
+            let known = plant.fail_safes.iter().any(|rule| rule.point == point.id);
+            known.then(|| format!("how the fail-safe of point {} of device {device} stands; retained", point.name))
+        }
         _ => None,
     }
 }
@@ -219,12 +224,12 @@ fn value_of(plant: &Plant, point: &Point) -> String {
         Schedule::Every { period, .. } => format!("read every {}", span(*period)),
         Schedule::Cron(fields) => format!("read by cron \"{fields}\""),
     };
-    let retained = if point.retain { ", retained" } else { "" };
+    let retained = if point.series.retain { ", retained" } else { "" };
     let writable = match point.write {
         Some(_) => format!("; written by {}/{}/{}/set", plant.gateway, device.name, point.name),
         None => "; read-only".to_owned(),
     };
-    format!("point {} of device {}, {when}, QoS {}{retained}{writable}", point.name, device.name, point.qos)
+    format!("point {} of device {}, {when}, QoS {}{retained}{writable}", point.name, device.name, point.series.qos)
 }
 
 fn command_to(device: &str, point: &Point) -> String {
@@ -260,6 +265,13 @@ fn access(plant: &Plant, topic: &TopicName) -> Vec<Right> {
     rights.extend(names.into_iter().map(|name| {
         let grant = judge.grant(Some(&name), "", away);
         right(format!("user {name}"), &grant)
+    }));
+    rights.extend(broker.access.iter().filter_map(|rule| {
+        let pattern = rule.client.as_deref()?;
+        let user = rule.user.as_deref();
+        let grant = judge.grant(user, pattern.trim_end_matches('*'), away);
+        let who = user.map_or_else(|| "anyone".to_owned(), |name| format!("user {name}"));
+        Some(right(format!("{who} as client {pattern}"), &grant))
     }));
     rights
 }
@@ -347,10 +359,10 @@ devices:
     unit_id: 1
     points:
       supply: {holding: 100, every: 5s}
-      setpoint: {holding: 101, write: {min: 4, max: 18}}
+      setpoint: {holding: 101, write: {min: 4, max: 18}, fail_safe: {value: 6, when: {upstream: cloud}, after: 60s}}
 broker:
-  access:
-    - {user: hmi, read: [\"plant/#\"], write: [\"plant/+/+/set\"]}
+  access: [{client: panel-*, read: [\"plant/$state\"]},
+           {user: hmi, read: [\"plant/#\"], write: [\"plant/+/+/set\"]}]
 upstreams:
   cloud:
     url: mqtt://h
@@ -392,7 +404,8 @@ plant/chiller/supply
     as      a/b/c/plant/chiller/supply, by rule 1 (g.yaml:27)
     with    QoS 1, never retained
   without a name, on this machine: may read and write it
-  user hmi: may read it";
+  user hmi: may read it
+  anyone as client panel-*: may neither read nor write it";
         assert_eq!(of("plant/chiller/supply"), want);
     }
 
@@ -401,6 +414,10 @@ plant/chiller/supply
         let text = of("else/where");
         assert!(text.contains("not to cloud: no `send` rule matches: plant/$state, plant/+/+"), "{text}");
         assert!(text.contains("user hmi: may neither read nor write it"), "{text}");
+        assert!(
+            of("plant/chiller/setpoint/$fail_safe").contains("how the fail-safe of point setpoint of device chiller")
+        );
+        assert!(!of("plant/chiller/supply/$fail_safe").contains("fail-safe of"));
         let text = of("plant/1/2/3/4/5/6");
         assert!(text.contains("not to aws, by rule 1 (g.yaml:27): put aside: 9 slashes"), "{text}");
     }
@@ -440,5 +457,6 @@ plant/chiller/supply
         assert_eq!(document["ways"][1]["retain"], "never");
         assert_eq!(document["own"], "whether the gateway is online; retained");
         assert_eq!(document["access"][1], json!({ "who": "user hmi", "read": true, "write": false }));
+        assert_eq!(document["access"][2], json!({ "who": "anyone as client panel-*", "read": true, "write": false }));
     }
 }

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod audit;
 mod bench;
 mod check;
+mod clients;
 mod demo;
 mod explain;
 mod forget;
@@ -25,6 +26,7 @@ mod spool;
 mod status;
 mod summary;
 mod table;
+mod topics;
 mod trace;
 mod version;
 
@@ -77,6 +79,10 @@ enum Command {
     Demo(Logging<demo::Arguments>),
     /// Ask the running gateway how it stands
     Status(status::Arguments),
+    /// Show who is connected to the embedded broker, one client closely, or end a connection
+    Clients(clients::Arguments),
+    /// Show topics of the embedded broker with their last value
+    Topics(topics::Arguments),
     /// Ask a device again for what it has refused so far
     Forget(forget::Arguments),
     /// Show what became of each point's readings: suppressed, published, failed
@@ -129,6 +135,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Demo(demo) => demo::run(&demo.args, &demo.level.unwrap_or(log)),
         Command::Status(args) => status::run(&args),
+        Command::Clients(args) => clients::run(&args),
+        Command::Topics(args) => topics::run(&args),
         Command::Forget(args) => forget::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Audit(args) => audit::run(&args),
@@ -214,6 +222,14 @@ mod tests {
     fn one_device_or_all_are_forgotten_not_both_nor_none() {
         assert!(parse("trunkline forget meter-1").is_ok() && parse("trunkline forget --all").is_ok());
         assert!(parse("trunkline forget").is_err() && parse("trunkline forget meter-1 --all").is_err());
+    }
+
+    #[test]
+    fn clients_are_shown_one_or_all_or_sent_away() {
+        for line in ["clients", "clients hmi --json", "clients kick hmi", "clients -- kick", "topics a/# --tree"] {
+            assert!(parse(&format!("trunkline {line}")).is_ok(), "{line}");
+        }
+        assert!(parse("trunkline clients kick").is_err() && parse("trunkline topics --tree --json").is_err());
     }
 
     #[test]

@@ -7,15 +7,18 @@ mod answer;
 mod answered;
 pub mod audit;
 mod batch;
+mod cause;
+pub mod failsafe;
 mod perform;
+#[cfg(test)]
+mod property;
 mod record;
 pub mod request;
 mod target;
 mod task;
-mod waiting;
-
 #[cfg(test)]
-mod property;
+mod tests;
+mod waiting;
 
 pub use target::Desk;
 pub use target::Seat;

@@ -57,7 +57,8 @@ async fn all(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Vec<Outc
     if let Err(outcome) = leave.begin(changes, &planned).await {
         return vec![outcome; changes.len()];
     }
-    let by = changes.iter().filter_map(|change| change.target.point.write.as_ref()).map(|w| leave.deadline(w)).min();
+    let by =
+        changes.iter().filter_map(|change| change.target.point.write.as_ref()).filter_map(|w| leave.deadline(w)).min();
     let mut outcomes = write(desk, changes, &planned, by).await;
     for ((change, (planned, exponent)), outcome) in changes.iter().zip(&planned).zip(&mut outcomes) {
         if matches!(outcome, Outcome::Written { .. }) {
@@ -115,7 +116,7 @@ async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<
     }
     match read(desk, target, exponent).await {
         Ok((words, Ok(value))) if words == planned.words => Outcome::Written { verified: Some(value) },
-        Ok((_, Ok(value))) => Outcome::Failed(format!("verify: the device shows {value}")),
+        Ok((_, Ok(value))) => Outcome::Differs(value),
         Ok((_, Err(reason))) => Outcome::Failed(format!("verify: what the device shows is bad: {reason}")),
         Err(error) => Outcome::Failed(format!("written, but verify failed: {}", words_of(&error))),
     }
@@ -165,7 +166,7 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     let reply = desk.bus.read_next(request).await?;
     let taken = time::stamp_of(reply.arrived);
     let (words, value) = understood(wire, reply.data, exponent);
-    let value = value.and_then(|value| decode::judge(point.range, &value).map(|()| value));
+    let value = value.and_then(|value| decode::judge(point.range.as_deref(), &value).map(|()| value));
     let sample = match &value {
         Ok(value) => Sample::good(point.id, value.clone(), taken),
         Err(reason) => Sample::bad(point.id, *reason, taken),

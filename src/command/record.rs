@@ -13,10 +13,12 @@ use crate::command::answer::Outcome;
 use crate::command::answer::value_json;
 use crate::command::audit::Asked;
 use crate::command::audit::Audit;
+use crate::command::audit::Cause;
 use crate::command::audit::Draft;
 use crate::command::audit::Who;
 use crate::command::audit::Writ;
 use crate::command::request;
+use crate::command::request::Age;
 use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
@@ -40,6 +42,16 @@ pub(super) struct Record {
 impl Record {
     /// Of a command that was understood.
     pub(super) fn new(message: &Message, id: Option<&String>, plant: &Plant, changes: &[Change]) -> Self {
+        Self::of(Draft { id: id.cloned(), ..of_message(message) }, plant, changes)
+    }
+
+    /// Of a write of the gateway's own, because of what `who` says.
+    pub(super) fn own(who: &str, plant: &Plant, change: &Change) -> Self {
+        let draft = Draft { cause: Cause::FailSafe, why: Some(who.to_owned()), ..Draft::default() };
+        Self::of(draft, plant, std::slice::from_ref(change))
+    }
+
+    fn of(draft: Draft, plant: &Plant, changes: &[Change]) -> Self {
         let asked = |change: &Change| Asked {
             point: change.target.point.name.to_string(),
             value: value_json(&change.value),
@@ -47,12 +59,11 @@ impl Record {
         };
         let device = changes.first().map(|change| &change.target.device);
         let draft = Draft {
-            id: id.cloned(),
             line: device.map(|device| plant.line(device.line).name.to_string()),
             device: device.map(|device| device.name.to_string()),
             unit_id: device.map(|device| device.unit_id.get()),
             asked: changes.iter().map(asked).collect(),
-            ..of_message(message)
+            ..draft
         };
         Self { draft, writ: None, is_known: false }
     }
@@ -108,23 +119,28 @@ pub(super) struct Leave<'a> {
 }
 
 impl Leave<'_> {
+    /// What the gateway itself writes does not grow old while it waits: it is withdrawn when it is not wanted any more.
+    fn grows_old(&self) -> bool {
+        self.record.draft.cause != Cause::FailSafe
+    }
+
     /// Whether it may still be done, at this moment.
     pub(super) fn in_time(&self, write: &Write) -> Result<(), Refusal> {
-        let waited = self.term.came.elapsed();
-        request::in_time(self.term.expires_us, write, time::now().wall_us, waited)?;
-        match self.term.lives.and_then(|lives| waited.checked_sub(lives)) {
-            Some(late) => Err(Refusal::Expired(i64::try_from(late.as_millis()).unwrap_or(i64::MAX))),
-            None => Ok(()),
-        }
+        let Term { came, expires_us, lives } = self.term;
+        let waited = if self.grows_old() { came.elapsed() } else { Duration::ZERO };
+        request::in_time(Age { expires_us, lives, waited }, write, time::now().wall_us)
     }
 
     /// After this moment its first byte must not be sent.
-    pub(super) fn deadline(&self, write: &Write) -> Instant {
+    pub(super) fn deadline(&self, write: &Write) -> Option<Instant> {
+        if !self.grows_old() {
+            return None;
+        }
         let Term { came, expires_us, lives } = self.term;
         let until_us = expires_us.map(|at| at.saturating_sub(time::now().wall_us));
         let by_text = until_us.map(|left| Instant::now() + Duration::from_micros(u64::try_from(left).unwrap_or(0)));
         let least = came + lives.map_or(write.expires, |lives| lives.min(write.expires));
-        by_text.map_or(least, |by| by.min(least))
+        Some(by_text.map_or(least, |by| by.min(least)))
     }
 
     /// Puts it down, and looks at the time again: the disk may have taken some.

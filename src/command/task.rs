@@ -1,6 +1,8 @@
 //! Takes commands in and sees them done: one worker a line, so that a slow line delays nobody else's commands, each with a
 //! bounded queue. A full queue is answered, never waited for: the asker is told that the line is busy.
 
+mod own;
+
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -18,6 +20,9 @@ use crate::command::answered::Answered;
 use crate::command::answered::Known;
 use crate::command::audit::Audit;
 use crate::command::audit::Earlier;
+use crate::command::cause::Cause;
+use crate::command::failsafe;
+use crate::command::failsafe::Door;
 use crate::command::perform;
 use crate::command::record;
 use crate::command::record::Leave;
@@ -39,6 +44,7 @@ use crate::config::plant::Source;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::point::PointId;
+use crate::sample::Value;
 use crate::topic::Qos;
 
 /// Where answers go: the broker's in-process door.
@@ -54,6 +60,8 @@ pub struct CommandTask {
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
     audit: Audit,
+    /// Where the gateway's own writes come from, if it has any.
+    own: Option<Door>,
 }
 
 /// What is to be done.
@@ -63,6 +71,14 @@ enum Work {
     Batch(Vec<Change>),
     Get(Target),
     Act(Arc<Device>, Vec<PointId>, Action),
+}
+
+/// Whether a command was heard of before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    First,
+    /// Its id is under way: when its turn comes, that has ended, and it is answered with the same.
+    Again,
 }
 
 /// One command on its way to its line.
@@ -75,6 +91,10 @@ struct Job {
     term: Term,
     /// Of a command that asks to write.
     record: Option<Record>,
+    cause: Cause,
+    asked: Asked,
+    /// What the point held before a write of the gateway's own, where that was to be looked up.
+    before: Option<Value>,
 }
 
 /// Why not, with the asker's id where it could be read.
@@ -88,10 +108,16 @@ pub fn new(
     answers: Outlet,
     audit: Audit,
 ) -> CommandTask {
-    CommandTask { commands, answers, plant, desks, answered: Arc::default(), audit }
+    CommandTask { commands, answers, plant, desks, answered: Arc::default(), audit, own: None }
 }
 
 impl CommandTask {
+    /// Does the writes that come through the door, and tells it what becomes of its points.
+    pub fn guarded(mut self, door: Door) -> Self {
+        self.own = Some(door);
+        self
+    }
+
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
@@ -99,6 +125,10 @@ impl CommandTask {
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
+                Some(write) = own::ordered(&mut self.own) => {
+                    self.take_own(write, &queues).await;
+                    continue;
+                }
                 () = stop.cancelled() => None,
                 Some(ended) = workers.join_next() => {
                     // A worker ends only when its queue is dropped, so this one panicked: the whole task is made anew.
@@ -123,18 +153,24 @@ impl CommandTask {
     }
 
     fn teller(&self) -> Teller {
-        Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered), audit: self.audit.clone() }
+        Teller {
+            answers: self.answers.clone(),
+            answered: Arc::clone(&self.answered),
+            audit: self.audit.clone(),
+            guards: self.own.as_ref().map(|door| door.teller.clone()),
+        }
     }
 
     async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
         let came = Instant::now();
         let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
-            Ok(mut job) => match teller.known(&job) {
+            Ok(job) => match teller.known(&job) {
                 Some(Known::Other) => (job.id.clone(), Refusal::UsedId(job.id.unwrap_or_default())),
-                Some(known) => return teller.tell_again(&mut job, known).await,
-                None => {
-                    if let Err(full) = queues[job.line].try_send(Box::new(job)) {
+                Some(Known::Answer(payload)) => return teller.tell_again(&job, &payload).await,
+                known => {
+                    let asked = if known.is_some() { Asked::Again } else { Asked::First };
+                    if let Err(full) = queues[job.line].try_send(Box::new(Job { asked, ..job })) {
                         teller.tell(&mut full.into_inner(), &busy()).await;
                     }
                     return;
@@ -192,10 +228,19 @@ impl CommandTask {
             Work::Batch(changes) => Some(Record::new(message, id.as_ref(), &self.plant, changes)),
             Work::Get(_) | Work::Act(..) => None,
         };
-        let lives = message.properties.as_ref().and_then(|properties| properties.expiry);
-        let lives = lives.map(|seconds| Duration::from_secs(seconds.into()));
-        let term = Term { came, expires_us, lives };
-        Ok(Job { line, work, id, message: message.clone(), term, record })
+        let lives = message.properties.as_deref().and_then(|properties| properties.expiry);
+        let term = Term { came, expires_us, lives: lives.map(|s| Duration::from_secs(u64::from(s))) };
+        Ok(Job {
+            line,
+            work,
+            id,
+            message: message.clone(),
+            term,
+            record,
+            cause: Cause::Asked,
+            asked: Asked::First,
+            before: None,
+        })
     }
 }
 
@@ -233,6 +278,8 @@ struct Teller {
     answers: Outlet,
     answered: Arc<Mutex<Answered>>,
     audit: Audit,
+    /// Told what becomes of points that have a fail-safe.
+    guards: Option<failsafe::Teller>,
 }
 
 impl Teller {
@@ -242,14 +289,37 @@ impl Teller {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, fingerprint, Instant::now())
     }
 
-    /// The same command again. While it is under way its first asker is answered, on the topic that both hear.
-    async fn tell_again(&self, job: &mut Job, known: Known) {
+    /// The same command again: the trail says that it came, and it is answered with the first result.
+    async fn tell_again(&self, job: &Job, payload: &str) {
         if let Some(record) = &job.record {
             self.audit.note(record.draft.clone(), REPEATED);
         }
-        if let Known::Answer(payload) = known {
-            answer::tell(&self.answers, &job.message, &payload).await;
+        answer::tell(&self.answers, &job.message, payload).await;
+    }
+
+    /// What is still to be done when its turn comes; who asked again is answered here.
+    async fn not_answered(&self, mut job: Box<Job>) -> Option<Box<Job>> {
+        if job.asked == Asked::Again {
+            match self.known(&job) {
+                // The first was told to try again, and this is it.
+                None => job.asked = Asked::First,
+                Some(Known::Answer(payload)) => {
+                    self.tell_again(&job, &payload).await;
+                    return None;
+                }
+                Some(Known::Other) => {
+                    let used = Refusal::UsedId(job.id.clone().unwrap_or_default());
+                    self.tell(&mut job, &Outcome::Refused(used.to_string())).await;
+                    return None;
+                }
+                // It cannot be: the first came before it, on the same line. Asked once more, the end is known.
+                Some(Known::UnderWay) => {
+                    self.tell(&mut job, &busy()).await;
+                    return None;
+                }
+            }
         }
+        if self.was_done(&mut job).await { None } else { Some(job) }
     }
 
     /// Whether it is in the trail already, from this run or an earlier one; then it has been answered and is not done again.
@@ -265,7 +335,7 @@ impl Teller {
                     let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
                     answered.end(&key, Arc::clone(&payload));
                 }
-                self.tell_again(job, Known::Answer(payload)).await;
+                self.tell_again(job, &payload).await;
                 return true;
             }
             Ok(Some(Earlier::Unknown(begun))) => {
@@ -281,12 +351,19 @@ impl Teller {
     }
 
     async fn tell(&self, job: &mut Job, outcome: &Outcome) {
-        tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
+        self.tell_guards(job, outcome).await;
         let payload = answer::payload(outcome, job.id.as_deref(), job.term.came);
         if let Some(record) = &mut job.record {
+            // The id is the first one's, whose answer is remembered with it.
+            record.is_known |= job.asked == Asked::Again;
             record.end(&self.audit, outcome, &payload).await;
         }
-        if let Some(key) = key_of(job) {
+        if let Cause::FailSafe { who, .. } = &job.cause {
+            tracing::debug!(topic = %job.message.topic, who = &**who, outcome = outcome.word(), "fail-safe write");
+            return;
+        }
+        tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
+        if let (Some(key), Asked::First) = (key_of(job), job.asked) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
                 // Whoever is told to try again must find it undone.
@@ -314,8 +391,9 @@ async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
-        while let Some(mut job) = waiting.next() {
-            if !teller.was_done(&mut job).await {
+        while let Some(job) = waiting.next() {
+            if let Some(mut job) = teller.not_answered(job).await {
+                job.before = own::before(&desk, &job).await;
                 let outcome = perform_at(&desk, &mut job, &teller.audit).await;
                 teller.tell(&mut job, &outcome).await;
             }
@@ -333,8 +411,8 @@ async fn take_in(jobs: &mut mpsc::Receiver<Box<Job>>, waiting: &mut Waiting<Poin
 
 /// Takes a command into the queue; whoever loses by it is told.
 async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &Teller) {
-    let key = match &job.work {
-        Work::Set(change) => Some(change.target.point.id),
+    let key = match (&job.work, job.asked) {
+        (Work::Set(change), Asked::First) => Some(change.target.point.id),
         _ => None,
     };
     match waiting.put(key, job) {

@@ -3,6 +3,7 @@
 
 pub mod certificate;
 mod check;
+pub mod failsafe;
 mod load;
 mod loops;
 mod node;
@@ -15,6 +16,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 pub mod users;
+pub mod write;
 
 pub use load::Loaded;
 pub use load::Note;

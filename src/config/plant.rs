@@ -9,13 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rust_decimal::Decimal;
-
+use crate::config::failsafe::FailSafe;
 use crate::config::preset::Preset;
-use crate::message::Class;
-use crate::payload::Format;
-use crate::point::{AddressRange, BitSpan, DataType, DeviceId, LineId, PointId, Scale, Table, UnitId, WordOrder};
-use crate::topic::{Qos, TopicFilter, TopicName};
+use crate::point::{DeviceId, LineId, PointId, UnitId};
+use crate::topic::{Qos, TopicFilter};
+
+mod point;
+
+pub use point::{Compute, Deadband, Point, Report, Schedule, Source, When, Write};
+
+pub use crate::point::Wire;
 
 /// Everything that runs. `LineId`, `DeviceId` and `PointId` are indices into the vectors.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +29,10 @@ pub struct Plant {
     pub lines: Vec<Line>,
     /// In order of the file; a `unit_id` range is expanded.
     pub devices: Vec<Device>,
-    /// Points of one device are contiguous.
-    pub points: Vec<Point>,
+    /// Points of one device are contiguous. Shared, because poll, publish and command keep each of them too.
+    pub points: Vec<Arc<Point>>,
+    /// What is written where a commander is gone; at most one a point, in order of the points.
+    pub fail_safes: Vec<FailSafe>,
     /// The embedded broker.
     pub broker: Broker,
     /// By name, in order of the file.
@@ -162,140 +167,6 @@ pub struct Device {
     pub points: std::ops::Range<u32>,
 }
 
-/// One value of a device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Point {
-    /// Its index.
-    pub id: PointId,
-    /// Whose it is.
-    pub device: DeviceId,
-    /// `{point}` in topics.
-    pub name: Arc<str>,
-    /// Where the value comes from.
-    pub source: Source,
-    /// Engineering unit, empty where none.
-    pub unit: Arc<str>,
-    /// Outside it quality is bad.
-    pub range: Option<(Decimal, Decimal)>,
-    /// When it is read.
-    pub schedule: Schedule,
-    /// When a reading becomes a message.
-    pub report: Report,
-    /// `None`: read-only.
-    pub write: Option<Write>,
-    /// Topic, already filled in.
-    pub topic: TopicName,
-    /// How a reading is rendered.
-    pub payload: Format,
-    /// Quality of service.
-    pub qos: Qos,
-    /// Kept by the broker.
-    pub retain: bool,
-    /// Rank in a full spool.
-    pub class: Class,
-}
-
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// Registers or bits on the wire.
-    Wire(Wire),
-    /// An expression over other points of the device, by their names.
-    Compute(Compute),
-}
-
-/// A value on the wire and how to read it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wire {
-    /// Which table.
-    pub table: Table,
-    /// Which addresses; never split across requests.
-    pub range: AddressRange,
-    /// How the words are understood.
-    pub data_type: DataType,
-    /// How the words lie.
-    pub order: WordOrder,
-    /// A part of one register only.
-    pub bits: Option<BitSpan>,
-    /// To engineering units.
-    pub scale: Scale,
-    /// Multiply by ten to this point's value (SunSpec scale factors); a point of the same device.
-    pub scale_from: Option<PointId>,
-    /// Names for raw numbers; empty where none.
-    pub names: BTreeMap<i64, Arc<str>>,
-    /// Raw patterns that mean "not available", as unsigned numbers over all the value's bits in `abcd` order.
-    pub invalid: Vec<u64>,
-}
-
-/// `compute:`; checked to parse and to name only other wire points of the device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Compute {
-    /// As written.
-    pub expression: Arc<str>,
-    /// The points it names.
-    pub inputs: Vec<(Arc<str>, PointId)>,
-}
-
-/// When a point is read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Schedule {
-    /// A fixed period, at least 20 ms.
-    Every {
-        /// The period.
-        period: Duration,
-        /// Aligned to the wall clock.
-        align: bool,
-    },
-    /// Six fields, seconds first (croner); checked to parse.
-    Cron(Arc<str>),
-}
-
-/// Report by exception, against the last *published* value. A change of quality always passes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// Every poll, or only what changed.
-    pub when: When,
-    /// A smaller change is not a change.
-    pub deadband: Option<Deadband>,
-    /// Publish at the latest after this long, changed or not.
-    pub at_least: Option<Duration>,
-    /// Publish at most this often; the newest value waits.
-    pub at_most: Option<Duration>,
-}
-
-/// `when:`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Every reading is a message.
-    Poll,
-    /// Only a changed one.
-    Change,
-}
-
-/// How much is a change.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Deadband {
-    /// In engineering units.
-    Absolute(Decimal),
-    /// Percent of the last published value.
-    Percent(Decimal),
-}
-
-/// `write:`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Write {
-    /// Least value accepted.
-    pub min: Option<Decimal>,
-    /// Greatest value accepted.
-    pub max: Option<Decimal>,
-    /// Grid from `min` (or zero).
-    pub step: Option<Decimal>,
-    /// Read back and compare.
-    pub verify: bool,
-    /// A command older than this is refused.
-    pub expires: Duration,
-}
-
 /// The embedded broker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Broker {
@@ -316,26 +187,81 @@ pub struct Broker {
 pub struct Listener {
     /// Address and port.
     pub address: SocketAddr,
-    /// What is spoken there.
+    /// What is spoken on it.
     pub kind: ListenerKind,
+    /// Under TLS, if this is there.
+    pub tls: Option<ListenerTls>,
+    /// For those who come in here: what the file says for this listener, else for the broker.
+    pub limits: Limits,
+}
+
+impl Listener {
+    /// Plain MQTT with the usual limits.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, kind: ListenerKind::Tcp, tls: None, limits: Limits::default() }
+    }
+
+    /// How its URL begins.
+    pub const fn scheme(&self) -> &'static str {
+        match (&self.kind, &self.tls) {
+            (ListenerKind::Tcp, None) => "mqtt",
+            (ListenerKind::Tcp, Some(_)) => "mqtts",
+            (ListenerKind::WebSocket { .. }, None) => "ws",
+            (ListenerKind::WebSocket { .. }, Some(_)) => "wss",
+        }
+    }
 }
 
 /// What is spoken on a socket.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerKind {
-    /// Plain MQTT.
+    /// MQTT.
     Tcp,
-    /// MQTT over TLS.
-    Tls {
-        /// Certificate chain, PEM.
-        cert: PathBuf,
-        /// Private key, PEM.
-        key: PathBuf,
-        /// Clients must show a certificate signed by one of these.
-        client_ca: Option<PathBuf>,
-    },
     /// MQTT over WebSocket.
-    WebSocket,
+    WebSocket {
+        /// Pages of other hosts that may connect, as a browser names them: `https://hmi.example.com`.
+        origins: Vec<Arc<str>>,
+    },
+}
+
+/// Who the broker is on a listener, and what its clients show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Clients are asked for a certificate, if this is there.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Certificates of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// Signed by one of these, PEM.
+    pub ca: PathBuf,
+    /// Whether one may come without.
+    pub demand: Demand,
+    /// Who comes in with one.
+    pub user: CertificateUser,
+}
+
+/// `client_certificate:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Without one nobody comes in.
+    Required,
+    /// Who shows none logs in as elsewhere.
+    Optional,
+}
+
+/// `user:` of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateUser {
+    /// The certificate opens the door only; who it is, user name and password say.
+    ByPassword,
+    /// The certificate's common name is the user; no password is asked for.
+    CommonName,
 }
 
 /// `anonymous:`
@@ -354,13 +280,15 @@ pub enum Anonymous {
 pub struct AccessRule {
     /// For this user only; `None`: everyone.
     pub user: Option<Arc<str>>,
+    /// For this client id only, or for all that begin so where it ends in `*`; `None`: any.
+    pub client: Option<Arc<str>>,
     /// May subscribe to what these cover.
     pub read: Vec<TopicFilter>,
     /// May publish to what these cover.
     pub write: Vec<TopicFilter>,
 }
 
-/// Bounds of the broker.
+/// Bounds of the broker, or of those who came in through one of its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once.
@@ -369,6 +297,29 @@ pub struct Limits {
     pub packet: usize,
     /// Messages waiting for one client.
     pub queue: usize,
+    /// Bytes waiting for one client; `None`: what `queue` small messages or four of the largest packets take.
+    pub queue_bytes: Option<usize>,
+    /// Subscriptions of one client.
+    pub subscriptions: usize,
+    /// Packets a second that one client may begin: all but acknowledgements.
+    pub rate: Option<u32>,
+    /// From accept to the whole CONNECT, handshakes included.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients: 200,
+            packet: 256 * 1024,
+            queue: 1000,
+            queue_bytes: None,
+            // More than any client known; each costs some 300 bytes.
+            subscriptions: 20_000,
+            rate: None,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A remote broker.
@@ -637,7 +588,7 @@ impl Plant {
     }
 
     /// A device's points.
-    pub fn points_of(&self, device: DeviceId) -> &[Point] {
+    pub fn points_of(&self, device: DeviceId) -> &[Arc<Point>] {
         let range = &self.device(device).points;
         &self.points[range.start as usize..range.end as usize]
     }

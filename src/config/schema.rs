@@ -117,6 +117,7 @@ fn point(key: &str) -> Value {
         "class" => json!({"enum": ["normal", "alarm"]}),
         "payload" => json!({"type": "string", "description": "json, value, or a template with {value}"}),
         "invalid" => json!({"description": "raw patterns that mean \"not available\""}),
+        "fail_safe" => map(check::FAIL_SAFE_KEYS, fail_safe),
         "write" => {
             json!({"anyOf": [{"type": "boolean"}, map(&["min", "max", "step", "verify", "expires"], |key| match key {
                 "verify" => json!({"type": "boolean"}),
@@ -128,19 +129,46 @@ fn point(key: &str) -> Value {
     }
 }
 
+fn fail_safe(key: &str) -> Value {
+    match key {
+        "after" => json!({"$ref": "#/$defs/duration"}),
+        "when" => map(&["upstream", "client"], |_| json!({"type": "string"})),
+        "on_return" => {
+            json!({"anyOf": [{"enum": ["keep", "restore"]}, map(&["value"], |_| json!({}))], "default": "keep"})
+        }
+        _ => json!({"description": "what is written: a number, true, false, or a name of `values`"}),
+    }
+}
+
 fn broker(key: &str) -> Value {
     match key {
-        "listen" => list(&map(&["tcp", "tls", "ws", "cert", "key", "client_ca"], |_| json!({"type": "string"}))),
+        "listen" => list(&map(check::LISTENER_KEYS, listener)),
         "anonymous" => json!({"enum": ["loopback", "never", "always"]}),
-        "access" => list(&map(&["user", "read", "write"], |key| match key {
-            "user" => json!({"type": "string"}),
+        "access" => list(&map(check::ACCESS_KEYS, |key| match key {
+            "user" | "client" => json!({"type": "string"}),
             _ => list(&json!({"type": "string"})),
         })),
-        "limits" => map(&["clients", "packet", "queue"], |key| match key {
-            "packet" => json!({"$ref": "#/$defs/size"}),
-            _ => json!({"type": "integer"}),
-        }),
+        "limits" => map(check::LIMIT_KEYS, limit),
         _ => json!({"type": "string"}),
+    }
+}
+
+fn listener(key: &str) -> Value {
+    match key {
+        "client_certificate" => json!({"enum": ["required", "optional"], "default": "required"}),
+        "user" => json!({"enum": ["common_name"]}),
+        "origins" => list(&json!({"type": "string", "description": "https://hmi.example.com"})),
+        "limits" => map(check::LIMIT_KEYS, limit),
+        _ => json!({"type": "string"}),
+    }
+}
+
+fn limit(key: &str) -> Value {
+    match key {
+        "packet" | "queue_bytes" => json!({"$ref": "#/$defs/size"}),
+        "connect_timeout" => json!({"$ref": "#/$defs/duration"}),
+        "rate" => json!({"type": "string", "description": "500/s, or unlimited"}),
+        _ => json!({"type": "integer"}),
     }
 }
 

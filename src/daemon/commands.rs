@@ -1,13 +1,16 @@
-//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered through the broker.
+//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered
+//! through the broker. Beside it fail-safes are minded, which write where a commander is gone.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::command;
 use crate::command::Seat;
 use crate::command::audit::Audit;
+use crate::command::failsafe;
 use crate::config::Plant;
 use crate::daemon::Group;
 use crate::supervise;
@@ -17,13 +20,16 @@ use crate::topic::{Qos, TopicFilter};
 /// Commands between the broker and the task; more than a person sends. Full: the newest is dropped by the broker and counted.
 const WAITING: usize = 256;
 
-/// What commands are done with.
+/// What commands are done with, and what a fail-safe is judged by.
 #[derive(Debug, Clone)]
 pub(super) struct Means {
     /// The lines' desks, in order.
     pub(super) desks: Vec<Seat>,
     /// Where all that is written is put down.
     pub(super) audit: Audit,
+    pub(super) eyes: failsafe::Eyes,
+    /// What is told of fail-safes outlives the task.
+    pub(super) links: failsafe::Links,
 }
 
 /// Subscribes and starts the task.
@@ -37,6 +43,12 @@ pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: 
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
+/// Where what fail-safes know goes.
+pub(super) fn links(group: &Group, panics: &Panics, plant: &Plant) -> failsafe::Links {
+    let kept = super::failsafe::open(group, panics, &plant.state_dir);
+    failsafe::Links { kept, status: watch::Sender::new(Vec::new()) }
+}
+
 async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util::sync::CancellationToken) {
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
         let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
@@ -46,9 +58,10 @@ async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util:
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let Means { desks, audit } = means;
+    let Means { desks, audit, eyes, links } = means;
+    let (door, guards) = failsafe::new(&plant, &eyes, answers.clone(), links);
     let (gateway, outlet) = (Arc::clone(&plant.gateway), answers.clone());
-    let task = command::new(plant, desks, commands, answers, audit.clone());
+    let task = command::new(plant, desks, commands, answers, audit.clone()).guarded(door);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {
@@ -58,14 +71,19 @@ async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util:
         // The broker has ended before it was told: its owner says so; commands wait for the stop.
         stop.cancelled().await;
     };
-    // It ends when the broker has gone, when commands under way are still to be finished.
-    let announce = async {
+    // They end at the stop or when the broker has gone, when commands under way are still to be finished.
+    let announced = async {
         audit.announce(&gateway, &outlet).await;
+        std::future::pending::<()>().await;
+    };
+    let guarded = async {
+        guards.run(stop.clone()).await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = task.run(stop.clone()) => {}
         () = forward => {}
-        () = announce => {}
+        () = announced => {}
+        () = guarded => {}
     }
 }

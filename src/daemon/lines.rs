@@ -82,12 +82,12 @@ fn publish_parts(plant: &Plant) -> publish::Parts<'_> {
 fn parts(plant: &Plant, line: &Line, lessons: Lessons) -> poll::Parts {
     let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
     // Points of one device lie together.
-    let points: Vec<Point> =
+    let points: Vec<Arc<Point>> =
         devices.iter().flat_map(|d| &plant.points[d.points.start as usize..d.points.end as usize]).cloned().collect();
     poll::Parts { line: line.clone(), devices, points, lessons }
 }
 
-/// The parts are made from the plant each time the line is: one copy of its points is with its task, and none is kept here.
+/// The parts are made from the plant each time the line is; its points are the plant's own.
 fn start_line(
     group: &Group,
     panics: &Panics,
@@ -130,7 +130,7 @@ async fn run_line(
     seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
     let _vacated = Vacated(seat);
     let both = async {
-        tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
+        tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
     supervise::mirrored(status, board, both).await;
 }

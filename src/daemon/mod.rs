@@ -16,6 +16,7 @@ use crate::broker::Broker;
 use crate::broker::BrokerError;
 use crate::broker::LocalSubscription;
 use crate::command::audit::Audit;
+use crate::command::failsafe::Eyes;
 use crate::config::Plant;
 use crate::config::users;
 use crate::control;
@@ -35,8 +36,10 @@ use crate::web;
 use crate::web::WebError;
 
 mod audit;
+mod clients;
 mod commands;
 mod desk;
+mod failsafe;
 mod file;
 mod intake;
 mod ledger;
@@ -193,7 +196,10 @@ impl Daemon {
         let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
         memory.start(&groups.services, &panics);
         let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
-        let means = commands::Means { desks, audit: audit.clone() };
+        let eyes = Eyes { upstreams: upstreams.clone(), broker: broker.status(), lines: lines.clone() };
+        let links = commands::links(&groups.services, &panics, &plant);
+        let fail_safes = links.status.subscribe();
+        let means = commands::Means { desks, audit: audit.clone(), eyes, links };
         commands::start(&groups.services, &panics, &plant, &broker, means);
         watchdog::start(
             &groups.services,
@@ -207,6 +213,7 @@ impl Daemon {
             spool: spool.status(),
             audit: audit.status(),
             broker: broker.status(),
+            fail_safes,
             panics: panics.subscribe(),
         });
         stats::start(&groups.publish, plant.stats, &board, &broker);
@@ -216,7 +223,8 @@ impl Daemon {
             services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
         }
         if let Some(control) = control {
-            let control = control.with(desk::verbs(&accounts, &spool)).with(vec![audit::verb(&audit)]);
+            let control = control.with(desk::verbs(&accounts, &spool)).with(clients::verbs(&broker));
+            let control = control.with(vec![audit::verb(&audit)]);
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, audit, groups, fatal: fatal_named, tap, ready })

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, BusError, ReadRequest, Reply};
+use crate::bus::{Bus, BusError, Pause, ReadRequest, Reply};
 use crate::config::plant::{Line, Port};
 use crate::point::DeviceId;
 use crate::poll::agenda::{Agenda, Begun, Next};
@@ -53,6 +53,8 @@ pub struct PollTask {
     out: mpsc::Sender<Vec<Sample>>,
     events: mpsc::Sender<DeviceEvent>,
     status: watch::Sender<LineStatus>,
+    /// By which the next turn is awaited.
+    pause: Pause,
     origin: Instant,
     tell_at: Instant,
     busy: VecDeque<(Instant, Duration)>,
@@ -99,6 +101,7 @@ impl PollTask {
             out,
             events,
             status,
+            pause: Pause::default(),
             origin,
             tell_at: origin,
             busy,
@@ -117,6 +120,13 @@ impl PollTask {
     /// Where orders are taken.
     pub fn desk(&self) -> mpsc::Sender<Order> {
         self.desk.clone()
+    }
+
+    /// Turns begin to the microsecond, by a clock that nobody can pause. To be called on a runtime.
+    #[must_use]
+    pub fn precise(mut self) -> Self {
+        self.pause = Pause::precise();
+        self
     }
 
     /// Until cancelled, or until the receiver of its samples or the bus has gone. A read that is cut here is finished by the
@@ -152,7 +162,7 @@ impl PollTask {
                     let next = self.next_step(until);
                     let members = &self.members;
                     let order = tokio::select! {
-                        () = tokio::time::sleep_until(next) => None,
+                        () = self.pause.until(next) => None,
                         () = self.lessons.wished(|device| orders::has(members, device)) => None,
                         order = self.orders.recv() => order,
                     };

@@ -6,6 +6,8 @@ mod task;
 
 pub use task::PublishTask;
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -24,7 +26,7 @@ pub struct Parts<'a> {
     /// All devices.
     pub devices: &'a [Device],
     /// All points.
-    pub points: &'a [Point],
+    pub points: &'a [Arc<Point>],
 }
 
 /// The account and the task. When the sink is full the task waits, and behind it the polls.

@@ -2,7 +2,7 @@
 //! published, failed or held, and nothing else.
 //! Ends when the samples end, after having passed on everything, the gateway's own `offline` last.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::plant::{Device, Point};
 use crate::message::{Message, OwnValue, Retain};
-use crate::payload::{Format, Pen, Series};
+use crate::payload::{Pen, Series};
 use crate::point::{DeviceId, PointId};
 use crate::poll::DeviceEvent;
 use crate::publish::Accounts;
@@ -30,26 +30,23 @@ const BATCHES: usize = 64;
 const QUESTIONS: usize = 4;
 
 struct Outlet {
-    /// Shared with the plant.
-    device: Arc<str>,
-    point: Arc<str>,
-    series: Arc<Series>,
+    point: Arc<Point>,
     policy: Policy,
     account: PublishStatus,
 }
 
-impl Outlet {
-    /// `{device}/{point}`, as it is named in the configuration.
-    fn name(&self) -> String {
-        format!("{}/{}", self.device, self.point)
-    }
+/// What is told of a device beside its points.
+struct Speaker {
+    name: Arc<str>,
+    /// `None` where the name makes no topic, which the configuration has checked.
+    state: Option<TopicName>,
 }
 
 /// Turns samples into messages.
 pub struct PublishTask {
     /// By the number of the point; a line's share of a plant leaves the others empty.
     outlets: Vec<Option<Outlet>>,
-    states: HashMap<DeviceId, TopicName>,
+    speakers: HashMap<DeviceId, Speaker>,
     own_state: Option<TopicName>,
     samples: mpsc::Receiver<Vec<Sample>>,
     events: mpsc::Receiver<DeviceEvent>,
@@ -108,26 +105,25 @@ impl PublishTask {
         events: mpsc::Receiver<DeviceEvent>,
         sink: mpsc::Sender<Vec<Message>>,
     ) -> (watch::Receiver<PublishStatus>, Self) {
-        let devices: HashMap<DeviceId, &Device> = parts.devices.iter().map(|d| (d.id, d)).collect();
         let gateway = parts.gateway;
-        // Names are checked by the configuration; one that makes no topic could only lose its state messages here.
-        let state = |d: &&Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
-        let states = devices.values().filter_map(state).collect();
+        let speaker = |device: &Device| Speaker {
+            name: Arc::clone(&device.name),
+            state: TopicName::new(format!("{gateway}/{}/$state", device.name)).ok(),
+        };
+        let speakers = parts.devices.iter().map(|d| (d.id, speaker(d))).collect();
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
         let count = parts.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
         let mut outlets = Vec::new();
         outlets.resize_with(count, || None);
         for point in parts.points {
-            let series = Arc::new(series(gateway, devices.get(&point.device).copied(), point));
-            let (policy, account) = (Policy::new(point.report.clone()), PublishStatus::default());
-            let device = devices.get(&point.device).map_or_else(|| "".into(), |d| Arc::clone(&d.name));
-            outlets[place(point.id)] = Some(Outlet { device, point: Arc::clone(&point.name), series, policy, account });
+            let (policy, account) = (Policy::new(Arc::clone(&point.report)), PublishStatus::default());
+            outlets[place(point.id)] = Some(Outlet { point: Arc::clone(point), policy, account });
         }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
         let (ask, questions) = mpsc::channel(QUESTIONS);
         let pen = Pen::default();
-        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held, pen, questions, ask })
+        (seen, Self { outlets, speakers, own_state, samples, events, sink, status, account, held, pen, questions, ask })
     }
 
     /// Goes on where the books of an earlier run end. What was held when that run was killed was never told.
@@ -135,7 +131,8 @@ impl PublishTask {
         let closed = |a: &PublishStatus| PublishStatus { suppressed: a.suppressed + a.held, held: 0, ..*a };
         let known: HashMap<&str, _> = books.points.iter().map(|p| (p.point.as_str(), closed(&p.account))).collect();
         for outlet in self.outlets.iter_mut().flatten() {
-            outlet.account = known.get(outlet.name().as_str()).copied().unwrap_or_default();
+            let name = name(&self.speakers, &outlet.point);
+            outlet.account = known.get(name.as_str()).copied().unwrap_or_default();
         }
         self.account = closed(&books.total);
         self.status.send_replace(self.account);
@@ -148,7 +145,8 @@ impl PublishTask {
     }
 
     fn books(&self) -> Books {
-        let account = |outlet: &Outlet| PointAccount { point: outlet.name(), account: outlet.account };
+        let account =
+            |outlet: &Outlet| PointAccount { point: name(&self.speakers, &outlet.point), account: outlet.account };
         let mut points: Vec<_> = self.outlets.iter().flatten().map(account).collect();
         points.sort_by(|a, b| a.point.cmp(&b.point));
         Books { total: self.account, points }
@@ -229,7 +227,7 @@ impl PublishTask {
         match verdict {
             Verdict::Publish => {
                 count(Turn::Published, &sample);
-                Some(message(&mut self.pen, &outlet.series, sample))
+                Some(message(&mut self.pen, &outlet.point.series, sample))
             }
             Verdict::Suppress => {
                 count(Turn::Suppressed, &sample);
@@ -253,14 +251,14 @@ impl PublishTask {
                     turn.count(&mut self.account, &sample);
                     turn.count(&mut outlet.account, &sample);
                 }
-                messages.push(message(&mut self.pen, &outlet.series, sample));
+                messages.push(message(&mut self.pen, &outlet.point.series, sample));
             }
         }
         messages
     }
 
     fn device(&self, event: DeviceEvent) -> Option<Message> {
-        let topic = self.states.get(&event.device)?.clone();
+        let topic = self.speakers.get(&event.device)?.state.clone()?;
         let state = if event.online { "online" } else { "offline" };
         let reason = event.reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
         let text = format!("{{\"state\":\"{state}\"{reason},\"time\":\"{}\"}}", time::now().rfc3339());
@@ -273,6 +271,12 @@ impl PublishTask {
         };
         self.own_state.iter().map(message).collect()
     }
+}
+
+/// `{device}/{point}`, as it is named in the configuration.
+fn name(speakers: &HashMap<DeviceId, Speaker>, point: &Point) -> String {
+    let device = speakers.get(&point.device).map_or("", |speaker| &*speaker.name);
+    format!("{device}/{}", point.name)
 }
 
 /// A moment of the monotonic clock as a pause from now, never zero so that a timer that fires early does not spin.
@@ -296,33 +300,6 @@ fn message(pen: &mut Pen, series: &Arc<Series>, sample: Sample) -> Message {
         own: Some(OwnValue { series: Arc::clone(series), sample }),
         from: None,
     }
-}
-
-fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
-    // Half a kilobyte a point, which nobody but a template reads.
-    let names = match point.payload {
-        Format::Template(_) => names(gateway, device, point),
-        Format::Json | Format::Value => BTreeMap::new(),
-    };
-    Series {
-        topic: point.topic.clone(),
-        format: point.payload.clone(),
-        unit: Arc::clone(&point.unit),
-        names,
-        qos: point.qos,
-        retain: point.retain,
-        class: point.class,
-    }
-}
-
-fn names(gateway: &str, device: Option<&Device>, point: &Point) -> BTreeMap<String, String> {
-    let mut names =
-        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
-    if let Some(device) = device {
-        names.insert("device".to_owned(), device.name.to_string());
-        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
-    }
-    names
 }
 
 #[cfg(test)]

@@ -5,11 +5,14 @@ mod audit;
 mod broker;
 mod cloud;
 mod devices;
+mod failsafe;
 mod lines;
+mod listener;
 mod loops;
 mod mapping;
 mod point;
 mod rules;
+mod shared;
 mod site;
 mod upstream;
 
@@ -20,6 +23,7 @@ use std::sync::Arc;
 
 use crate::config::Note;
 use crate::config::Plant;
+use crate::config::failsafe::FailSafe;
 use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
@@ -28,12 +32,17 @@ use crate::config::plant::Endpoint;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
 use crate::config::report::Problem;
+use shared::Shared;
 
 pub(super) use audit::AUDIT_KEYS;
+pub(super) use broker::ACCESS_KEYS;
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
 pub(super) use devices::PUBLISH_KEYS;
+pub(super) use failsafe::FAIL_SAFE_KEYS;
 pub(super) use lines::LINE_KEYS;
+pub(super) use listener::LIMIT_KEYS;
+pub(super) use listener::LISTENER_KEYS;
 pub(super) use mapping::MAPPING_KEYS;
 pub(super) use point::POINT_KEYS;
 pub(super) use rules::REPORT_KEYS;
@@ -65,6 +74,7 @@ pub(super) struct Checker {
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
+    shared: Shared,
     /// Where the plant's lines are written, in their order.
     line_at: Vec<At>,
     /// What presets decided.
@@ -73,6 +83,8 @@ pub(super) struct Checker {
     pub(super) rules: Vec<mapping::Ruled>,
     /// The URLs of all upstreams and where they stand.
     urls: Vec<(At, Endpoint)>,
+    /// Every `fail_safe`, and where its commander is named.
+    fail_safes: Vec<(FailSafe, At)>,
 }
 
 impl Checker {
@@ -84,10 +96,12 @@ impl Checker {
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
+            shared: Shared::default(),
             line_at: Vec::new(),
             notes: Vec::new(),
             rules: Vec::new(),
             urls: Vec::new(),
+            fail_safes: Vec::new(),
         }
     }
 
@@ -142,6 +156,7 @@ impl Checker {
         let section = self.once(roots, "broker");
         let broker = self.broker(section, points.len());
         let upstreams = self.upstreams(roots);
+        let fail_safes = self.fail_safes(&upstreams);
         self.topics_of_points(&upstreams, &points);
         self.loops(&upstreams, &broker);
         let section = self.once(roots, "spool");
@@ -157,6 +172,7 @@ impl Checker {
             lines,
             devices,
             points,
+            fail_safes,
             broker,
             upstreams,
             spool,
