@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use trunkline::bench::mqtt::choices::Choices;
 use trunkline::broker::packet::Options;
+use trunkline::broker::retained::Budget;
 use trunkline::broker::retained::Retained;
 use trunkline::broker::retained::Start;
 use trunkline::broker::router::Router;
@@ -133,9 +134,9 @@ impl World {
         }
         let (mut searched, mut from) = (Vec::new(), None::<Box<str>>);
         loop {
-            let mut effort = step;
+            let mut budget = Budget { messages: 2, levels: step };
             let start = from.as_deref().map_or(Start::Front, Start::At);
-            let found = self.retained.search(&filter, start, 2, &mut effort, Instant::now());
+            let found = self.retained.search(&filter, start, &mut budget, Instant::now());
             searched.extend(found.messages.iter().map(|stored| stored.message.topic.clone()));
             assert!(searched.len() <= self.kept.len(), "{filter} goes round");
             from = found.next;

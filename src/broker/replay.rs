@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::queue::Item;
+use super::retained::Budget;
 use super::retained::Retained;
 use super::retained::Start;
 use super::session::Subscribed;
@@ -131,7 +132,9 @@ impl Replays {
             Search::GoesOn(place) => Start::At(place),
             Search::Begins => sent.as_ref().map_or(Start::Front, |topic| Start::Behind(topic.as_str())),
         };
-        let found = retained.search(&subscribed.filter, start, STEP, &mut self.effort, now);
+        let mut budget = Budget { messages: STEP, levels: self.effort };
+        let found = retained.search(&subscribed.filter, start, &mut budget, now);
+        self.effort = budget.levels;
         *search = found.next.map_or(Search::Over, Search::GoesOn);
         for stored in found.messages {
             let qos = stored.message.qos.min(subscribed.options.qos);

@@ -111,18 +111,10 @@ impl Retained {
         self.walk(filter, start, Walk::new(limit, usize::MAX, now)).0.found
     }
 
-    /// At most `limit` messages that match, from there on, looking at no more levels than `effort`,
-    /// which is at least 1 and is taken off: a filter that fits nothing may have to look at all there are.
-    pub fn search(
-        &self,
-        filter: &TopicFilter,
-        start: Start<'_>,
-        limit: usize,
-        effort: &mut usize,
-        now: Instant,
-    ) -> Found {
-        let (walk, next) = self.walk(filter, start, Walk::new(limit, *effort, now));
-        *effort = walk.effort;
+    /// Messages that match, from there on, within a budget: a filter that fits nothing may have to look at all levels there are.
+    pub fn search(&self, filter: &TopicFilter, start: Start<'_>, budget: &mut Budget, now: Instant) -> Found {
+        let (walk, next) = self.walk(filter, start, Walk::new(budget.messages, budget.levels, now));
+        budget.levels = walk.effort;
         Found { messages: walk.found, next }
     }
 
@@ -160,6 +152,15 @@ impl Retained {
         self.bytes -= gone.iter().map(|stored| stored.size()).sum::<usize>() + freed;
         gone
     }
+}
+
+/// What a search may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Find so many messages.
+    pub messages: usize,
+    /// Look at so many levels of topics, at least 1; what it has looked at is taken off.
+    pub levels: usize,
 }
 
 /// What a search found.
@@ -368,9 +369,9 @@ mod tests {
             }
             let (mut searched, mut from) = (Vec::new(), None);
             loop {
-                let mut left = effort;
+                let mut budget = Budget { messages: step, levels: effort };
                 let start = from.as_deref().map_or(Start::Front, Start::At);
-                let found = retained.search(&filter, start, step, &mut left, Instant::now());
+                let found = retained.search(&filter, start, &mut budget, Instant::now());
                 searched.extend(found.messages.iter().map(|s| s.message.topic.clone()));
                 prop_assert!(searched.len() <= topics.len());
                 from = found.next;

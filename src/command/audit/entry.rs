@@ -169,6 +169,28 @@ pub(super) enum Rank {
     Note = 0,
     /// Went to a device, or was about to.
     Write = 1,
+    /// The same of a fail-safe, which tries again and again while its device is away.
+    Own = 2,
+}
+
+impl Rank {
+    /// In the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Note, Self::Write, Self::Own];
+
+    pub(super) const fn of(cause: Cause) -> Self {
+        match cause {
+            Cause::FailSafe => Self::Own,
+            Cause::Command | Cause::Raw => Self::Write,
+        }
+    }
+
+    /// In eighths of the file; the rest is for the WAL and for pages that are not quite full.
+    pub(super) const fn share(self) -> u64 {
+        match self {
+            Self::Write => 4,
+            Self::Note | Self::Own => 1,
+        }
+    }
 }
 
 impl Row {

@@ -49,7 +49,7 @@ pub(super) struct Journal {
     max_age: Duration,
     /// Rows, and bytes by rank.
     pub(super) rows: u64,
-    bytes: [u64; 2],
+    bytes: [u64; Rank::ALL.len()],
     /// For how long the gateway had run when the newest row was written.
     pub(super) ran_us: i64,
 }
@@ -87,14 +87,19 @@ impl Journal {
             let sum = format!("SELECT count(*), coalesce(sum({WEIGHT}), 0) FROM entry WHERE rank = {}", rank as i64);
             db.query_row(&sum, [], |r| Ok((r.get::<_, i64>(0)?.unsigned_abs(), r.get::<_, i64>(1)?.unsigned_abs())))
         };
-        let ((notes, note_bytes), (writes, write_bytes)) = (weigh(Rank::Note)?, weigh(Rank::Write)?);
+        let (mut rows, mut bytes) = (0, [0; Rank::ALL.len()]);
+        for rank in Rank::ALL {
+            let (number, weight) = weigh(rank)?;
+            rows += number;
+            bytes[rank as usize] = weight;
+        }
         let ran_us = db.query_row("SELECT coalesce(max(ran_us), 0) FROM entry", [], |r| r.get(0))?;
         Ok(Self {
             path: settings.path.clone(),
             max_size: settings.max_size,
             max_age: settings.max_age,
-            rows: notes + writes,
-            bytes: [note_bytes, write_bytes],
+            rows,
+            bytes,
             ran_us,
             db,
         })
@@ -145,8 +150,8 @@ impl Journal {
             *share = (*share + weight).saturating_sub(old.unwrap_or(0).unsigned_abs());
             count += u64::from(old.is_none());
         }
-        for rank in [Rank::Note, Rank::Write] {
-            let share = self.max_size / 8 * if rank == Rank::Write { 5 } else { 1 };
+        for rank in Rank::ALL {
+            let share = self.max_size / 8 * rank.share();
             let over = bytes[rank as usize].saturating_sub(share);
             if over > 0 {
                 let (gone, freed) = give_back(&transaction, rank, over + share / GIVE_BACK)?;
@@ -168,7 +173,7 @@ impl Journal {
 
     fn try_expire(&mut self, ran_us: i64) -> rusqlite::Result<()> {
         let before = ran_us.saturating_sub(micros(self.max_age));
-        for rank in [Rank::Note, Rank::Write] {
+        for rank in Rank::ALL {
             let which = "WHERE rank = ?1 AND ran_us < ?2";
             let (rows, bytes): (i64, i64) = self.db.query_row(
                 &format!("SELECT count(*), coalesce(sum({WEIGHT}), 0) FROM entry {which}"),
@@ -224,7 +229,7 @@ impl Journal {
             let draft: String = r.get(5)?;
             Ok(Row {
                 seq: r.get(0)?,
-                rank: if r.get::<_, i64>(1)? == 0 { Rank::Note } else { Rank::Write },
+                rank: Rank::ALL[usize::from(r.get::<_, u8>(1)?).min(Rank::ALL.len() - 1)],
                 begun_us: r.get(2)?,
                 ran_us: r.get(3)?,
                 key: r.get(4)?,

@@ -169,7 +169,7 @@ impl Audit {
     pub async fn begin(&self, draft: Draft) -> Result<Writ, Unrecorded> {
         let goes_on = draft.cause == Cause::FailSafe || self.when_unwritable == WhenUnwritable::Write;
         let key = draft.key();
-        let row = self.row(Rank::Write, draft, key);
+        let row = self.row(Rank::of(draft.cause), draft, key);
         match self.put(row.clone()).await {
             Err(why) if !goes_on => {
                 let refused = Unrecorded(why.to_string());

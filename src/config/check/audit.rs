@@ -33,7 +33,7 @@ impl Checker {
         if let Some((size, n)) = node.get("max_size").and_then(|n| Some((self.reader.size(n)?, n))) {
             if !(LEAST_SIZE..=LARGEST_SIZE).contains(&size) {
                 let message = format!("`max_size` is {size} bytes, it may be 256KiB to 4GiB");
-                self.reader.error(n.at, message, "16MiB holds some 25,000 writes");
+                self.reader.error(n.at, message, "16MiB holds some 20,000 writes");
             }
             audit.max_size = size;
         }
