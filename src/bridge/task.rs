@@ -468,7 +468,7 @@ impl BridgeTask {
     }
 
     async fn received(&self, message: Message) {
-        let Some(to) = mapping::map(&self.settings.receive, &message.topic, message.qos, message.retain) else {
+        let Some(to) = mapping::map_in(&self.settings.receive, &message.topic, message.qos, message.retain) else {
             return;
         };
         self.status.send_modify(|s| s.received += 1);

@@ -40,7 +40,7 @@ pub struct Conn {
     pub client_id: Arc<str>,
     /// Who it is, and what holds for it.
     pub guest: Guest,
-    /// Who it is, as its messages carry it.
+    /// Who sends what comes from it, as its messages carry it.
     pub origin: Arc<Origin>,
     /// What it may do.
     pub grant: Grant,

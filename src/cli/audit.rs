@@ -178,7 +178,7 @@ fn line_of_json(entry: &Entry) -> String {
 }
 
 fn table(entries: &[Entry]) -> String {
-    let head = ["TIME", "WHO", "DEVICE", "ASKED", "RESULT", "TOOK", "ID"].map(|title| (title, Align::Left));
+    let head = ["TIME", "WHO", "WHERE", "ASKED", "RESULT", "TOOK", "ID"].map(|title| (title, Align::Left));
     render(&head, &entries.iter().map(cells).collect::<Vec<_>>())
 }
 
@@ -187,7 +187,7 @@ fn cells(entry: &Entry) -> Vec<String> {
     vec![
         entry.time.clone(),
         who(entry),
-        dash(entry.draft.device.as_deref()),
+        dash(entry.draft.device.as_deref().or(entry.draft.line.as_deref())),
         what(entry),
         result(entry),
         dash(entry.outcome.as_ref().and_then(|o| o["duration_ms"].as_u64()).map(|ms| format!("{ms} ms")).as_deref()),
@@ -202,7 +202,7 @@ fn who(entry: &Entry) -> String {
         (Some(client), None, ..) => client.clone(),
         (None, _, Some(upstream), _) => format!("upstream {upstream}"),
         (None, _, None, Cause::FailSafe) => "fail-safe".to_owned(),
-        (None, _, None, _) => "–".to_owned(),
+        (None, _, None, _) => from.local.clone().unwrap_or_else(|| "–".to_owned()),
     }
 }
 

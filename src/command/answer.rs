@@ -35,6 +35,8 @@ pub(super) enum Outcome {
     Differs(Value),
     /// It was begun in an earlier run, nobody knows what came of it, and it is not done again.
     Unknown(String),
+    /// What came of a raw request, in a word and in full.
+    Raw { word: &'static str, body: Json },
     /// Several writes, by the names of their points.
     Batch(Vec<(Arc<str>, Self)>),
 }
@@ -49,6 +51,7 @@ impl Outcome {
             Self::Refused(_) | Self::Later(_) => "refused",
             Self::Failed(_) | Self::Differs(_) | Self::Read(Err(_)) => "failed",
             Self::Unknown(_) => "unknown",
+            Self::Raw { word, .. } => word,
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
                 ["failed", "refused"].into_iter().find(|word| words.contains(word)).unwrap_or("written")
@@ -56,10 +59,10 @@ impl Outcome {
         }
     }
 
-    /// Why it did not become what was asked for, in words; of a batch each part has its own.
+    /// Why it did not become what was asked for, in words; of a batch each part has its own, a raw request's is in its body.
     pub(super) fn reason(&self) -> Option<String> {
         match self {
-            Self::Written { .. } | Self::Read(Ok(_)) | Self::Done | Self::Batch(_) => None,
+            Self::Written { .. } | Self::Read(Ok(_)) | Self::Done | Self::Raw { .. } | Self::Batch(_) => None,
             Self::Read(Err(reason)) => Some(reason.to_string()),
             Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) | Self::Unknown(reason) => {
                 Some(reason.clone())
@@ -68,13 +71,18 @@ impl Outcome {
         }
     }
 
-    fn body(&self) -> Json {
+    pub(super) fn body(&self) -> Json {
         let mut body = json!({ "result": self.word() });
         if let Self::Written { verified: Some(value) } | Self::Read(Ok(value)) | Self::Differs(value) = self {
             body["value"] = value_json(value);
         }
         if let Some(reason) = self.reason() {
             body["reason"] = json!(reason);
+        }
+        if let Self::Raw { body: told, .. } = self {
+            for (key, value) in told.as_object().into_iter().flatten() {
+                body[key] = value.clone();
+            }
         }
         if let Self::Batch(parts) = self {
             let part = |(point, outcome): &(Arc<str>, Self)| {

@@ -7,11 +7,14 @@ mod answer;
 mod answered;
 pub mod audit;
 mod batch;
+mod both;
 mod cause;
+mod commission;
 pub mod failsafe;
 mod perform;
 #[cfg(test)]
 mod property;
+mod raw;
 mod record;
 pub mod request;
 mod target;
@@ -20,6 +23,7 @@ mod task;
 mod tests;
 mod waiting;
 
+pub use commission::ask as ask_raw;
 pub use target::Desk;
 pub use target::Seat;
 pub use task::CommandTask;

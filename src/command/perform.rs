@@ -8,11 +8,14 @@ use crate::bus::Bus;
 use crate::bus::BusError;
 use crate::bus::Data;
 use crate::bus::ReadRequest;
+use crate::bus::Reply;
 use crate::bus::WriteRequest;
 use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
 use crate::command::batch::Limits;
+use crate::command::both;
+use crate::command::both::READ_WRITE;
 use crate::command::record::Leave;
 use crate::command::request;
 use crate::command::request::Action;
@@ -22,6 +25,7 @@ use crate::command::target::Change;
 use crate::command::target::Desk;
 use crate::command::target::Target;
 use crate::config::plant::Device;
+use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::decode;
 use crate::decode::Words;
@@ -57,13 +61,16 @@ async fn all(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Vec<Outc
     if let Err(outcome) = leave.begin(changes, &planned).await {
         return vec![outcome; changes.len()];
     }
-    let by =
-        changes.iter().filter_map(|change| change.target.point.write.as_ref()).filter_map(|w| leave.deadline(w)).min();
-    let mut outcomes = write(desk, changes, &planned, by).await;
-    for ((change, (planned, exponent)), outcome) in changes.iter().zip(&planned).zip(&mut outcomes) {
-        if matches!(outcome, Outcome::Written { .. }) {
-            *outcome = look(desk, &change.target, planned, *exponent).await;
-        }
+    let allowed = changes.iter().filter_map(|change| Some(change.target.point.write.as_ref()?.expires));
+    let by = allowed.min().and_then(|expires| leave.deadline(expires));
+    let mut outcomes = Vec::with_capacity(changes.len());
+    let written = write(desk, changes, &planned, by).await;
+    for ((change, (planned, exponent)), (outcome, back)) in changes.iter().zip(&planned).zip(written) {
+        outcomes.push(match (outcome, back) {
+            (Outcome::Written { .. }, Some(reply)) => confirm(desk, &change.target, (planned, *exponent), reply).await,
+            (Outcome::Written { .. }, None) => look(desk, &change.target, planned, *exponent).await,
+            (other, _) => other,
+        });
     }
     outcomes
 }
@@ -72,33 +79,42 @@ async fn judge(bus: &Bus, change: &Change, leave: &Leave<'_>) -> Result<(Planned
     let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
     let point = &change.target.point;
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
-    leave.in_time(write).map_err(refused)?;
+    leave.in_time(write.expires).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
     let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
     let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
     Ok((planned, exponent))
 }
 
+/// What became of each, and what the point's own registers held right behind it, where that was read in the same transaction.
 /// After the first request that fails, nothing more is written. What has begun in time is brought to its end.
 async fn write(
     desk: &Desk,
     changes: &[Change],
     planned: &[(Planned, Option<i32>)],
     by: Option<Instant>,
-) -> Vec<Outcome> {
-    let mut outcomes =
-        vec![Outcome::Refused("not written: an earlier one of the batch failed".to_owned()); changes.len()];
+) -> Vec<(Outcome, Option<Reply>)> {
+    let untried = || Outcome::Refused("not written: an earlier one of the batch failed".to_owned());
+    let mut outcomes: Vec<(Outcome, Option<Reply>)> = changes.iter().map(|_| (untried(), None)).collect();
     let Some(first) = changes.first() else { return outcomes };
+    let device = &first.target.device;
     let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
-    for (kind, places) in batch::merged(&kinds, Limits::of(&first.target.device)) {
+    for (kind, places) in batch::merged(&kinds, Limits::of(device)) {
+        let is_verified = changes[places.clone()].iter().all(|change| verifies(&change.target));
+        let kind = if is_verified && device.functions.knows(READ_WRITE) { both::of(kind) } else { kind };
+        let start = both::start(&kind);
         let by = by.filter(|_| places.start == 0);
-        let written = desk.bus.write_by(WriteRequest { unit: first.target.device.unit_id, kind }, by).await;
-        let outcome = match &written {
-            Ok(_) => Outcome::Written { verified: None },
-            Err(BusError::TooLate) => Outcome::Refused(Refusal::TooLate.to_string()),
-            Err(error) => Outcome::Failed(words_of(error)),
-        };
-        outcomes[places].fill(outcome);
+        let written = desk.bus.write_by(WriteRequest { unit: device.unit_id, kind }, by).await;
+        for place in places {
+            outcomes[place] = match (&written, start) {
+                (Ok(reply), Some(start)) => {
+                    (Outcome::Written { verified: None }, both::part(reply, start, &changes[place].target))
+                }
+                (Ok(_), None) => (Outcome::Written { verified: None }, None),
+                (Err(BusError::TooLate), _) => (Outcome::Refused(Refusal::TooLate.to_string()), None),
+                (Err(error), _) => (Outcome::Failed(words_of(error)), None),
+            };
+        }
         if written.is_err() {
             break;
         }
@@ -106,9 +122,26 @@ async fn write(
     outcomes
 }
 
+fn verifies(target: &Target) -> bool {
+    target.point.write.as_ref().is_some_and(|write| write.verify)
+}
+
+/// What a read/write has read is as good as a read. Where it shows another value, a read decides: a device may need a moment.
+async fn confirm(desk: &Desk, target: &Target, (planned, exponent): (&Planned, Option<i32>), back: Reply) -> Outcome {
+    if let Source::Wire(wire) = &target.point.source
+        && let (words, Ok(value)) = understood(wire, back.data.clone(), exponent)
+        && words == planned.words
+        && decode::judge(target.point.range.as_deref(), &value).is_ok()
+    {
+        tell(desk, &target.point, &Ok(value.clone()), back.arrived).await;
+        return Outcome::Written { verified: Some(value) };
+    }
+    look(desk, target, planned, exponent).await
+}
+
 /// Reads back what was written, where that is wanted; the house learns what the device holds in any case.
 async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<i32>) -> Outcome {
-    if !target.point.write.as_ref().is_some_and(|write| write.verify) {
+    if !verifies(target) {
         if desk.orders.send(Order::Read(vec![target.point.id])).await.is_err() {
             tracing::debug!("the line is being made anew, and begins with reading everything");
         }
@@ -164,10 +197,15 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     let Source::Wire(wire) = &point.source else { return Err(BusError::ShutDown) };
     let request = ReadRequest { unit: target.device.unit_id, table: wire.table, range: wire.range };
     let reply = desk.bus.read_next(request).await?;
-    let taken = time::stamp_of(reply.arrived);
     let (words, value) = understood(wire, reply.data, exponent);
     let value = value.and_then(|value| decode::judge(point.range.as_deref(), &value).map(|()| value));
-    let sample = match &value {
+    tell(desk, point, &value, reply.arrived).await;
+    Ok((words, value))
+}
+
+async fn tell(desk: &Desk, point: &Point, value: &Result<Value, Reason>, arrived: Instant) {
+    let taken = time::stamp_of(arrived);
+    let sample = match value {
         Ok(value) => Sample::good(point.id, value.clone(), taken),
         Err(reason) => Sample::bad(point.id, *reason, taken),
     };
@@ -176,7 +214,6 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     {
         tracing::debug!("publish has ended, nobody wants the sample");
     }
-    Ok((words, value))
 }
 
 fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i32>) -> Found {
@@ -192,7 +229,7 @@ fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i3
             let value = decode::decode(wire, Words::Bits(&bits), exponent);
             (bits.into_iter().map(u16::from).collect(), value)
         }
-        Data::Written => (Vec::new(), Err(Reason::Crc)),
+        Data::Written | Data::Objects(_) => (Vec::new(), Err(Reason::Crc)),
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bus::WriteKind;
 use crate::command::answer::Outcome;
 use crate::command::answer::value_json;
 use crate::command::audit::Asked;
@@ -17,13 +16,15 @@ use crate::command::audit::Cause;
 use crate::command::audit::Draft;
 use crate::command::audit::Who;
 use crate::command::audit::Writ;
+use crate::command::raw;
+use crate::command::raw::Raw;
 use crate::command::request;
 use crate::command::request::Age;
 use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
+use crate::config::plant::Line;
 use crate::config::plant::Plant;
-use crate::config::plant::Write;
 use crate::message::Message;
 use crate::time;
 
@@ -42,13 +43,21 @@ pub(super) struct Record {
 impl Record {
     /// Of a command that was understood.
     pub(super) fn new(message: &Message, id: Option<&String>, plant: &Plant, changes: &[Change]) -> Self {
-        Self::of(Draft { id: id.cloned(), ..of_message(message) }, plant, changes)
+        Self::of(asked(message, id), plant, changes)
     }
 
     /// Of a write of the gateway's own, because of what `who` says.
     pub(super) fn own(who: &str, plant: &Plant, change: &Change) -> Self {
         let draft = Draft { cause: Cause::FailSafe, why: Some(who.to_owned()), ..Draft::default() };
         Self::of(draft, plant, std::slice::from_ref(change))
+    }
+
+    /// Of raw access to a line.
+    pub(super) fn raw(draft: Draft, line: &Line, raw: &Raw) -> Self {
+        let asked = vec![Asked { raw: raw.words(), ..Asked::default() }];
+        let (line, unit_id) = (Some(line.name.to_string()), Some(raw.unit.get()));
+        let draft = Draft { cause: Cause::Raw, line, unit_id, asked, ..draft };
+        Self { draft, writ: None, is_known: false }
     }
 
     fn of(draft: Draft, plant: &Plant, changes: &[Change]) -> Self {
@@ -71,8 +80,8 @@ impl Record {
     /// The same for the same values of the same points, within this run.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for asked in &self.draft.asked {
-            (&asked.point, asked.value.to_string()).hash(&mut hasher);
+        for (point, what) in self.draft.asked.iter().map(Asked::essence) {
+            (point, what).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -89,10 +98,21 @@ impl Record {
     }
 }
 
+/// What is known of any command.
+pub(super) fn asked(message: &Message, id: Option<&String>) -> Draft {
+    Draft { id: id.cloned(), ..of_message(message) }
+}
+
+/// What is known of what somebody asks at the gateway itself.
+pub(super) fn at_the_gateway(who: &str) -> Draft {
+    Draft { from: Who { local: Some(who.to_owned()), ..Who::default() }, ..Draft::default() }
+}
+
 /// Of a command that was not understood.
 pub(super) fn unread(message: &Message, id: Option<String>) -> Draft {
     let words = String::from_utf8_lossy(&message.payload).chars().take(WORDS).collect();
-    Draft { payload: Some(words), id, ..of_message(message) }
+    let cause = if message.topic.as_str().ends_with("/$modbus") { Cause::Raw } else { Cause::Command };
+    Draft { cause, payload: Some(words), id, ..of_message(message) }
 }
 
 fn of_message(message: &Message) -> Draft {
@@ -105,9 +125,36 @@ pub(super) struct Term {
     /// When it came.
     pub(super) came: Instant,
     /// As the payload says.
-    pub(super) expires_us: Option<i64>,
+    expires_us: Option<i64>,
     /// As the message says (MQTT 5, 3.3.2.3.3), counted from when it came.
-    pub(super) lives: Option<Duration>,
+    lives: Option<Duration>,
+}
+
+impl Term {
+    /// Of a message.
+    pub(super) fn of(message: &Message, came: Instant, expires_us: Option<i64>) -> Self {
+        let lives = message.properties.as_deref().and_then(|properties| properties.expiry);
+        Self { came, expires_us, lives: lives.map(|s| Duration::from_secs(u64::from(s))) }
+    }
+
+    /// Of what comes by no message.
+    pub(super) const fn own(came: Instant) -> Self {
+        Self { came, expires_us: None, lives: None }
+    }
+
+    /// Whether it may still be done, at this moment, if nothing may wait for longer than that.
+    pub(super) fn in_time(self, expires: Duration) -> Result<(), Refusal> {
+        let Self { came, expires_us, lives } = self;
+        request::in_time(Age { expires_us, lives, waited: came.elapsed() }, expires, time::now().wall_us)
+    }
+
+    fn deadline(self, expires: Duration) -> Instant {
+        let Self { came, expires_us, lives } = self;
+        let until_us = expires_us.map(|at| at.saturating_sub(time::now().wall_us));
+        let by_text = until_us.map(|left| Instant::now() + Duration::from_micros(u64::try_from(left).unwrap_or(0)));
+        let least = came + lives.map_or(expires, |lives| lives.min(expires));
+        by_text.map_or(least, |by| by.min(least))
+    }
 }
 
 /// What a write needs before its first byte.
@@ -125,22 +172,13 @@ impl Leave<'_> {
     }
 
     /// Whether it may still be done, at this moment.
-    pub(super) fn in_time(&self, write: &Write) -> Result<(), Refusal> {
-        let Term { came, expires_us, lives } = self.term;
-        let waited = if self.grows_old() { came.elapsed() } else { Duration::ZERO };
-        request::in_time(Age { expires_us, lives, waited }, write, time::now().wall_us)
+    pub(super) fn in_time(&self, expires: Duration) -> Result<(), Refusal> {
+        if self.grows_old() { self.term.in_time(expires) } else { Ok(()) }
     }
 
     /// After this moment its first byte must not be sent.
-    pub(super) fn deadline(&self, write: &Write) -> Option<Instant> {
-        if !self.grows_old() {
-            return None;
-        }
-        let Term { came, expires_us, lives } = self.term;
-        let until_us = expires_us.map(|at| at.saturating_sub(time::now().wall_us));
-        let by_text = until_us.map(|left| Instant::now() + Duration::from_micros(u64::try_from(left).unwrap_or(0)));
-        let least = came + lives.map_or(write.expires, |lives| lives.min(write.expires));
-        Some(by_text.map_or(least, |by| by.min(least)))
+    pub(super) fn deadline(&self, expires: Duration) -> Option<Instant> {
+        self.grows_old().then(|| self.term.deadline(expires))
     }
 
     /// Puts it down, and looks at the time again: the disk may have taken some.
@@ -150,8 +188,14 @@ impl Leave<'_> {
         planned: &[(Planned, Option<i32>)],
     ) -> Result<(), Outcome> {
         for (asked, (planned, _)) in self.record.draft.asked.iter_mut().zip(planned) {
-            asked.raw = raw(&planned.kind);
+            asked.raw = raw::written(&planned.kind);
         }
+        let expires = changes.iter().filter_map(|change| Some(change.target.point.write.as_ref()?.expires)).min();
+        self.begin_raw(expires.unwrap_or(Duration::MAX)).await
+    }
+
+    /// The same, where what is written is said already.
+    pub(super) async fn begin_raw(&mut self, expires: Duration) -> Result<(), Outcome> {
         match self.audit.begin(self.record.draft.clone()).await {
             Ok(writ) => self.record.writ = Some(writ),
             Err(unrecorded) => {
@@ -159,41 +203,6 @@ impl Leave<'_> {
                 return Err(Outcome::Later(unrecorded.to_string()));
             }
         }
-        for write in changes.iter().filter_map(|change| change.target.point.write.as_ref()) {
-            self.in_time(write).map_err(|refusal| Outcome::Refused(refusal.to_string()))?;
-        }
-        Ok(())
-    }
-}
-
-/// What that is in the device.
-fn raw(kind: &WriteKind) -> String {
-    let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(" ");
-    let word = |on: &bool| if *on { "on" } else { "off" };
-    match kind {
-        WriteKind::Coil { address, on } => format!("coil {address} = {}", word(on)),
-        WriteKind::Coils { address, values } => {
-            format!("coil {address} = {}", list(&mut values.iter().map(|on| word(on).to_owned())))
-        }
-        WriteKind::Register { address, value } => format!("holding {address} = {value}"),
-        WriteKind::Registers { address, values } => {
-            format!("holding {address} = {}", list(&mut values.iter().map(ToString::to_string)))
-        }
-        WriteKind::Mask { address, and, or } => format!("holding {address} = old & {and:#06x} | {or:#06x}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_goes_to_the_device_is_said_in_its_own_terms() {
-        let coils = WriteKind::Coils { address: 7, values: vec![true, false] };
-        let registers = WriteKind::Registers { address: 10, values: vec![1, 65535] };
-        let mask = WriteKind::Mask { address: 5, and: 0xFFFE, or: 1 };
-        let said = [coils, registers, mask, WriteKind::Register { address: 1, value: 2 }].map(|kind| raw(&kind));
-        let want = ["coil 7 = on off", "holding 10 = 1 65535", "holding 5 = old & 0xfffe | 0x0001", "holding 1 = 2"];
-        assert_eq!(said, want);
+        self.in_time(expires).map_err(|refusal| Outcome::Refused(refusal.to_string()))
     }
 }

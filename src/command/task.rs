@@ -6,7 +6,6 @@ mod own;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -21,9 +20,12 @@ use crate::command::answered::Known;
 use crate::command::audit::Audit;
 use crate::command::audit::Earlier;
 use crate::command::cause::Cause;
+use crate::command::commission;
 use crate::command::failsafe;
 use crate::command::failsafe::Door;
 use crate::command::perform;
+use crate::command::raw;
+use crate::command::raw::Raw;
 use crate::command::record;
 use crate::command::record::Leave;
 use crate::command::record::Record;
@@ -46,6 +48,7 @@ use crate::message::Retain;
 use crate::point::PointId;
 use crate::sample::Value;
 use crate::topic::Qos;
+use crate::topic::RAW;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
@@ -71,6 +74,8 @@ enum Work {
     Batch(Vec<Change>),
     Get(Target),
     Act(Arc<Device>, Vec<PointId>, Action),
+    /// On a line, by its name.
+    Raw(Arc<str>, Raw),
 }
 
 /// Whether a command was heard of before.
@@ -184,7 +189,7 @@ impl CommandTask {
             self.forget(&message).await;
         }
         let payload = answer::payload(&Outcome::Refused(refusal.to_string()), id.as_deref(), came);
-        if message.topic.as_str().ends_with("/set") {
+        if ["/set", "/$modbus"].iter().any(|asks| message.topic.as_str().ends_with(asks)) {
             self.audit.note(record::unread(&message, id), &payload);
         }
         answer::tell(&self.answers, &message, &payload).await;
@@ -205,6 +210,13 @@ impl CommandTask {
         let topic = message.topic.as_str();
         let rest = topic.strip_prefix(&*self.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
         let levels: Vec<&str> = rest.split('/').collect();
+        if let [line, RAW] = levels[..] {
+            let refused = |refused: &Refused| {
+                let (who, reason) = (commission::who(message.from.as_deref()), &refused.1);
+                tracing::info!(line, who, %reason, "raw access refused");
+            };
+            return self.raw(line, message, came).inspect_err(refused);
+        }
         let unknown = || (None, Refusal::UnknownPoint(topic.to_owned()));
         let whole = levels.first().and_then(|device| Whole::named(&self.plant, device));
         let whole = whole.ok_or_else(|| match levels.as_slice() {
@@ -227,16 +239,44 @@ impl CommandTask {
         let record = match &work {
             Work::Set(change) => Some(Record::new(message, id.as_ref(), &self.plant, std::slice::from_ref(change))),
             Work::Batch(changes) => Some(Record::new(message, id.as_ref(), &self.plant, changes)),
-            Work::Get(_) | Work::Act(..) => None,
+            Work::Get(_) | Work::Act(..) | Work::Raw(..) => None,
         };
-        let lives = message.properties.as_deref().and_then(|properties| properties.expiry);
-        let term = Term { came, expires_us, lives: lives.map(|s| Duration::from_secs(u64::from(s))) };
+        let term = Term::of(message, came, expires_us);
         Ok(Job {
             line,
             work,
             id,
             message: message.clone(),
             term,
+            record,
+            cause: Cause::Asked,
+            asked: Asked::First,
+            before: None,
+        })
+    }
+}
+
+impl CommandTask {
+    fn raw(&self, name: &str, message: &Message, came: Instant) -> Result<Job, Refused> {
+        let line = self.plant.lines.iter().find(|line| *line.name == *name);
+        let line = line.ok_or_else(|| (None, Refusal::UnknownLine(name.to_owned())))?;
+        let (fields, id, expires_us) = request::parse_raw(&message.payload).map_err(|refusal| (None, refusal))?;
+        let refuse = |refusal| (id.clone(), refusal);
+        if !line.raw_access {
+            return Err(refuse(Refusal::RawOff(name.to_owned())));
+        }
+        // The broker and the bridge have judged who may; what came by neither has been judged by nobody.
+        if message.from.is_none() {
+            return Err(refuse(Refusal::RawNobody));
+        }
+        let raw = raw::understand(&fields, line).map_err(|unfit| refuse(Refusal::Raw(unfit.to_string())))?;
+        let record = (!raw.is_read()).then(|| Record::raw(record::asked(message, id.as_ref()), line, &raw));
+        Ok(Job {
+            line: usize::from(line.id.0),
+            work: Work::Raw(Arc::clone(&line.name), raw),
+            id,
+            message: message.clone(),
+            term: Term::of(message, came, expires_us),
             record,
             cause: Cause::Asked,
             asked: Asked::First,
@@ -435,6 +475,10 @@ async fn perform_at(desk: &Seat, job: &mut Job, audit: &Audit) -> Outcome {
         (Work::Batch(changes), Some(mut leave)) => perform::batch(&desk, changes, &mut leave).await,
         (Work::Get(target), _) => perform::get(&desk, target).await,
         (Work::Act(device, points, action), _) => perform::act(&desk, device, points, *action).await,
+        (Work::Raw(line, raw), leave) => {
+            let who = commission::who(job.message.from.as_deref());
+            commission::perform(&desk, (line, raw), (term, leave), &who).await
+        }
         (Work::Set(_) | Work::Batch(_), None) => unreachable!("what asks to write has a record from the beginning"),
     }
 }

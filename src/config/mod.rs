@@ -4,6 +4,7 @@
 pub mod certificate;
 mod check;
 pub mod failsafe;
+pub mod functions;
 mod load;
 mod loops;
 mod node;

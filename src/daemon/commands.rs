@@ -50,7 +50,7 @@ pub(super) fn links(group: &Group, panics: &Panics, plant: &Plant) -> failsafe::
 }
 
 async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util::sync::CancellationToken) {
-    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
+    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command", "+/$modbus"].map(|levels| {
         let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
     });

@@ -132,5 +132,5 @@ async fn run_line(
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
-    supervise::mirrored(status, board, both).await;
+    Box::pin(supervise::mirrored(status, board, both)).await;
 }

@@ -45,6 +45,7 @@ mod intake;
 mod ledger;
 mod lines;
 mod memory;
+mod modbus;
 mod stats;
 mod upstreams;
 mod watchdog;
@@ -196,6 +197,7 @@ impl Daemon {
         let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
         memory.start(&groups.services, &panics);
         let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
+        let modbus = modbus::verb(&plant, &desks, &audit);
         let eyes = Eyes { upstreams: upstreams.clone(), broker: broker.status(), lines: lines.clone() };
         let links = commands::links(&groups.services, &panics, &plant);
         let fail_safes = links.status.subscribe();
@@ -224,7 +226,7 @@ impl Daemon {
         }
         if let Some(control) = control {
             let control = control.with(desk::verbs(&accounts, &spool)).with(clients::verbs(&broker));
-            let control = control.with(vec![audit::verb(&audit)]);
+            let control = control.with(vec![audit::verb(&audit), modbus]);
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         Ok(Running { board, broker, spool, spool_thread, audit, groups, fatal: fatal_named, tap, ready })

@@ -143,7 +143,11 @@ impl World {
     }
 
     /// The same as somebody.
-    pub(super) fn connect_as(&mut self, bytes: &[u8], guest: Guest) -> usize {
+    pub(super) fn join_as(&mut self, hello: Hello<'_>, guest: Guest) -> usize {
+        self.connect_as(&hello.bytes(), guest)
+    }
+
+    fn connect_as(&mut self, bytes: &[u8], guest: Guest) -> usize {
         let mut decoder = Decoder::new(4096);
         let packet = decoder.next(&mut BytesMut::from(bytes));
         let Ok(Some(Packet::Connect(connect))) = packet else { panic!("{packet:?}") };

@@ -40,6 +40,9 @@ pub struct Who {
     /// The upstream it came down from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
+    /// Who asked at the gateway itself, through its control socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
 }
 
 impl Who {
@@ -52,14 +55,14 @@ impl Who {
                 client: Some(client_id.to_string()),
                 user: user.as_ref().map(ToString::to_string),
                 peer: Some(peer.to_string()),
-                upstream: None,
+                ..Self::default()
             },
         }
     }
 
     /// Whether a person who looks for `name` means this one.
     pub fn is(&self, name: &str) -> bool {
-        [&self.client, &self.user, &self.upstream].into_iter().any(|own| own.as_deref() == Some(name))
+        [&self.client, &self.user, &self.upstream, &self.local].into_iter().any(|own| own.as_deref() == Some(name))
     }
 }
 
@@ -76,6 +79,14 @@ pub struct Asked {
     /// What that is in the device: `holding 101 = 75`. Empty when it was never worked out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub raw: String,
+}
+
+impl Asked {
+    /// What is alike where the same is asked again.
+    pub(in crate::command) fn essence(&self) -> (&str, String) {
+        let what = if self.point.is_empty() { self.raw.clone() } else { self.value.to_string() };
+        (&self.point, what)
+    }
 }
 
 /// What is known of a write before its outcome.
@@ -120,8 +131,7 @@ impl Draft {
 
     /// Whether both ask for the same.
     pub(super) fn asks_like(&self, other: &Self) -> bool {
-        let asked = |draft: &Self| draft.asked.iter().map(|a| (a.point.clone(), a.value.clone())).collect::<Vec<_>>();
-        asked(self) == asked(other)
+        self.asked.iter().map(Asked::essence).eq(other.asked.iter().map(Asked::essence))
     }
 }
 

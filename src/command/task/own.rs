@@ -56,7 +56,7 @@ impl CommandTask {
         let line = usize::from(whole.device.line.0);
         let change = Change { target, value: own.value.clone() };
         let record = Some(Record::own(&own.who, &self.plant, &change));
-        let term = Term { came: Instant::now(), expires_us: None, lives: None };
+        let term = Term::own(Instant::now());
         let cause = Cause::FailSafe { who: Arc::clone(&own.who), look: own.look };
         Some((
             line,
