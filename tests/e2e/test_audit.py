@@ -124,13 +124,13 @@ def test_the_oldest_entries_go_when_the_file_has_its_size(make_gateway, begin, w
     gateway, _ = site(make_gateway, begin, port, "audit: {max_size: 256KiB}")
     gateway.start()
     near = witness(port, "plant/#")
-    count = 700
+    count = 400
     for n in range(count):
         assert answered(near, "plant/chiller/set", {"writes": [{"point": "mode", "value": n}]})["result"] == "written"
     status = gateway.status()["audit"]
     assert status["disk_bytes"] <= 256 * 1024 and not status["error"], status
     entries = [e for e in trail(gateway, "--last", "5000") if e["outcome"]["result"] == "written"]
-    values = [e["asked"][0]["value"] for e in entries if e["topic"] == "plant/chiller/set"]
+    values = [e["asked"][0]["value"] for e in entries if e.get("topic") == "plant/chiller/set"]
     assert values[-1] == count - 1 and 100 < len(values) < count, len(values)
     assert values == list(range(count - len(values), count)), "the newest, without a hole"
 
@@ -152,7 +152,7 @@ def test_a_disk_that_fails_holds_up_no_write_and_is_said_and_the_trail_is_made_g
     assert answered(near, MODE, {"value": 2, "id": "b"})["time"] == quick["time"], "an id is known all the same"
     disk.mend()
     eventually(lambda: not gateway.status()["audit"]["error"], hoped="the disk is used again")
-    values = [e["asked"][0]["value"] for e in trail(gateway) if e["topic"] == MODE and e["outcome"]["result"] == "written"]
+    values = [e["asked"][0]["value"] for e in trail(gateway) if e.get("topic") == MODE and e["outcome"]["result"] == "written"]
     assert values == [1, 2], values
 
 
