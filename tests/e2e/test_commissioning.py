@@ -238,7 +238,7 @@ def test_a_raw_write_and_a_refused_one_stand_in_the_audit_trail_with_who_asked(m
     ask(near, unit=5, function=3, address=1, count=1)
     ask(near, "refused", unit=5, function=6, address=70_000, values=[1])
     ask(near, "refused", **{**write, "values": [1, 2]})
-    gateway.kill()
+    gateway.stop()
     gateway.start()
     peer.put(5, 1, [1])
     heard = near.total
