@@ -20,6 +20,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod database;
 pub mod decode;
 pub mod demo;
 pub mod formula;

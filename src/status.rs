@@ -326,6 +326,26 @@ impl Ledger {
     }
 }
 
+/// The audit trail, written by its thread when something changed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct AuditStatus {
+    /// Entries on disk.
+    pub entries: u64,
+    /// Bytes on disk, WAL included.
+    pub disk_bytes: u64,
+    /// Entries that wait in memory for a disk that cannot be written.
+    pub waiting: u64,
+    /// Entries lost because too many waited.
+    pub lost: u64,
+    /// Refused commands that came too fast to be kept one by one.
+    pub left_out: u64,
+    /// Which damaged file was set aside under which name, in words, if that happened since the start.
+    pub set_aside: Option<String>,
+    /// Why the disk cannot be used right now, in words.
+    pub error: Option<String>,
+}
+
 /// A point's fail-safe, written by the task that minds them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct FailSafeStatus {
@@ -464,6 +484,9 @@ pub struct Snapshot {
     pub upstreams: Vec<UpstreamStatus>,
     /// Store and forward.
     pub spool: SpoolStatus,
+    /// The audit trail.
+    #[serde(default)]
+    pub audit: AuditStatus,
     /// The broker.
     pub broker: BrokerStatus,
     /// Fail-safes, in order of the points.
@@ -492,6 +515,8 @@ pub struct Parts {
     pub upstreams: Vec<tokio::sync::watch::Receiver<UpstreamStatus>>,
     /// Store and forward.
     pub spool: tokio::sync::watch::Receiver<SpoolStatus>,
+    /// The audit trail.
+    pub audit: tokio::sync::watch::Receiver<AuditStatus>,
     /// The broker.
     pub broker: tokio::sync::watch::Receiver<BrokerStatus>,
     /// Fail-safes.
@@ -519,6 +544,7 @@ impl Board {
             publish: *parts.publish.borrow(),
             upstreams: parts.upstreams.iter().map(|u| u.borrow().clone()).collect(),
             spool: parts.spool.borrow().clone(),
+            audit: parts.audit.borrow().clone(),
             broker: parts.broker.borrow().clone(),
             fail_safes: parts.fail_safes.borrow().clone(),
             panics: parts.panics.borrow().clone(),

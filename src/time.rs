@@ -24,7 +24,7 @@ impl Stamp {
     }
 }
 
-/// Both clocks now. Follows tokio's paused clock in tests (the monotonic part).
+/// Both clocks now. Both follow tokio's paused clock in tests.
 pub fn now() -> Stamp {
     stamp_of(Instant::now())
 }
@@ -90,7 +90,23 @@ fn anchor() -> Instant {
     *ANCHOR.get_or_init(Instant::now)
 }
 
+/// Under a paused clock the wall clock stands still with it, so that a test can wait for a wall time. The next runtime of the
+/// same test may begin before the moment to which the first one had advanced.
+#[cfg(test)]
 fn wall_us() -> i64 {
+    static FIRST: OnceLock<(Instant, i64)> = OnceLock::new();
+    let now = Instant::now();
+    let (first, wall_us) = FIRST.get_or_init(|| (now, read_wall_us()));
+    let span = |from: Instant, to: Instant| i64::try_from((to - from).as_micros()).unwrap_or(i64::MAX);
+    if now < *first { wall_us - span(now, *first) } else { wall_us + span(*first, now) }
+}
+
+#[cfg(not(test))]
+fn wall_us() -> i64 {
+    read_wall_us()
+}
+
+fn read_wall_us() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(d) => i64::try_from(d.as_micros()).unwrap_or(i64::MAX),
         Err(e) => -i64::try_from(e.duration().as_micros()).unwrap_or(i64::MAX),

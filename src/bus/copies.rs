@@ -134,6 +134,11 @@ impl Copies {
         *proven = (digest(asked.unit(), pdu), proven.1.saturating_add(1));
     }
 
+    /// The shortest time this unit has taken to answer, of late.
+    pub(super) fn quickest(&self, unit: u8) -> Option<Duration> {
+        self.units.get(&unit).filter(|u| !u.slowest.is_zero()).map(|u| u.quickest)
+    }
+
     /// How long to go on listening after something doubtful: if it was a copy, the answer follows within this time.
     pub(super) fn patience(&self, unit: u8, now: Instant) -> Duration {
         let slowest = self.units.get(&unit).map_or(Duration::ZERO, |u| u.slowest);

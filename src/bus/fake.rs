@@ -49,6 +49,34 @@ pub(crate) fn bus(mut answer: impl FnMut(Asked) -> (Duration, Result<Data, BusEr
     Bus { urgent, reads, retries: 0, status: seen, tap: Tap::default() }
 }
 
+/// A handle whose writes and reads on demand go to `answer` as unit and PDU, one after the other; each takes as long as it says,
+/// and only then is it done. Reads of a poll wait for ever. Nothing is tried again.
+pub(crate) fn urgent<Done>(mut answer: impl FnMut(u8, Vec<u8>) -> (Duration, Done) + Send + 'static) -> Bus
+where
+    Done: FnOnce() -> Result<Data, BusError> + Send + 'static,
+{
+    let (urgent, mut queue) = mpsc::channel::<Job>(4);
+    let (reads, waiting) = mpsc::channel(4);
+    let (_, status) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
+    tokio::spawn(async move {
+        let _waiting = waiting;
+        while let Some(job) = queue.recv().await {
+            if job.done.is_closed() {
+                continue;
+            }
+            if job.turn.is_over() {
+                let _ = job.done.send(Err(BusError::TooLate));
+                continue;
+            }
+            let (took, done) = answer(job.ask.unit, job.ask.pdu());
+            tokio::time::sleep(took).await;
+            let reply = done().map(|data| Reply { data, arrived: Instant::now(), turnaround: took.min(THINKS) });
+            let _ = job.done.send(reply);
+        }
+    });
+    Bus { urgent, reads, retries: 0, status, tap: Tap::default() }
+}
+
 fn asked(job: &Job) -> Asked {
     let pdu = job.ask.pdu();
     let word = |at: usize| u16::from_be_bytes([pdu[at], pdu[at + 1]]);

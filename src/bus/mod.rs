@@ -81,6 +81,9 @@ pub enum BusError {
     /// A Modbus exception; also 2 or 3 for a request over the standard's limits, which is never sent.
     #[error("refused: exception {0}")]
     Refused(u8),
+    /// A write whose time had passed when it was its turn: nothing was sent.
+    #[error("too late")]
+    TooLate,
     /// The task has ended.
     #[error("shut down")]
     ShutDown,
@@ -97,7 +100,7 @@ impl BusError {
             }
             Self::Garbled(Garble::Crc) => Some(Duration::ZERO),
             Self::Refused(4 | 5 | 6 | 0x0B) => Some(BUSY_PAUSE),
-            Self::Refused(_) | Self::LineDown(_) | Self::ShutDown => None,
+            Self::Refused(_) | Self::LineDown(_) | Self::TooLate | Self::ShutDown => None,
         }
     }
 }
@@ -151,6 +154,8 @@ struct Turn {
     tries_left: u8,
     /// Of a write of a part of a register: what may have to be asked behind it, in the same slot.
     bits: Option<Bits>,
+    /// Not to be sent after this.
+    by: Option<Instant>,
 }
 
 struct Job {
@@ -239,9 +244,15 @@ impl Bus {
 
     /// Goes next after the transaction in flight.
     pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
+        self.write_by(request, None).await
+    }
+
+    /// The same, but not after that moment: where the transaction in flight took too long nothing is sent
+    /// ([`BusError::TooLate`]), and what was sent in time and not answered is not sent again.
+    pub async fn write_by(&self, request: WriteRequest, by: Option<Instant>) -> Result<Reply, BusError> {
         let bits = Bits::of(&request);
         let ask = bits.as_ref().map_or_else(|| Ask::write(request), Bits::first).map_err(BusError::Refused)?;
-        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries, bits }).await
+        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries, bits, by }).await
     }
 
     /// What passes from now on, or from as far back as is remembered; a reader too slow loses the oldest and is told.
@@ -263,8 +274,12 @@ impl Bus {
 }
 
 impl Turn {
+    fn is_over(self) -> bool {
+        self.by.is_some_and(|by| Instant::now() > by)
+    }
+
     const fn read(tries_left: u8) -> Self {
-        Self { is_read: true, tries_left, bits: None }
+        Self { is_read: true, tries_left, bits: None, by: None }
     }
 }
 
@@ -315,15 +330,24 @@ impl BusTask {
 
     /// A read that is to be tried again lets waiting writes go first; a write keeps its place, for the order of writes counts.
     async fn serve(&mut self, mut job: Job, cancelled: &CancellationToken) {
+        if job.turn.is_over() {
+            let _ = job.done.send(Err(BusError::TooLate));
+            return;
+        }
         self.take_known_way(&mut job);
         while !job.done.is_closed() && !cancelled.is_cancelled() {
             let result = self.once(&job.ask).await;
             self.tell();
             if self.goes_on(&mut job, &result) {
+                // Until now nothing has been written.
+                if job.turn.is_over() {
+                    let _ = job.done.send(Err(BusError::TooLate));
+                    return;
+                }
                 continue;
             }
             let heals = result.as_ref().err().and_then(|e| e.heals_after(self.line.timeout)).is_some();
-            if job.turn.tries_left == 0 || !heals {
+            if job.turn.tries_left == 0 || !heals || job.turn.is_over() {
                 // The asker may have gone meanwhile; then nobody misses the answer.
                 let _ = job.done.send(result);
                 return;

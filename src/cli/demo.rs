@@ -63,6 +63,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1,
         "m" | "min" => 60,
         "h" => 3600,
+        "d" => 86_400,
         other => return Err(format!("`{other}` is no unit of time: write 75s, 5m or 1h")),
     };
     Ok(Duration::from_secs(number.saturating_mul(seconds)))

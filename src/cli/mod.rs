@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+mod audit;
 mod bench;
 mod check;
 mod clients;
@@ -87,6 +88,8 @@ enum Command {
     Forget(forget::Arguments),
     /// Show what became of each point's readings: suppressed, published, failed
     Ledger(ledger::Arguments),
+    /// Show who wrote what to which machine, and what came of it
+    Audit(audit::Arguments),
     /// Show, export or clear what waits for the cloud
     Spool(spool::Arguments),
     /// Show what passes, or has passed, on a line of the running gateway
@@ -139,6 +142,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Topics(args) => topics::run(&args),
         Command::Forget(args) => forget::run(&args),
         Command::Ledger(args) => ledger::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Modbus(args) => modbus::run(&args),

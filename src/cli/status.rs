@@ -351,6 +351,9 @@ fn account(now: &Snapshot) -> String {
     if let Some(error) = &s.error {
         out.push_str(&format!("          the disk cannot be written: {error}\n"));
     }
+    if let Some(error) = &now.audit.error {
+        out.push_str(&format!("audit     cannot be written: {error}\n"));
+    }
     out.push_str(&format!(
         "broker    {} · {} clients, {} sessions away, {} retained, {} in, {} out, {} dropped\n",
         b.listeners.join(", "),

@@ -33,6 +33,8 @@ pub(super) enum Outcome {
     Failed(String),
     /// Confirmed by the device, which shows this all the same.
     Differs(Value),
+    /// It was begun in an earlier run, nobody knows what came of it, and it is not done again.
+    Unknown(String),
     /// What came of a raw request, in a word and in full.
     Raw { word: &'static str, body: Json },
     /// Several writes, by the names of their points.
@@ -48,6 +50,7 @@ impl Outcome {
             Self::Done => "done",
             Self::Refused(_) | Self::Later(_) => "refused",
             Self::Failed(_) | Self::Differs(_) | Self::Read(Err(_)) => "failed",
+            Self::Unknown(_) => "unknown",
             Self::Raw { word, .. } => word,
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
@@ -61,7 +64,9 @@ impl Outcome {
         match self {
             Self::Written { .. } | Self::Read(Ok(_)) | Self::Done | Self::Raw { .. } | Self::Batch(_) => None,
             Self::Read(Err(reason)) => Some(reason.to_string()),
-            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => Some(reason.clone()),
+            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) | Self::Unknown(reason) => {
+                Some(reason.clone())
+            }
             Self::Differs(value) => Some(format!("verify: the device shows {value}")),
         }
     }

@@ -1,5 +1,5 @@
-//! Sees raw requests done, whoever asked, and leaves word in the log of who it was. Reads and writes take the same way as those of
-//! points: next after the transaction in flight.
+//! Sees raw requests done, whoever asked, and leaves word in the log of who it was; writes stand in the audit trail as well. They take
+//! the same way as those of points: next after the transaction in flight.
 
 use std::time::Duration;
 
@@ -13,32 +13,49 @@ use crate::bus::Data;
 use crate::bus::mei::Category;
 use crate::bus::mei::IdentifyRequest;
 use crate::command::answer::Outcome;
+use crate::command::audit::Audit;
 use crate::command::raw;
 use crate::command::raw::Deed;
 use crate::command::raw::Raw;
-use crate::command::request;
-use crate::command::request::Age;
+use crate::command::record;
+use crate::command::record::Leave;
+use crate::command::record::Record;
+use crate::command::record::Term;
+use crate::command::request::Refusal;
 use crate::command::target::Desk;
 use crate::command::target::Seat;
 use crate::config::plant::Line;
 use crate::message::Origin;
-use crate::time;
 
 /// A raw request is for now, like any command.
 const EXPIRES: Duration = Duration::from_secs(10);
 /// Most parts of one identification: 256 objects of some bytes each need fewer.
 const PARTS: usize = 64;
 
-/// Does it, unless its time has passed. `who` is told in the log.
-pub(super) async fn perform(desk: &Desk, (line, raw): (&str, &Raw), age: Age, who: &str) -> Outcome {
-    if let Err(late) = request::in_time(age, EXPIRES, time::now().wall_us) {
+/// Does it, unless its time has passed. What writes needs its leave. `who` is told in the log.
+pub(super) async fn perform(
+    desk: &Desk,
+    (line, raw): (&str, &Raw),
+    (term, leave): (Term, Option<Leave<'_>>),
+    who: &str,
+) -> Outcome {
+    if let Err(late) = term.in_time(EXPIRES) {
         return Outcome::Refused(late.to_string());
     }
-    let reply = match raw.deed.clone() {
-        Deed::Read(read) => desk.bus.read_next(read).await.map(|reply| reply.data),
-        Deed::Write(write) => desk.bus.write(write).await.map(|reply| reply.data),
-        Deed::Identify(wanted) => identify(&desk.bus, wanted).await,
+    let reply = match (raw.deed.clone(), leave) {
+        (Deed::Read(read), _) => desk.bus.read_next(read).await.map(|reply| reply.data),
+        (Deed::Identify(wanted), _) => identify(&desk.bus, wanted).await,
+        (Deed::Write(write), Some(mut leave)) => {
+            if let Err(outcome) = leave.begin_raw(EXPIRES).await {
+                return outcome;
+            }
+            desk.bus.write_by(write, leave.deadline(EXPIRES)).await.map(|reply| reply.data)
+        }
+        (Deed::Write(_), None) => unreachable!("what asks to write has a record from the beginning"),
     };
+    if reply == Err(BusError::TooLate) {
+        return Outcome::Refused(Refusal::TooLate.to_string());
+    }
     let (word, body) = raw::told(raw, &reply);
     let outcome = reply.err().map_or_else(|| word.to_owned(), |error| error.to_string());
     tracing::info!(line, who, request = raw.words(), outcome, "raw access");
@@ -67,15 +84,20 @@ async fn identify(bus: &Bus, mut wanted: IdentifyRequest) -> Result<Data, BusErr
 ///
 /// # Errors
 /// What is wrong with the request, in words.
-pub async fn ask(seat: &Seat, line: &Line, asked: &Json, who: &str) -> Result<Json, String> {
+pub async fn ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, &str)) -> Result<Json, String> {
     let came = Instant::now();
     let fields = asked.as_object().ok_or("a request is a map of `unit`, `function` and so on")?;
     let raw = raw::understand(fields, line).map_err(|unfit| unfit.to_string())?;
     let desk = seat.borrow().clone().ok_or("the line is being restarted, try again")?;
-    let age = Age { expires_us: None, lives: None, waited: came.elapsed() };
-    let outcome = perform(&desk, (&line.name, &raw), age, who).await;
+    let mut record = (!raw.is_read()).then(|| Record::raw(record::at_the_gateway(who), line, &raw));
+    let term = Term::own(came);
+    let leave = record.as_mut().map(|record| Leave { audit, record, term });
+    let outcome = perform(&desk, (&line.name, &raw), (term, leave), who).await;
     let mut body = outcome.body();
     body["duration_ms"] = json!(u64::try_from(came.elapsed().as_millis()).unwrap_or(u64::MAX));
+    if let Some(record) = &mut record {
+        record.end(audit, &outcome, &body.to_string()).await;
+    }
     Ok(body)
 }
 

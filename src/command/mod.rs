@@ -5,13 +5,17 @@
 
 mod answer;
 mod answered;
+pub mod audit;
 mod batch;
 mod both;
 mod cause;
 mod commission;
 pub mod failsafe;
 mod perform;
+#[cfg(test)]
+mod property;
 mod raw;
+mod record;
 pub mod request;
 mod target;
 mod task;

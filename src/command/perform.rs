@@ -16,9 +16,9 @@ use crate::command::batch;
 use crate::command::batch::Limits;
 use crate::command::both;
 use crate::command::both::READ_WRITE;
+use crate::command::record::Leave;
 use crate::command::request;
 use crate::command::request::Action;
-use crate::command::request::Age;
 use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
@@ -38,32 +38,37 @@ use crate::status::Recognition;
 use crate::time;
 
 /// One write.
-pub(super) async fn set(desk: &Desk, change: &Change, age: Age) -> Outcome {
-    let outcomes = all(desk, std::slice::from_ref(change), age).await;
+pub(super) async fn set(desk: &Desk, change: &Change, leave: &mut Leave<'_>) -> Outcome {
+    let outcomes = all(desk, std::slice::from_ref(change), leave).await;
     outcomes.into_iter().next().unwrap_or(Outcome::Done)
 }
 
 /// Several writes to one device: all are judged before the first byte.
-pub(super) async fn batch(desk: &Desk, changes: &[Change], age: Age) -> Outcome {
-    let outcomes = all(desk, changes, age).await;
+pub(super) async fn batch(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Outcome {
+    let outcomes = all(desk, changes, leave).await;
     Outcome::Batch(changes.iter().map(|change| Arc::clone(&change.target.point.name)).zip(outcomes).collect())
 }
 
-async fn all(desk: &Desk, changes: &[Change], age: Age) -> Vec<Outcome> {
+async fn all(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Vec<Outcome> {
     let mut judged = Vec::with_capacity(changes.len());
     for change in changes {
         if let Err(outcome) = is_known(desk, &change.target.device) {
             return vec![outcome; changes.len()];
         }
-        judged.push(judge(&desk.bus, change, age).await);
+        judged.push(judge(&desk.bus, change, leave).await);
     }
     if judged.iter().any(Result::is_err) {
         let untouched = || Outcome::Refused("not written: another of the batch was refused".to_owned());
         return judged.into_iter().map(|judged| judged.err().unwrap_or_else(untouched)).collect();
     }
     let planned: Vec<(Planned, Option<i32>)> = judged.into_iter().flatten().collect();
+    if let Err(outcome) = leave.begin(changes, &planned).await {
+        return vec![outcome; changes.len()];
+    }
+    let allowed = changes.iter().filter_map(|change| Some(change.target.point.write.as_ref()?.expires));
+    let by = allowed.min().and_then(|expires| leave.deadline(expires));
     let mut outcomes = Vec::with_capacity(changes.len());
-    let written = write(desk, changes, &planned).await;
+    let written = write(desk, changes, &planned, by).await;
     for ((change, (planned, exponent)), (outcome, back)) in changes.iter().zip(&planned).zip(written) {
         outcomes.push(match (outcome, back) {
             (Outcome::Written { .. }, Some(reply)) => confirm(desk, &change.target, (planned, *exponent), reply).await,
@@ -74,11 +79,11 @@ async fn all(desk: &Desk, changes: &[Change], age: Age) -> Vec<Outcome> {
     outcomes
 }
 
-async fn judge(bus: &Bus, change: &Change, age: Age) -> Result<(Planned, Option<i32>), Outcome> {
+async fn judge(bus: &Bus, change: &Change, leave: &Leave<'_>) -> Result<(Planned, Option<i32>), Outcome> {
     let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
     let point = &change.target.point;
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
-    request::in_time(age, write.expires, time::now().wall_us).map_err(refused)?;
+    leave.in_time(write.expires).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
     let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
     let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
@@ -86,8 +91,13 @@ async fn judge(bus: &Bus, change: &Change, age: Age) -> Result<(Planned, Option<
 }
 
 /// What became of each, and what the point's own registers held right behind it, where that was read in the same transaction.
-/// After the first request that fails, nothing more is written.
-async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>)]) -> Vec<(Outcome, Option<Reply>)> {
+/// After the first request that fails, nothing more is written. What has begun in time is brought to its end.
+async fn write(
+    desk: &Desk,
+    changes: &[Change],
+    planned: &[(Planned, Option<i32>)],
+    by: Option<Instant>,
+) -> Vec<(Outcome, Option<Reply>)> {
     let untried = || Outcome::Refused("not written: an earlier one of the batch failed".to_owned());
     let mut outcomes: Vec<(Outcome, Option<Reply>)> = changes.iter().map(|_| (untried(), None)).collect();
     let Some(first) = changes.first() else { return outcomes };
@@ -97,13 +107,15 @@ async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>
         let is_verified = changes[places.clone()].iter().all(|change| verifies(&change.target));
         let kind = if is_verified && device.functions.knows(READ_WRITE) { both::of(kind) } else { kind };
         let start = both::start(&kind);
-        let written = desk.bus.write(WriteRequest { unit: device.unit_id, kind }).await;
+        let by = by.filter(|_| places.start == 0);
+        let written = desk.bus.write_by(WriteRequest { unit: device.unit_id, kind }, by).await;
         for place in places {
             outcomes[place] = match (&written, start) {
                 (Ok(reply), Some(start)) => {
                     (Outcome::Written { verified: None }, both::part(reply, start, &changes[place].target))
                 }
                 (Ok(_), None) => (Outcome::Written { verified: None }, None),
+                (Err(BusError::TooLate), _) => (Outcome::Refused(Refusal::TooLate.to_string()), None),
                 (Err(error), _) => (Outcome::Failed(words_of(error)), None),
             };
         }

@@ -283,7 +283,8 @@ impl Raw {
     }
 }
 
-fn written(kind: &WriteKind) -> String {
+/// What a write does, in the device's own terms.
+pub(super) fn written(kind: &WriteKind) -> String {
     match kind {
         WriteKind::Coil { address, on } => format!("coil {address} = {}", u8::from(*on)),
         WriteKind::Coils { address, values } => {

@@ -84,6 +84,9 @@ pub enum Refusal {
     /// The same point twice in one batch: which one counts would be a guess.
     #[error("`{0}` is in the batch twice")]
     Twice(String),
+    /// The same id with other values: neither done nor answered with what was not asked.
+    #[error("the id `{0}` was used for another command: give each an id of its own")]
+    UsedId(String),
     /// Something newer was asked of the same point while this waited.
     #[error("replaced by a newer command before it was its turn")]
     Replaced,
@@ -93,6 +96,9 @@ pub enum Refusal {
     /// Its time has passed.
     #[error("expired {0} ms ago")]
     Expired(i64),
+    /// It passed while the line was busy.
+    #[error("expired while the line was busy: nothing was sent")]
+    TooLate,
     /// Not a value for this point.
     #[error(transparent)]
     Unfit(#[from] Unfit),

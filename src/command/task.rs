@@ -2,11 +2,10 @@
 //! bounded queue. A full queue is answered, never waited for: the asker is told that the line is busy.
 
 mod own;
+mod teller;
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -14,20 +13,24 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::teller::Teller;
 use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
 use crate::command::answered::Known;
+use crate::command::audit::Audit;
 use crate::command::cause::Cause;
 use crate::command::commission;
-use crate::command::failsafe;
 use crate::command::failsafe::Door;
 use crate::command::perform;
 use crate::command::raw;
 use crate::command::raw::Raw;
+use crate::command::record;
+use crate::command::record::Leave;
+use crate::command::record::Record;
+use crate::command::record::Term;
 use crate::command::request;
 use crate::command::request::Action;
-use crate::command::request::Age;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Seat;
@@ -58,6 +61,7 @@ pub struct CommandTask {
     desks: Vec<Seat>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
+    audit: Audit,
     /// Where the gateway's own writes come from, if it has any.
     own: Option<Door>,
 }
@@ -87,22 +91,14 @@ struct Job {
     line: usize,
     work: Work,
     id: Option<String>,
-    expires_us: Option<i64>,
     message: Message,
-    came: Instant,
+    term: Term,
+    /// Of a command that asks to write.
+    record: Option<Record>,
     cause: Cause,
     asked: Asked,
     /// What the point held before a write of the gateway's own, where that was to be looked up.
     before: Option<Value>,
-}
-
-impl Job {
-    /// What the gateway itself writes does not grow old while it waits: it is withdrawn when it is not wanted any more.
-    fn age(&self) -> Age {
-        let waited = if self.cause == Cause::Asked { self.came.elapsed() } else { Duration::ZERO };
-        let lives = self.message.properties.as_deref().and_then(|properties| properties.expiry);
-        Age { expires_us: self.expires_us, lives: lives.map(|s| Duration::from_secs(u64::from(s))), waited }
-    }
 }
 
 /// Why not, with the asker's id where it could be read.
@@ -114,8 +110,9 @@ pub fn new(
     desks: Vec<Seat>,
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
+    audit: Audit,
 ) -> CommandTask {
-    CommandTask { commands, answers, plant, desks, answered: Arc::default(), own: None }
+    CommandTask { commands, answers, plant, desks, answered: Arc::default(), audit, own: None }
 }
 
 impl CommandTask {
@@ -164,6 +161,7 @@ impl CommandTask {
         Teller {
             answers: self.answers.clone(),
             answered: Arc::clone(&self.answered),
+            audit: self.audit.clone(),
             guards: self.own.as_ref().map(|door| door.teller.clone()),
         }
     }
@@ -172,17 +170,17 @@ impl CommandTask {
         let came = Instant::now();
         let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
-            Ok(job) => {
-                let asked = match teller.known(&job) {
-                    Some(Known::Answer(payload)) => return answer::tell(&self.answers, &message, &payload).await,
-                    Some(Known::UnderWay) => Asked::Again,
-                    None => Asked::First,
-                };
-                if let Err(full) = queues[job.line].try_send(Box::new(Job { asked, ..job })) {
-                    teller.tell(&full.into_inner(), &busy()).await;
+            Ok(job) => match teller.known(&job) {
+                Some(Known::Other) => (job.id.clone(), Refusal::UsedId(job.id.unwrap_or_default())),
+                Some(Known::Answer(payload)) => return teller.tell_again(&job, &payload).await,
+                known => {
+                    let asked = if known.is_some() { Asked::Again } else { Asked::First };
+                    if let Err(full) = queues[job.line].try_send(Box::new(Job { asked, ..job })) {
+                        teller.tell(&mut full.into_inner(), &busy()).await;
+                    }
+                    return;
                 }
-                return;
-            }
+            },
             Err(refused) => refused,
         };
         tracing::info!(topic = %message.topic, reason = %refusal, "command refused");
@@ -190,6 +188,9 @@ impl CommandTask {
             self.forget(&message).await;
         }
         let payload = answer::payload(&Outcome::Refused(refusal.to_string()), id.as_deref(), came);
+        if ["/set", "/$modbus"].iter().any(|asks| message.topic.as_str().ends_with(asks)) {
+            self.audit.note(record::unread(&message, id), &payload);
+        }
         answer::tell(&self.answers, &message, &payload).await;
     }
 
@@ -234,13 +235,19 @@ impl CommandTask {
             _ => return Err(unknown()),
         };
         let line = usize::from(whole.device.line.0);
+        let record = match &work {
+            Work::Set(change) => Some(Record::new(message, id.as_ref(), &self.plant, std::slice::from_ref(change))),
+            Work::Batch(changes) => Some(Record::new(message, id.as_ref(), &self.plant, changes)),
+            Work::Get(_) | Work::Act(..) | Work::Raw(..) => None,
+        };
+        let term = Term::of(message, came, expires_us);
         Ok(Job {
             line,
             work,
             id,
-            expires_us,
             message: message.clone(),
-            came,
+            term,
+            record,
             cause: Cause::Asked,
             asked: Asked::First,
             before: None,
@@ -262,14 +269,14 @@ impl CommandTask {
             return Err(refuse(Refusal::RawNobody));
         }
         let raw = raw::understand(&fields, line).map_err(|unfit| refuse(Refusal::Raw(unfit.to_string())))?;
-        let work = Work::Raw(Arc::clone(&line.name), raw);
+        let record = (!raw.is_read()).then(|| Record::raw(record::asked(message, id.as_ref()), line, &raw));
         Ok(Job {
             line: usize::from(line.id.0),
-            work,
+            work: Work::Raw(Arc::clone(&line.name), raw),
             id,
-            expires_us,
             message: message.clone(),
-            came,
+            term: Term::of(message, came, expires_us),
+            record,
             cause: Cause::Asked,
             asked: Asked::First,
             before: None,
@@ -306,67 +313,6 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
     Ok((Work::Batch(changes), asked.id, asked.expires_us))
 }
 
-/// Answers, and remembers the answer for whoever asks again with the same id.
-struct Teller {
-    answers: Outlet,
-    answered: Arc<Mutex<Answered>>,
-    /// Told what becomes of points that have a fail-safe.
-    guards: Option<failsafe::Teller>,
-}
-
-impl Teller {
-    fn known(&self, job: &Job) -> Option<Known> {
-        let key = key_of(job)?;
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, Instant::now())
-    }
-
-    /// What is still to be done when its turn comes; who asked again is answered here.
-    async fn not_answered(&self, mut job: Box<Job>) -> Option<Box<Job>> {
-        if job.asked == Asked::First {
-            return Some(job);
-        }
-        match self.known(&job) {
-            Some(Known::Answer(payload)) => {
-                answer::tell(&self.answers, &job.message, &payload).await;
-                None
-            }
-            // The first was told to try again, and this is it.
-            None => {
-                job.asked = Asked::First;
-                Some(job)
-            }
-            // It cannot be: the first came before it, on the same line. Asked once more, the end is known.
-            Some(Known::UnderWay) => {
-                self.tell(&job, &busy()).await;
-                None
-            }
-        }
-    }
-
-    async fn tell(&self, job: &Job, outcome: &Outcome) {
-        self.tell_guards(job, outcome).await;
-        if let Cause::FailSafe { who, .. } = &job.cause {
-            tracing::debug!(topic = %job.message.topic, who = &**who, outcome = outcome.word(), "fail-safe write");
-            return;
-        }
-        tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
-        let payload = answer::payload(outcome, job.id.as_deref(), job.came);
-        if let (Some(key), Asked::First) = (key_of(job), job.asked) {
-            let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-            match outcome {
-                // Whoever is told to try again must find it undone.
-                Outcome::Later(_) => answered.forget(&key),
-                _ => answered.end(&key, Arc::clone(&payload)),
-            }
-        }
-        answer::tell(&self.answers, &job.message, &payload).await;
-    }
-}
-
-fn key_of(job: &Job) -> Option<Arc<str>> {
-    job.id.as_ref().map(|id| format!("{} {id}", job.message.topic).into())
-}
-
 fn busy() -> Outcome {
     Outcome::Later("busy: too many commands wait for this line, try again".to_owned())
 }
@@ -377,10 +323,11 @@ async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
         while let Some(job) = waiting.next() {
-            let Some(mut job) = teller.not_answered(job).await else { continue };
-            job.before = own::before(&desk, &job).await;
-            let outcome = perform_at(&desk, &job).await;
-            teller.tell(&job, &outcome).await;
+            if let Some(mut job) = teller.not_answered(job).await {
+                job.before = own::before(&desk, &job).await;
+                let outcome = perform_at(&desk, &mut job, &teller.audit).await;
+                teller.tell(&mut job, &outcome).await;
+            }
             take_in(&mut jobs, &mut waiting, &teller).await;
         }
     }
@@ -401,24 +348,27 @@ async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &T
     };
     match waiting.put(key, job) {
         Put::Waits => {}
-        Put::Instead(older) => teller.tell(&older, &Outcome::Refused(Refusal::Replaced.to_string())).await,
-        Put::Full(newest) => teller.tell(&newest, &busy()).await,
+        Put::Instead(mut older) => teller.tell(&mut older, &Outcome::Refused(Refusal::Replaced.to_string())).await,
+        Put::Full(mut newest) => teller.tell(&mut newest, &busy()).await,
     }
 }
 
-async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
+async fn perform_at(desk: &Seat, job: &mut Job, audit: &Audit) -> Outcome {
     let seated = desk.borrow().clone();
     let Some(desk) = seated else {
         return Outcome::Later("the line is being restarted, try again".to_owned());
     };
-    match &job.work {
-        Work::Set(change) => perform::set(&desk, change, job.age()).await,
-        Work::Batch(changes) => perform::batch(&desk, changes, job.age()).await,
-        Work::Get(target) => perform::get(&desk, target).await,
-        Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
-        Work::Raw(line, raw) => {
+    let term = job.term;
+    let leave = job.record.as_mut().map(|record| Leave { audit, record, term });
+    match (&job.work, leave) {
+        (Work::Set(change), Some(mut leave)) => perform::set(&desk, change, &mut leave).await,
+        (Work::Batch(changes), Some(mut leave)) => perform::batch(&desk, changes, &mut leave).await,
+        (Work::Get(target), _) => perform::get(&desk, target).await,
+        (Work::Act(device, points, action), _) => perform::act(&desk, device, points, *action).await,
+        (Work::Raw(line, raw), leave) => {
             let who = commission::who(job.message.from.as_deref());
-            commission::perform(&desk, (line, raw), job.age(), &who).await
+            commission::perform(&desk, (line, raw), (term, leave), &who).await
         }
+        (Work::Set(_) | Work::Batch(_), None) => unreachable!("what asks to write has a record from the beginning"),
     }
 }

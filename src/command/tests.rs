@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value as Json;
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -86,8 +87,10 @@ struct Site {
     begun: Instant,
     /// How the fail-safes stand.
     standing: watch::Receiver<Vec<FailSafeStatus>>,
+    audit: audit::Audit,
     _seat: watch::Sender<Option<Desk>>,
     _stop: DropGuard,
+    _folder: TempDir,
 }
 
 impl Site {
@@ -130,8 +133,12 @@ impl Site {
         let standing = links.status.subscribe();
         let (door, guards) = failsafe::new(&plant, &eyes, mpsc::channel(1024).0, links);
         tokio::spawn(guards.run(stop.clone()));
-        tokio::spawn(new(Arc::new(plant), vec![seated], heard, outlet).guarded(door).run(stop.clone()));
-        Self { commands, answers, trunk, begun: Instant::now(), standing, _seat: seat, _stop: stop.drop_guard() }
+        let folder = tempfile::tempdir().unwrap();
+        let (audit, _) = audit::open_here(&config::plant::Audit::in_folder(folder.path()));
+        let room = new(Arc::new(plant), vec![seated], heard, outlet, audit.clone()).guarded(door);
+        tokio::spawn(room.run(stop.clone()));
+        let (begun, stop) = (Instant::now(), stop.drop_guard());
+        Self { commands, answers, trunk, begun, standing, audit, _seat: seat, _stop: stop, _folder: folder }
     }
 
     /// All in one moment.
@@ -279,4 +286,8 @@ async fn hundreds_of_fail_safes_that_are_due_at_once_are_written_one_after_the_o
     assert_eq!(commanded.len(), 1, "what somebody commanded meanwhile stays: {commanded:?}");
     let written = |unit| site.writes(unit).into_iter().filter(|(_, _, words)| *words == [7]).count();
     assert_eq!((1..=6).map(written).sum::<usize>(), 239, "each of the others once");
+    let entries = site.audit.read(audit::Seq::MAX, 999).await.unwrap();
+    let own = entries.iter().filter(|e| e.draft.cause == audit::Cause::FailSafe && e.result() == "written");
+    assert!(own.clone().all(|e| e.draft.why.as_deref() == Some("client hmi is gone")), "{entries:?}");
+    assert_eq!((own.count(), entries.len()), (239, 240), "each stands in the trail, and the command");
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Plant {
     pub upstreams: Vec<Upstream>,
     /// Store and forward.
     pub spool: Spool,
+    /// What was written to machines, and by whom.
+    pub audit: Audit,
     /// How often the gateway tells about itself on `$stats`; `None`: never.
     pub stats: Option<Duration>,
     /// `/healthz`, `/metrics`; `None` when not configured.
@@ -513,6 +516,40 @@ pub enum Replay {
     InOrder,
     /// Newest values at once, the backlog beside them.
     LiveFirst,
+}
+
+/// The audit trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Database file.
+    pub path: PathBuf,
+    /// Bytes on disk.
+    pub max_size: u64,
+    /// Older entries are dropped; counted in time that the gateway runs, as no other clock can be trusted.
+    pub max_age: Duration,
+    /// What becomes of a write that cannot be recorded.
+    pub when_unwritable: WhenUnwritable,
+}
+
+impl Audit {
+    /// What holds where nothing is said.
+    pub fn in_folder(state_dir: &Path) -> Self {
+        Self {
+            path: state_dir.join("audit.db"),
+            max_size: 16 << 20,
+            max_age: Duration::from_secs(365 * 86_400),
+            when_unwritable: WhenUnwritable::Write,
+        }
+    }
+}
+
+/// `when_unwritable:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenUnwritable {
+    /// It is not done.
+    Refuse,
+    /// It is done; the trail is made good when the disk is well again.
+    Write,
 }
 
 /// A secret: never printed.

@@ -58,6 +58,7 @@ fn root(key: &str) -> Value {
         "broker" => map(check::BROKER_KEYS, broker),
         "upstreams" => json!({"type": "object", "additionalProperties": map(check::UPSTREAM_KEYS, upstream)}),
         "spool" => map(check::SPOOL_KEYS, spool),
+        "audit" => map(check::AUDIT_KEYS, audit),
         "stats" => {
             map(&["every"], |_| json!({"anyOf": [{"const": "never"}, {"$ref": "#/$defs/duration"}], "default": "60s"}))
         }
@@ -220,6 +221,15 @@ fn spool(key: &str) -> Value {
         "max_age" => json!({"$ref": "#/$defs/duration"}),
         "when_full" => json!({"enum": ["drop-oldest", "drop-newest"]}),
         "replay" => json!({"enum": ["in-order", "live-first"]}),
+        _ => json!({"type": "string"}),
+    }
+}
+
+fn audit(key: &str) -> Value {
+    match key {
+        "max_size" => json!({"$ref": "#/$defs/size", "default": "16MiB"}),
+        "max_age" => json!({"$ref": "#/$defs/duration", "default": "365d"}),
+        "when_unwritable" => json!({"enum": ["write", "refuse"], "default": "write"}),
         _ => json!({"type": "string"}),
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::broker::Broker;
 use crate::command;
 use crate::command::Seat;
+use crate::command::audit::Audit;
 use crate::command::failsafe;
 use crate::config::Plant;
 use crate::daemon::Group;
@@ -24,6 +25,8 @@ const WAITING: usize = 256;
 pub(super) struct Means {
     /// The lines' desks, in order.
     pub(super) desks: Vec<Seat>,
+    /// Where all that is written is put down.
+    pub(super) audit: Audit,
     pub(super) eyes: failsafe::Eyes,
     /// What is told of fail-safes outlives the task.
     pub(super) links: failsafe::Links,
@@ -55,8 +58,10 @@ async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util:
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let (door, guards) = failsafe::new(&plant, &means.eyes, answers.clone(), means.links);
-    let task = command::new(plant, means.desks, commands, answers).guarded(door);
+    let Means { desks, audit, eyes, links } = means;
+    let (door, guards) = failsafe::new(&plant, &eyes, answers.clone(), links);
+    let (gateway, outlet) = (Arc::clone(&plant.gateway), answers.clone());
+    let task = command::new(plant, desks, commands, answers, audit.clone()).guarded(door);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {
@@ -66,7 +71,11 @@ async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util:
         // The broker has ended before it was told: its owner says so; commands wait for the stop.
         stop.cancelled().await;
     };
-    // They end at the stop, when commands under way are still to be finished.
+    // They end at the stop or when the broker has gone, when commands under way are still to be finished.
+    let announced = async {
+        audit.announce(&gateway, &outlet).await;
+        std::future::pending::<()>().await;
+    };
     let guarded = async {
         guards.run(stop.clone()).await;
         std::future::pending::<()>().await;
@@ -74,6 +83,7 @@ async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util:
     tokio::select! {
         () = task.run(stop.clone()) => {}
         () = forward => {}
+        () = announced => {}
         () = guarded => {}
     }
 }

@@ -15,12 +15,14 @@ use crate::broker;
 use crate::broker::Broker;
 use crate::broker::BrokerError;
 use crate::broker::LocalSubscription;
+use crate::command::audit::Audit;
 use crate::command::failsafe::Eyes;
 use crate::config::Plant;
 use crate::config::users;
 use crate::control;
 use crate::control::server::ControlError;
 use crate::daemon::memory::Memory;
+use crate::database::FileError;
 use crate::message::Message;
 use crate::spool;
 use crate::spool::Spool;
@@ -33,6 +35,7 @@ use crate::supervise::Panics;
 use crate::web;
 use crate::web::WebError;
 
+mod audit;
 mod clients;
 mod commands;
 mod desk;
@@ -93,6 +96,9 @@ pub enum StartError {
     /// The log.
     #[error("the spool cannot be opened: {0}")]
     Spool(#[from] SpoolError),
+    /// The audit trail.
+    #[error("the audit trail cannot be opened: {0}")]
+    Audit(FileError),
     /// The users file.
     #[error("{0}")]
     Users(String),
@@ -148,6 +154,7 @@ pub struct Running {
     broker: Broker,
     spool: Spool,
     spool_thread: SpoolThread,
+    audit: Audit,
     groups: Groups,
     fatal: mpsc::Receiver<String>,
     tap: Option<LocalSubscription>,
@@ -165,8 +172,9 @@ impl Daemon {
             None => None,
         };
         let (spool, spool_thread) = spool::open(plant.spool.clone(), subscribers(&plant))?;
-        let broker = match start_broker(&plant) {
-            Ok(broker) => broker,
+        let opened = crate::command::audit::open(&plant.audit).map_err(StartError::Audit);
+        let (audit, broker) = match opened.and_then(|audit| Ok((audit, start_broker(&plant)?))) {
+            Ok(both) => both,
             Err(error) => {
                 spool.close().await;
                 return Err(error);
@@ -175,7 +183,7 @@ impl Daemon {
         let groups = Groups::default();
         let (fatal, fatal_named) = mpsc::channel(1);
         let panics = Panics::new();
-        watch_owners(&groups.owners, &fatal, &broker, &spool);
+        watch_owners(&groups.owners, &fatal, &broker, &spool, &audit);
         let tap = match options.tap {
             Some(capacity) => Some(broker.subscribe("tap", intake::wanted(&plant), capacity).await),
             None => None,
@@ -189,11 +197,12 @@ impl Daemon {
         let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
         memory.start(&groups.services, &panics);
         let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
-        let modbus = modbus::verb(&plant, &desks);
+        let modbus = modbus::verb(&plant, &desks, &audit);
         let eyes = Eyes { upstreams: upstreams.clone(), broker: broker.status(), lines: lines.clone() };
         let links = commands::links(&groups.services, &panics, &plant);
         let fail_safes = links.status.subscribe();
-        commands::start(&groups.services, &panics, &plant, &broker, commands::Means { desks, eyes, links });
+        let means = commands::Means { desks, audit: audit.clone(), eyes, links };
+        commands::start(&groups.services, &panics, &plant, &broker, means);
         watchdog::start(
             &groups.services,
             watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },
@@ -204,6 +213,7 @@ impl Daemon {
             publish: account,
             upstreams,
             spool: spool.status(),
+            audit: audit.status(),
             broker: broker.status(),
             fail_safes,
             panics: panics.subscribe(),
@@ -216,10 +226,10 @@ impl Daemon {
         }
         if let Some(control) = control {
             let control = control.with(desk::verbs(&accounts, &spool)).with(clients::verbs(&broker));
-            let control = control.with(vec![modbus]);
+            let control = control.with(vec![audit::verb(&audit), modbus]);
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
-        Ok(Running { board, broker, spool, spool_thread, groups, fatal: fatal_named, tap, ready })
+        Ok(Running { board, broker, spool, spool_thread, audit, groups, fatal: fatal_named, tap, ready })
     }
 }
 
@@ -271,6 +281,9 @@ impl Running {
         self.groups.intake.end("intake", until).await;
         self.groups.upstreams.end("upstreams", until).await;
         self.groups.services.end("services", until).await;
+        if timeout(CLOSING, self.audit.close()).await.is_err() {
+            tracing::error!("the audit trail could not be closed in time: what waited for its disk may be lost");
+        }
         if timeout(CLOSING, self.spool.close()).await.is_err() {
             tracing::error!("the spool could not be closed in time: what was in memory may be lost");
             return;
@@ -326,8 +339,8 @@ fn subscribers(plant: &Plant) -> Vec<Subscriber> {
     plant.upstreams.iter().map(of).collect()
 }
 
-/// Both live on threads of their own; that they are gone shows in that nobody writes their status.
-fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, spool: &Spool) {
+/// All live on threads of their own; that they are gone shows in that nobody writes their status.
+fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, spool: &Spool, audit: &Audit) {
     let stop = &group.stop;
     let until_stop = |name: &str, gone: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let token = stop.clone();
@@ -337,6 +350,7 @@ fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, sp
     };
     until_stop("broker", Box::pin(supervise::gone(broker.status())));
     until_stop("spool", Box::pin(supervise::gone(spool.status())));
+    until_stop("audit", Box::pin(supervise::gone(audit.status())));
 }
 
 fn describe(plant: &Plant, broker: &Broker, control: Option<&control::Server>) -> String {

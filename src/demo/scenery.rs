@@ -25,6 +25,7 @@ pub(super) fn plant(settings: &Settings, home: &Path) -> Result<Plant, DemoError
     let mut plant = loaded.plant;
     plant.state_dir = home.to_owned();
     plant.spool.path = home.join("spool.db");
+    plant.audit.path = home.join("audit.db");
     plant.broker = listening(plant.broker, settings.broker_port);
     // One port less that can be taken; the demo has a view of its own.
     plant.web = None;

@@ -369,7 +369,8 @@ impl PollTask {
                 self.line_gone().await?;
                 Ok(Outcome::Silent(Reason::LineDown))
             }
-            Err(BusError::ShutDown) => Err(Closed),
+            // A read has no time to miss.
+            Err(BusError::TooLate | BusError::ShutDown) => Err(Closed),
         }
     }
 

@@ -21,6 +21,7 @@ use super::gap::Gap;
 use super::row::Content;
 use super::row::Taken;
 use super::schema;
+use crate::database;
 use crate::status::Ledger;
 
 /// How hard a commit is pressed onto the disk.
@@ -107,7 +108,7 @@ pub(super) struct Stall {
 impl Disk {
     /// Opens the file; the second part is where a damaged one went.
     pub(super) fn open(path: &Path, max_size: u64, boot: u64) -> Result<(Self, Option<PathBuf>), SpoolError> {
-        let opened = schema::open(path, max_size)?;
+        let opened = database::open(path, schema::layout(max_size))?;
         let begin = |db: Connection| {
             db.execute("INSERT INTO run (boot) VALUES (?1)", [boot.cast_signed()])?;
             let run = db.last_insert_rowid().unsigned_abs();
@@ -121,7 +122,7 @@ impl Disk {
 
     /// Opens the file of a gateway that does not run: nothing is begun, nothing set aside.
     pub(super) fn open_as_it_is(path: &Path, max_size: u64) -> Result<Self, SpoolError> {
-        let db = schema::open_as_it_is(path, max_size)?;
+        let db = database::open_as_it_is(path, schema::layout(max_size))?;
         Self::load(db, path, 0).map_err(|e| SpoolError::of(path, &e))
     }
 
@@ -270,31 +271,24 @@ impl Disk {
 
     /// Bytes of pages in use, and bytes of free pages that wait to be given back.
     pub(super) fn used_and_free(&self) -> rusqlite::Result<(u64, u64)> {
-        let get = |name| self.db.pragma_query_value(None, name, |r| r.get::<_, i64>(0)).map(i64::unsigned_abs);
-        let (pages, free, size) = (get("page_count")?, get("freelist_count")?, get("page_size")?);
-        Ok((pages.saturating_sub(free) * size, free * size))
+        database::used_and_free(&self.db)
     }
 
     /// Bytes on disk: the file and its WAL.
     pub(super) fn bytes(&self) -> u64 {
         let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
-        size(&self.path) + size(&schema::with_suffix(&self.path, "-wal"))
+        size(&self.path) + size(&database::with_suffix(&self.path, "-wal"))
     }
 
     /// Gives free pages back to the file system and empties the WAL.
     pub(super) fn shrink(&self, pages: u32) -> rusqlite::Result<()> {
-        // Stepped to its end: with `execute` it frees a single page.
-        let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
-        let mut steps = statement.query([])?;
-        while steps.next()?.is_some() {}
-        drop(steps);
-        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        database::shrink(&self.db, pages)
     }
 
     /// Lets go of the file and moves it away; says where to.
     pub(super) fn set_aside(self) -> Option<PathBuf> {
         drop(self.db);
-        schema::set_aside(&self.path).ok()
+        database::set_aside(&self.path).ok()
     }
 
     /// For measurements: how hard commits are pressed onto the disk.

@@ -18,9 +18,9 @@ mod tests;
 mod thread;
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::database::FileError;
 use crate::message::Message;
 use crate::topic::TopicFilter;
 
@@ -103,33 +103,9 @@ pub struct Standing {
 /// Why there is no spool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolError {
-    /// The folder cannot be made.
-    #[error("folder {path} for the spool cannot be made: {why}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system says.
-        why: String,
-    },
-    /// Written by a later version of this program.
-    #[error(
-        "{path} has layout {found}, this version knows up to {known}; it is left untouched: \
-         install the newer version, or move the file away to begin a new log"
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its layout.
-        found: i32,
-        /// The latest layout known.
-        known: i32,
-    },
-    /// Nothing to look at.
-    #[error("{path} does not exist: this gateway has never kept anything on disk")]
-    Absent {
-        /// The file.
-        path: PathBuf,
-    },
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Not one of the configured.
     #[error("no upstream `{name}`; there are: {known}")]
     NoUpstream {
@@ -138,28 +114,6 @@ pub enum SpoolError {
         /// Those there are.
         known: String,
     },
-    /// Another process holds it.
-    #[error("{path} is in use by another process: does another trunkline run?")]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Not readable as a database.
-    #[error("{path} is damaged: {why}")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        why: String,
-    },
-    /// Anything else: permission, read-only, full.
-    #[error("{path} cannot be used: {why}")]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        why: String,
-    },
     /// More upstreams than bits.
     #[error("at most 64 upstreams, these are {0}")]
     TooMany(usize),
@@ -167,12 +121,10 @@ pub enum SpoolError {
 
 impl SpoolError {
     fn of(path: &Path, error: &rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, NotADatabase};
-        let path = path.to_owned();
-        match error.sqlite_error_code() {
-            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { path, why: error.to_string() },
-            Some(DatabaseBusy | DatabaseLocked) => Self::InUse { path },
-            _ => Self::Unusable { path, why: error.to_string() },
-        }
+        Self::File(FileError::of(path, error))
+    }
+
+    fn unusable(path: &Path, why: String) -> Self {
+        Self::File(FileError::Unusable { path: path.to_owned(), why })
     }
 }

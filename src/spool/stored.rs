@@ -40,7 +40,7 @@ impl Stored {
         let cleared = self.log.clear_named(upstream, time::now())?;
         self.log.close();
         match self.log.status().error {
-            Some(why) => Err(SpoolError::Unusable { path: self.settings.path.clone(), why }),
+            Some(why) => Err(SpoolError::unusable(&self.settings.path, why)),
             None => Ok(cleared),
         }
     }

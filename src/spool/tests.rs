@@ -487,12 +487,6 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-#[test]
-fn a_newer_file_is_refused_in_words() {
-    let error = SpoolError::Newer { path: "spool.db".into(), found: 9, known: 1 };
-    assert!(error.to_string().contains("left untouched"));
-}
-
 #[tokio::test]
 async fn a_reader_waits_for_entries_and_a_closed_spool_keeps_the_rest() {
     let folder = tempfile::tempdir().unwrap();

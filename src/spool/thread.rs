@@ -102,7 +102,7 @@ enum Command {
 pub fn open(settings: plant::Spool, upstreams: Vec<Subscriber>) -> Result<(Spool, SpoolThread), SpoolError> {
     let path = settings.path.clone();
     let log = Log::open(settings, upstreams, time::boot_id())?.paced(PACE);
-    start(log).map_err(|e| SpoolError::Unusable { path, why: e.to_string() })
+    start(log).map_err(|e| SpoolError::unusable(&path, e.to_string()))
 }
 
 /// Starts the thread that owns the log.

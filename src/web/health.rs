@@ -52,6 +52,9 @@ pub fn judge(now: &Snapshot) -> Health {
     if let Some(error) = &now.spool.error {
         health.reasons.push(format!("the spool cannot be written: {error}"));
     }
+    if let Some(error) = &now.audit.error {
+        health.reasons.push(format!("the audit trail cannot be written: {error}"));
+    }
     for upstream in now.upstreams.iter().filter(|u| u.state != LinkState::Connected) {
         let backlog = now.spool.backlog.get(&upstream.name).copied().unwrap_or(0);
         let why = upstream.error.as_deref().unwrap_or("not connected yet");

@@ -38,6 +38,7 @@ impl Collector for Scrape {
         account(&mut out, &self.0)?;
         upstreams(&mut out, &self.0)?;
         spool(&mut out, &self.0)?;
+        audit(&mut out, &self.0)?;
         ledger(&mut out, &self.0)?;
         broker(&mut out, &self.0)?;
         fail_safes(&mut out, &self.0)?;
@@ -201,6 +202,16 @@ fn upstreams(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     out.counter("trunkline_upstream_connects", "Times the link was made", all().map(|(l, u)| (l, u.connects)))
 }
 
+fn audit(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
+    let a = &now.audit;
+    out.gauge("trunkline_audit_entries", "Entries of the audit trail on disk", alone(float(a.entries)))?;
+    out.gauge("trunkline_audit_bytes", "Bytes on disk, journal included", alone(float(a.disk_bytes)))?;
+    out.gauge("trunkline_audit_waiting", "Entries that wait in memory for the disk", alone(float(a.waiting)))?;
+    out.gauge("trunkline_audit_writable", "0 while the disk cannot be used", alone(truth(a.error.is_none())))?;
+    out.counter("trunkline_audit_lost", "Entries lost because too many waited", alone(a.lost))?;
+    out.counter("trunkline_audit_left_out", "Refused commands that came too fast to be kept", alone(a.left_out))
+}
+
 fn spool(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     let s = &now.spool;
     let storeys = [(vec![("storey", "memory")], float(s.in_memory)), (vec![("storey", "disk")], float(s.on_disk))];
@@ -357,6 +368,7 @@ mod tests {
             "trunkline_samples_polled_total 0",
             "trunkline_upstream_acknowledged_total{upstream=\"cloud\"} 3",
             "trunkline_spool_entries{storey=\"disk\"} 5",
+            "trunkline_audit_writable 1",
             "trunkline_broker_clients 0",
             "trunkline_ledger_settled_total{upstream=\"cloud\",fate=\"acknowledged\"} 3",
             "trunkline_ledger_waiting{upstream=\"cloud\",place=\"stored\"} 5",

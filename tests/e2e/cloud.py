@@ -153,12 +153,12 @@ def client(client_id="", version=mqtt.MQTTv311, **options):
 class Witness:
     """A subscriber that writes down every message, in order, by topic."""
 
-    def __init__(self, port, filters, qos=1, version=mqtt.MQTTv311, user=None):
+    def __init__(self, port, filters, qos=1, version=mqtt.MQTTv311, user=None, client_id=None):
         self.by_topic = collections.defaultdict(list)
         self.retained = {}
         self.total = 0
         self.granted = threading.Event()
-        self.client = client(f"witness-{port}-{id(self)}", version)
+        self.client = client(client_id or f"witness-{port}-{id(self)}", version)
         if user:
             self.client.username_pw_set(*user)
         self.client.on_connect = lambda c, *_: c.subscribe([(f, qos) for f in filters])

@@ -1,4 +1,4 @@
-/* A disk that fails on purpose: preloaded into the gateway, it lets calls on the spool's files fail while a file named by
+/* A disk that fails on purpose: preloaded into the gateway, it lets calls on the spool's files, or on those that FAULTY_NAME names, fail while a file named by
  * FAULTY_DISK holds a word. Nothing else of the process notices.
  *
  *   eio      writing and syncing fail, as on a worn card
@@ -23,7 +23,8 @@ static int is_spool(int fd) {
     ssize_t n = readlink(link, path, sizeof path - 1);
     if (n < 0) return 0;
     path[n] = 0;
-    return strstr(path, "/spool.db") != NULL;
+    const char *name = getenv("FAULTY_NAME");
+    return strstr(path, name ? name : "/spool.db") != NULL;
 }
 
 /* The word of the moment; empty when all is well. */

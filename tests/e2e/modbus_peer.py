@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import threading
+import time
 import tty
 
 from pymodbus.exceptions import NoSuchIdException
@@ -195,10 +196,15 @@ class SerialPeer(Peer):
         self.cable.close()
 
 
+# Seconds a character of ten bits takes at 115200 baud, and some more for the clock's grain.
+CHARACTER = 1.1 * 10 / 115200
+
+
 class PtyCable:
     """Two pseudo terminals, back to back. Our own handles stay open, so that either end may come and go. Requests to the
     units in `dead` do not pass: pymodbus answers for a unit it does not have with an exception, a dead device is silent.
-    `spoil` is what becomes of each answer on its way."""
+    `spoil` is what becomes of each answer on its way. Questions take the time they take on a wire: an answer that is there
+    before its question can have left is none."""
 
     def __init__(self, dead=()):
         self.dead = set(dead)
@@ -223,6 +229,8 @@ class PtyCable:
                 if master == right:
                     os.write(to[master], self.spoil(data))
                 elif data[0] not in self.dead:
+                    # Not a select on the handles: whoever hangs up meanwhile has sent all the same.
+                    time.sleep(len(data) * CHARACTER)
                     os.write(to[master], data)
 
     def close(self):

@@ -228,3 +228,27 @@ def test_whoever_stands_in_front_of_the_cabinet_asks_by_the_command_line(make_ga
         assert done.returncode == 1 and words in done.stderr, done
     assert modbus("quiet", 1, "read", "holding", 0).returncode == 0, "whoever may ask here may change the configuration"
     assert gateway.saw("raw access", "uid", "control socket", "function 16 to unit 5")
+
+
+def test_a_raw_write_and_a_refused_one_stand_in_the_audit_trail_with_who_asked(make_gateway, begin, witness, port):
+    gateway, peer = site(make_gateway, begin, port)
+    near = witness(port, "plant/#", user=ANN)
+    write = {"unit": 5, "function": 16, "address": 1, "values": [77, 78], "id": "w"}
+    assert ask(near, "written", **write)["id"] == "w"
+    ask(near, unit=5, function=3, address=1, count=1)
+    ask(near, "refused", unit=5, function=6, address=70_000, values=[1])
+    ask(near, "refused", **{**write, "values": [1, 2]})
+    gateway.stop()
+    gateway.start()
+    peer.put(5, 1, [1])
+    heard = near.total
+    eventually(lambda: near.total > heard, hoped="ann is back")
+    ask(near, "written", **write)
+    assert peer.get(5, 1) == 1, "not done again after the restart"
+    shown = gateway.command("audit", "--json", "--who", "ann", "--socket", gateway.socket).stdout
+    entries = [json.loads(line) for line in shown.splitlines()]
+    assert [(e["cause"], e["outcome"]["result"]) for e in entries] == [("raw", r) for r in (
+        "written", "refused", "refused", "refused")], entries
+    first = entries[0]
+    assert (first["line"], first["unit_id"], first["from"]["user"]) == ("hall", 5, "ann")
+    assert first["asked"][0]["raw"] == "function 16 to unit 5: holding 1 = 77 78", first

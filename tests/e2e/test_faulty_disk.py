@@ -22,10 +22,10 @@ def shim(tmp_path_factory):
 
 
 class Disk:
-    def __init__(self, gateway, shim, folder):
+    def __init__(self, gateway, shim, folder, name="/spool.db"):
         self.word = pathlib.Path(folder) / "fault"
         self.mend()
-        gateway.variables = {"LD_PRELOAD": str(shim), "FAULTY_DISK": str(self.word)}
+        gateway.variables = {"LD_PRELOAD": str(shim), "FAULTY_DISK": str(self.word), "FAULTY_NAME": name}
 
     def fails(self, how):
         self.word.write_text(how)

@@ -112,8 +112,10 @@ fn grown(looks: &[Look], guests: u32) -> Vec<String> {
     let (Some(early), Some(late)) = (during.get(LOOKS as usize / 5 - 1), during.last()) else { return Vec::new() };
     let mut grown = Vec::new();
     let (before, after) = (early.memory.resident, late.memory.resident);
-    if after > (before as f64 * GROWTH) as u64 + GRAIN {
-        grown.push(format!("memory went on growing, from {before} to {after} bytes"));
+    // What strangers have kept (retained messages, sessions) is bounded for itself, and lies on the disk as well.
+    let kept = late.store.saturating_sub(early.store) / 4 * 5;
+    if after > (before as f64 * GROWTH) as u64 + GRAIN + kept {
+        grown.push(format!("memory went on growing, from {before} to {after} bytes, {kept} of it for what is kept"));
     }
     // Guests come and go, each with a socket and perhaps one that lingers.
     if late.handles > early.handles + 2 * guests as usize {

@@ -118,7 +118,7 @@ impl Engine {
         let sent = begun + self.timing.of(frame.len());
         self.send(link, &frame).await?;
         self.quiet_since = sent;
-        let mut early = self.hear_early(link, (begun, sent)).await?;
+        let mut early = self.hear_early(link, asked.unit(), (begun, sent)).await?;
         if asked.unit() == 0 {
             self.pause.until(sent + BROADCAST).await;
             self.busy += sent - begun + self.timing.gap;
@@ -139,12 +139,18 @@ impl Engine {
     }
 
     /// No answer can begin before the question has ended: what is there by then is somebody else's, as a rule.
-    async fn hear_early(&mut self, link: &mut Link, (begun, sent): (Instant, Instant)) -> io::Result<Vec<u8>> {
+    async fn hear_early(
+        &mut self,
+        link: &mut Link,
+        unit: u8,
+        (begun, sent): (Instant, Instant),
+    ) -> io::Result<Vec<u8>> {
         let mut early = Vec::new();
         if self.has_wire && !self.echo && sent - begun > INSTANT {
             self.pause.until(sent).await;
-            // On a busy machine the wake-up can come so late that the answer has begun.
-            if Instant::now() < sent + self.timing.gap {
+            // On a busy machine the wake-up can come so late that the answer has begun: of a device that is known to be quick, at once.
+            let soonest = self.copies.quickest(unit).map_or(self.timing.gap, |quickest| quickest.min(self.timing.gap));
+            if Instant::now() < sent + soonest {
                 while self.pick_up(link, &mut early)? > 0 && early.len() < BABBLE {}
             }
             self.quiet_since = sent.max(self.quiet_since);
@@ -154,7 +160,7 @@ impl Engine {
 
     /// The answer that was there too early to be one, where nothing else came and nothing else can have brought it: then
     /// questions take no time on this port. Not for writes: an adapter that hears itself would confirm them. Where it could be
-    /// a copy or an old answer it is none, and pays nothing, but that does not happen so often in a row on a wire.
+    /// a copy or an old answer it is none, pays nothing and shows nothing, but that does not happen so often in a row on a wire.
     fn early_answer(&mut self, early: &mut Vec<u8>, scanner: &Scanner<'_>) -> Option<Heard> {
         let asked = scanner.asked();
         if early.is_empty() || !asked.is_read() {
@@ -174,9 +180,6 @@ impl Engine {
         if !is_sure {
             self.counts.stale_replies += 1;
             self.tap.put_aside();
-        }
-        if is_known && !is_owed {
-            self.copies.repeated(asked.unit(), &pdu, now);
         }
         is_sure.then_some(Heard { pdu, at: now, turnaround: Duration::ZERO, is_sure })
     }

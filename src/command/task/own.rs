@@ -22,6 +22,8 @@ use crate::command::failsafe::Look;
 use crate::command::failsafe::News;
 use crate::command::failsafe::Own;
 use crate::command::perform;
+use crate::command::record::Record;
+use crate::command::record::Term;
 use crate::command::target::Change;
 use crate::command::target::Seat;
 use crate::command::target::Whole;
@@ -41,7 +43,7 @@ impl CommandTask {
             return teller.guard(own.point, News::Own(own.point, end, None)).await;
         };
         if let Err(full) = queues[line].try_send(Box::new(job)) {
-            teller.tell(&full.into_inner(), &super::busy()).await;
+            teller.tell(&mut full.into_inner(), &super::busy()).await;
         }
     }
 
@@ -52,17 +54,19 @@ impl CommandTask {
         let payload = Bytes::from(answer::value_json(&own.value).to_string());
         let message = Message::plain(TopicName::new(topic).ok()?, payload, Qos::AtLeastOnce, Retain::No);
         let line = usize::from(whole.device.line.0);
-        let work = Work::Set(Change { target, value: own.value.clone() });
+        let change = Change { target, value: own.value.clone() };
+        let record = Some(Record::own(&own.who, &self.plant, &change));
+        let term = Term::own(Instant::now());
         let cause = Cause::FailSafe { who: Arc::clone(&own.who), look: own.look };
         Some((
             line,
             Job {
                 line,
-                work,
+                work: Work::Set(change),
                 id: None,
-                expires_us: None,
                 message,
-                came: Instant::now(),
+                term,
+                record,
                 cause,
                 asked: Asked::First,
                 before: None,

@@ -1,6 +1,7 @@
 //! From what is written to what is meant. Every section takes its nodes and leaves its part of the plant; what cannot be
 //! understood is reported and stood in for, so that the sections behind it can still be judged.
 
+mod audit;
 mod broker;
 mod cloud;
 mod devices;
@@ -35,6 +36,7 @@ use crate::config::profile::Shelf;
 use crate::config::report::Problem;
 use shared::Shared;
 
+pub(super) use audit::AUDIT_KEYS;
 pub(super) use broker::ACCESS_KEYS;
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
@@ -52,8 +54,20 @@ pub(super) use site::SPOOL_KEYS;
 pub(super) use upstream::UPSTREAM_KEYS;
 
 /// The keys a file may begin with.
-pub(super) const ROOT_KEYS: &[&str] =
-    &["gateway", "include", "schedules", "lines", "devices", "publish", "broker", "upstreams", "spool", "stats", "web"];
+pub(super) const ROOT_KEYS: &[&str] = &[
+    "gateway",
+    "include",
+    "schedules",
+    "lines",
+    "devices",
+    "publish",
+    "broker",
+    "upstreams",
+    "spool",
+    "audit",
+    "stats",
+    "web",
+];
 
 /// The state of one check.
 pub(super) struct Checker {
@@ -151,6 +165,8 @@ impl Checker {
         self.loops(&upstreams, &broker);
         let section = self.once(roots, "spool");
         let spool = self.spool(section);
+        let section = self.once(roots, "audit");
+        let audit = self.audit(section, &spool);
         let section = self.once(roots, "stats");
         let stats = self.stats(section);
         let section = self.once(roots, "web");
@@ -164,6 +180,7 @@ impl Checker {
             broker,
             upstreams,
             spool,
+            audit,
             stats,
             web,
             state_dir: self.state_dir.clone(),

@@ -5,13 +5,14 @@ use super::super::SpoolError;
 use super::super::disk::Disk;
 use super::Log;
 use super::cursor::counts;
+use crate::database::FileError;
 
 impl Log {
     /// The disk said no. What is in memory stays there; a damaged file is set aside and a new one begun.
     pub(super) fn fault(&mut self, error: &rusqlite::Error) {
         let path = self.settings.path.display();
         let words = match SpoolError::of(&self.settings.path, error) {
-            SpoolError::Damaged { why, .. } => {
+            SpoolError::File(FileError::Damaged { why, .. }) => {
                 let aside = self.disk.take().and_then(Disk::set_aside);
                 let aside = aside.map_or_else(|| "nowhere".to_owned(), |a| a.display().to_string());
                 let words = format!("{path} was damaged ({why}); set aside as {aside}, a new log begun");

@@ -3,6 +3,7 @@
 use super::super::look::Survey;
 use super::super::look::Waiting;
 use super::*;
+use crate::database::FileError;
 
 fn waiting(log: &Log) -> Vec<Waiting> {
     let (mut after, mut found) = (0, Vec::new());
@@ -121,13 +122,13 @@ fn with_newest_first_only_the_backlog_is_cleared() {
 fn a_file_is_looked_at_only_while_no_gateway_holds_it_and_never_made() {
     let folder = tempfile::tempdir().unwrap();
     let error = super::super::Stored::open(settings(folder.path()), upstreams()).unwrap_err();
-    assert!(matches!(error, SpoolError::Absent { .. }), "{error}");
+    assert!(matches!(error, SpoolError::File(FileError::Absent { .. })), "{error}");
     assert!(!folder.path().join("spool.db").exists());
     let mut log = open(folder.path());
     append(&mut log, 0..5);
     log.tick(at(0));
     let error = super::super::Stored::open(settings(folder.path()), upstreams()).unwrap_err();
-    assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
+    assert!(matches!(error, SpoolError::File(FileError::InUse { .. })), "{error}");
     drop(log);
     let mut stored = super::super::Stored::open(settings(folder.path()), upstreams()).unwrap();
     assert_eq!(values(&stored.look(0).unwrap().entries), numbers(0..5));

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::super::schema::with_suffix;
 use super::*;
+use crate::database::with_suffix;
 
 /// Cuts; the test takes some seconds.
 const CUTS: usize = 240;
