@@ -3,6 +3,8 @@
 
 pub mod certificate;
 mod check;
+pub mod difference;
+mod follow;
 mod load;
 mod loops;
 mod node;
