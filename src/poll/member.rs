@@ -98,6 +98,30 @@ impl Member {
         }
     }
 
+    /// Whether this is still the device as configured, with these points. Where they stand in the plant says nothing.
+    pub(crate) fn is_of(&self, device: &Device, points: &[Point]) -> bool {
+        let same = self.device == Device { points: self.device.points.clone(), ..device.clone() };
+        same && self.points.len() == points.len() && self.points.iter().zip(points).all(|(e, p)| e.point == *p)
+    }
+
+    /// The same device under the same address, configured otherwise before: what is known of it is kept.
+    pub(crate) fn succeed(&mut self, old: Self) {
+        let lesson = old.lesson().fitting(self.points.iter().map(|e| &e.point));
+        self.recall(&lesson);
+        for entry in &mut self.points {
+            let same = old.index.get(&entry.point.id);
+            entry.last = same.and_then(|slot| old.points[*slot].last.clone());
+        }
+        (self.health, self.wait, self.reason) = (old.health, old.wait, old.reason);
+        (self.cut, self.paused, self.quiet_until) = (old.cut, old.paused, old.quiet_until);
+        (self.replies, self.failures) = (old.replies, old.failures);
+    }
+
+    /// Points of which nothing was ever said.
+    pub(crate) fn untold(&self) -> Vec<Slot> {
+        (0..self.points.len()).filter(|slot| self.points[*slot].last.is_none()).collect()
+    }
+
     /// What a turn of these points asks. Planning costs more than the rest of a turn, so it is done anew only when the device
     /// has taught something, or has become quicker or slower by an eighth: less hardly moves the best plan.
     pub(crate) fn planned(&mut self, points: &[PointId], line: &Line) -> Planned {

@@ -19,6 +19,7 @@ use crate::poll::DeviceEvent;
 use crate::publish::Accounts;
 use crate::publish::Parts;
 use crate::publish::policy::{Policy, Verdict};
+use crate::publish::renewal::{Renewal, Renewals};
 use crate::sample::Sample;
 use crate::status::{Books, PointAccount, PublishStatus};
 use crate::time;
@@ -29,38 +30,58 @@ const BATCHES: usize = 64;
 /// Questions for the books that wait; more askers wait their turn.
 const QUESTIONS: usize = 4;
 
-struct Outlet {
+pub(super) struct Outlet {
     /// Shared with the plant.
     device: Arc<str>,
     point: Arc<str>,
-    series: Arc<Series>,
-    policy: Policy,
-    account: PublishStatus,
+    pub(super) series: Arc<Series>,
+    pub(super) policy: Policy,
+    pub(super) account: PublishStatus,
 }
 
 impl Outlet {
+    /// Nothing is told yet, nothing counted.
+    pub(super) fn new(gateway: &str, device: Option<&Device>, point: &Point) -> Self {
+        Self {
+            device: device.map_or_else(|| "".into(), |d| Arc::clone(&d.name)),
+            point: Arc::clone(&point.name),
+            series: Arc::new(series(gateway, device, point)),
+            policy: Policy::new(point.report.clone()),
+            account: PublishStatus::default(),
+        }
+    }
+
     /// `{device}/{point}`, as it is named in the configuration.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{}/{}", self.device, self.point)
     }
 }
 
 /// Turns samples into messages.
 pub struct PublishTask {
-    /// By the number of the point; a line's share of a plant leaves the others empty.
-    outlets: Vec<Option<Outlet>>,
-    states: HashMap<DeviceId, TopicName>,
+    /// By the number of the point; a line's share of a plant leaves the others empty, and so does a reload.
+    pub(super) outlets: Vec<Option<Outlet>>,
+    pub(super) states: HashMap<DeviceId, Standing>,
     own_state: Option<TopicName>,
-    samples: mpsc::Receiver<Vec<Sample>>,
-    events: mpsc::Receiver<DeviceEvent>,
+    pub(super) samples: mpsc::Receiver<Vec<Sample>>,
+    pub(super) events: mpsc::Receiver<DeviceEvent>,
     sink: mpsc::Sender<Vec<Message>>,
     status: watch::Sender<PublishStatus>,
     account: PublishStatus,
-    held: BTreeSet<(u64, PointId)>,
+    pub(super) held: BTreeSet<(u64, PointId)>,
     pen: Pen,
+    renewals: mpsc::Receiver<Renewal>,
+    /// Kept, as `ask`.
+    renew: mpsc::Sender<Renewal>,
     questions: mpsc::Receiver<oneshot::Sender<Books>>,
     /// Kept, so that the questions never end before the task does.
     ask: mpsc::Sender<oneshot::Sender<Books>>,
+}
+
+/// A device as it was told last.
+pub(super) struct Standing {
+    pub(super) topic: TopicName,
+    pub(super) told: Option<DeviceEvent>,
 }
 
 /// What woke the task.
@@ -69,6 +90,7 @@ enum Event {
     Device(DeviceEvent),
     Release,
     Question(oneshot::Sender<Books>),
+    Renewal(Renewal),
 }
 
 /// What happens to one reading, as the books see it.
@@ -110,24 +132,41 @@ impl PublishTask {
     ) -> (watch::Receiver<PublishStatus>, Self) {
         let devices: HashMap<DeviceId, &Device> = parts.devices.iter().map(|d| (d.id, d)).collect();
         let gateway = parts.gateway;
-        // Names are checked by the configuration; one that makes no topic could only lose its state messages here.
-        let state = |d: &&Device| Some((d.id, TopicName::new(format!("{gateway}/{}/$state", d.name)).ok()?));
-        let states = devices.values().filter_map(state).collect();
+        let states = devices.values().filter_map(|d| standing(gateway, d)).collect();
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
         let count = parts.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
         let mut outlets = Vec::new();
         outlets.resize_with(count, || None);
         for point in parts.points {
-            let series = Arc::new(series(gateway, devices.get(&point.device).copied(), point));
-            let (policy, account) = (Policy::new(point.report.clone()), PublishStatus::default());
-            let device = devices.get(&point.device).map_or_else(|| "".into(), |d| Arc::clone(&d.name));
-            outlets[place(point.id)] = Some(Outlet { device, point: Arc::clone(&point.name), series, policy, account });
+            outlets[place(point.id)] = Some(Outlet::new(gateway, devices.get(&point.device).copied(), point));
         }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
         let (ask, questions) = mpsc::channel(QUESTIONS);
+        let (renew, renewals) = mpsc::channel(1);
         let pen = Pen::default();
-        (seen, Self { outlets, states, own_state, samples, events, sink, status, account, held, pen, questions, ask })
+        let task = Self {
+            outlets,
+            states,
+            own_state,
+            samples,
+            events,
+            sink,
+            status,
+            account,
+            held,
+            pen,
+            renewals,
+            renew,
+            questions,
+            ask,
+        };
+        (seen, task)
+    }
+
+    /// The handle for whoever gives it other points.
+    pub fn renewals(&self) -> Renewals {
+        Renewals::new(self.renew.clone())
     }
 
     /// Goes on where the books of an earlier run end. What was held when that run was killed was never told.
@@ -178,6 +217,7 @@ impl PublishTask {
                 n = self.samples.recv_many(&mut batches, BATCHES) => Some(Event::Samples(n)),
                 event = self.events.recv(), if events_open => event.map(Event::Device),
                 Some(reply) = self.questions.recv() => Some(Event::Question(reply)),
+                Some(renewal) = self.renewals.recv() => Some(Event::Renewal(renewal)),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => Some(Event::Release),
             };
             let messages = match event {
@@ -188,6 +228,15 @@ impl PublishTask {
                 Some(Event::Question(reply)) => {
                     let _ = reply.send(self.books());
                     Vec::new()
+                }
+                Some(Event::Renewal(renewal)) => {
+                    let (messages, done) = self.renew(renewal);
+                    if !self.pass(messages).await {
+                        return;
+                    }
+                    // Whoever asked may have given up waiting.
+                    let _ = done.send(());
+                    continue;
                 }
                 None => {
                     events_open = false;
@@ -206,7 +255,7 @@ impl PublishTask {
         messages.is_empty() || self.sink.send(messages).await.is_ok()
     }
 
-    fn sample(&mut self, sample: Sample) -> Option<Message> {
+    pub(super) fn sample(&mut self, sample: Sample) -> Option<Message> {
         let id = sample.point();
         // A sample of a point that a reload has just removed.
         let outlet = self.outlets.get_mut(place(id))?.as_mut()?;
@@ -247,27 +296,32 @@ impl PublishTask {
         let mut messages = Vec::new();
         while let Some((_, id)) = self.held.first().copied().filter(|(at, _)| *at <= now_us) {
             self.held.pop_first();
-            let Some(outlet) = self.outlets.get_mut(place(id)).and_then(Option::as_mut) else { continue };
-            if let Some(sample) = outlet.policy.release() {
-                for turn in [Turn::LetGo, Turn::Published] {
-                    turn.count(&mut self.account, &sample);
-                    turn.count(&mut outlet.account, &sample);
-                }
-                messages.push(message(&mut self.pen, &outlet.series, sample));
-            }
+            messages.extend(self.let_go(id));
         }
         messages
     }
 
-    fn device(&self, event: DeviceEvent) -> Option<Message> {
-        let topic = self.states.get(&event.device)?.clone();
+    pub(super) fn device(&mut self, event: DeviceEvent) -> Option<Message> {
+        let standing = self.states.get_mut(&event.device)?;
+        standing.told = Some(event);
         let state = if event.online { "online" } else { "offline" };
-        let reason = event.reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
-        let text = format!("{{\"state\":\"{state}\"{reason},\"time\":\"{}\"}}", time::now().rfc3339());
-        Some(Message::plain(topic, Bytes::from(text), Qos::AtLeastOnce, Retain::Yes))
+        let reason = event.reason.map(|r| r.to_string());
+        Some(state_message(&standing.topic, state, reason.as_deref(), Retain::Yes))
     }
 
-    fn own(&self, state: &'static str) -> Vec<Message> {
+    /// A reading that was held is told after all: its point ends.
+    pub(super) fn let_go(&mut self, id: PointId) -> Option<Message> {
+        self.held.retain(|(_, held)| *held != id);
+        let outlet = self.outlets.get_mut(place(id))?.as_mut()?;
+        let sample = outlet.policy.release()?;
+        for turn in [Turn::LetGo, Turn::Published] {
+            turn.count(&mut self.account, &sample);
+            turn.count(&mut outlet.account, &sample);
+        }
+        Some(message(&mut self.pen, &outlet.series, sample))
+    }
+
+    pub(super) fn own(&self, state: &'static str) -> Vec<Message> {
         let message = |topic: &TopicName| {
             Message::plain(topic.clone(), Bytes::from_static(state.as_bytes()), Qos::AtLeastOnce, Retain::Yes)
         };
@@ -275,13 +329,26 @@ impl PublishTask {
     }
 }
 
+/// How the topic of a device's state is called. Names are checked by the configuration; one that makes no topic could only
+/// lose its state messages here.
+pub(super) fn standing(gateway: &str, device: &Device) -> Option<(DeviceId, Standing)> {
+    let topic = TopicName::new(format!("{gateway}/{}/$state", device.name)).ok()?;
+    Some((device.id, Standing { topic, told: None }))
+}
+
+pub(super) fn state_message(topic: &TopicName, state: &str, reason: Option<&str>, retain: Retain) -> Message {
+    let reason = reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
+    let text = format!("{{\"state\":\"{state}\"{reason},\"time\":\"{}\"}}", time::now().rfc3339());
+    Message::plain(topic.clone(), Bytes::from(text), Qos::AtLeastOnce, retain)
+}
+
 /// A moment of the monotonic clock as a pause from now, never zero so that a timer that fires early does not spin.
 fn wait_for(at_us: u64) -> Duration {
     Duration::from_micros(at_us.saturating_sub(time::now().mono_us).max(1))
 }
 
-/// Points are numbered from 0 without gaps.
-const fn place(id: PointId) -> usize {
+/// Points are numbered from 0, with gaps after a reload only.
+pub(super) const fn place(id: PointId) -> usize {
     id.0 as usize
 }
 
