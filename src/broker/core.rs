@@ -95,6 +95,12 @@ pub(super) struct Seat {
     pub(super) kept: Kept,
 }
 
+/// Room for the count with small messages, and for some of the largest.
+pub(super) fn bounds(limits: Limits) -> Bounds {
+    let bytes = (limits.queue.saturating_mul(1024)).max(limits.packet.saturating_mul(4));
+    Bounds { messages: limits.queue, bytes }
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Core {
@@ -124,11 +130,9 @@ pub struct Core {
 impl Core {
     /// An empty broker.
     pub fn new(limits: Limits, access: Access, now: Instant) -> Self {
-        // Room for the count with small messages, and for some of the largest.
-        let bytes = (limits.queue.saturating_mul(1024)).max(limits.packet.saturating_mul(4));
         Self {
             limits,
-            bounds: Bounds { messages: limits.queue, bytes },
+            bounds: bounds(limits),
             access,
             conns: Slab::default(),
             seats: Slab::default(),

@@ -22,6 +22,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::BrokerError;
 use super::client;
+use super::doors::Desk;
+use super::doors::Guests;
 use super::hub::Hub;
 use super::throttle::Arrivals;
 use super::websocket;
@@ -34,14 +36,17 @@ const MARGIN: usize = 64;
 /// A bound socket and what is spoken there.
 #[derive(Debug)]
 pub(super) struct Door {
-    socket: StdListener,
+    /// As configured.
+    pub(super) listener: Listener,
+    pub(super) socket: StdListener,
     /// With the port really bound.
     pub(super) address: SocketAddr,
-    speech: Speech,
+    pub(super) speech: Speech,
 }
 
+/// What is spoken on a socket, ready to be spoken.
 #[derive(Clone)]
-enum Speech {
+pub(super) enum Speech {
     Tcp,
     Tls(TlsAcceptor),
     WebSocket,
@@ -57,19 +62,23 @@ impl std::fmt::Debug for Speech {
     }
 }
 
-/// Binds one listener.
-pub(super) fn bind(listener: &Listener) -> Result<Door, BrokerError> {
-    let speech = match &listener.kind {
+/// Reads what a listener needs beside its socket: certificate and key.
+pub(super) fn speech(kind: &ListenerKind) -> Result<Speech, BrokerError> {
+    Ok(match kind {
         ListenerKind::Tcp => Speech::Tcp,
         ListenerKind::WebSocket => Speech::WebSocket,
         ListenerKind::Tls { cert, key, client_ca } => Speech::Tls(acceptor(cert, key, client_ca.as_deref())?),
-    };
+    })
+}
+
+/// Binds one listener.
+pub(super) fn bind(listener: &Listener, speech: Speech) -> Result<Door, BrokerError> {
     let refused = |error: io::Error| BrokerError::Bind { address: listener.address, why: in_words(&error) };
     // Sets SO_REUSEADDR, so that a restart does not wait for old connections to time out.
     let socket = StdListener::bind(listener.address).map_err(refused)?;
     socket.set_nonblocking(true).map_err(refused)?;
     let address = socket.local_addr().map_err(refused)?;
-    Ok(Door { socket, address, speech })
+    Ok(Door { listener: listener.clone(), socket, address, speech })
 }
 
 fn in_words(error: &io::Error) -> String {
@@ -124,14 +133,14 @@ fn acceptor(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<TlsAcce
 }
 
 impl Door {
-    /// Accepts until the broker stops.
-    pub(super) async fn run(self, hub: Rc<Hub>, sockets: usize) -> io::Result<()> {
+    /// Accepts until it is to close.
+    pub(super) async fn run(self, hub: Rc<Hub>, desk: Desk) -> io::Result<()> {
         let listener = TcpListener::from_std(self.socket)?;
         let mut arrivals = Arrivals::new(std::time::Instant::now());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = hub.stopping.cancelled() => return Ok(()),
+                () = desk.stop.cancelled() => return Ok(()),
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -142,15 +151,17 @@ impl Door {
                     continue;
                 }
             };
-            if hub.sockets.get() >= sockets + MARGIN {
+            if hub.sockets.get() >= hub.with(|core, _| core.client_limit()) + MARGIN {
                 tracing::debug!(%peer, "too many connections");
                 continue;
             }
             let pause = arrivals.another(std::time::Instant::now());
             hub.sockets.set(hub.sockets.get() + 1);
-            let (counted, speech) = (Counted(Rc::clone(&hub)), self.speech.clone());
+            desk.guests.borrow_mut().insert(peer, stream.local_addr().unwrap_or(self.address));
+            let counted = Counted { hub: Rc::clone(&hub), guests: Rc::clone(&desk.guests), peer };
+            let speech = desk.speech.borrow().clone();
             tokio::task::spawn_local(async move {
-                greet(stream, peer, speech, Rc::clone(&counted.0)).await;
+                greet(stream, peer, speech, Rc::clone(&counted.hub)).await;
                 drop(counted);
             });
             if pause > Duration::ZERO {
@@ -161,11 +172,16 @@ impl Door {
 }
 
 /// A socket that counts as open until its task ends, by whatever way.
-struct Counted(Rc<Hub>);
+struct Counted {
+    hub: Rc<Hub>,
+    guests: Guests,
+    peer: SocketAddr,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.sockets.set(self.0.sockets.get() - 1);
+        self.hub.sockets.set(self.hub.sockets.get() - 1);
+        self.guests.borrow_mut().remove(&self.peer);
     }
 }
 

@@ -15,8 +15,10 @@ pub mod slab;
 pub mod stored;
 pub mod throttle;
 
+mod change;
 mod client;
 mod deliver;
+mod doors;
 mod hub;
 mod inbound;
 mod inlet;
@@ -50,9 +52,11 @@ pub use local::LocalSubscription;
 use self::access::Access;
 use self::core::Core;
 use self::deliver::Local;
+use self::doors::Doors;
 use self::hub::Hub;
 use self::keep::Saved;
 use self::listener::Door;
+use self::listener::Speech;
 use self::session::Depth;
 use self::store::Store;
 use crate::config::plant;
@@ -125,6 +129,9 @@ enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
     Access(Access),
+    Limits(plant::Limits),
+    Refilter(Arc<str>, Vec<(TopicFilter, Qos)>, oneshot::Sender<bool>),
+    Listen(Vec<(plant::Listener, Speech)>, oneshot::Sender<Result<(), BrokerError>>),
     Kick(Arc<str>, oneshot::Sender<bool>),
     Stop,
 }
@@ -135,7 +142,7 @@ pub struct Broker {
     requests: mpsc::Sender<Request>,
     inlet: mpsc::Sender<Vec<Message>>,
     status: watch::Receiver<BrokerStatus>,
-    addresses: Arc<[SocketAddr]>,
+    addresses: watch::Receiver<Arc<[SocketAddr]>>,
     /// Taken by the one who joins; a plain mutex for that moment.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -145,12 +152,13 @@ pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, Broker
     if let Some((name, _)) = options.users.iter().find(|(_, hash)| !access::is_hash(hash)) {
         return Err(BrokerError::User(name.clone()));
     }
-    let doors: Vec<Door> = settings.listen.iter().map(listener::bind).collect::<Result<_, _>>()?;
-    let addresses: Arc<[SocketAddr]> = doors.iter().map(|door| door.address).collect();
-    let listeners: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let bind = |listener: &plant::Listener| listener::bind(listener, listener::speech(&listener.kind)?);
+    let doors: Vec<Door> = settings.listen.iter().map(bind).collect::<Result<_, _>>()?;
+    let listeners = doors.iter().map(|door| door.address.to_string()).collect();
+    let (bound, addresses) = watch::channel(doors.iter().map(|door| door.address).collect());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (inlet, published) = mpsc::channel(INLET);
-    let (told, status) = watch::channel(BrokerStatus { listeners: listeners.clone(), ..BrokerStatus::default() });
+    let (told, status) = watch::channel(BrokerStatus { listeners, ..BrokerStatus::default() });
     let access = Access::new(settings.anonymous, options.users, settings.access);
     let limits = settings.limits;
     let (store, saved) = store::open(&options.state_dir)?;
@@ -160,7 +168,7 @@ pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, Broker
         .max_blocking_threads(4)
         .build()
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    let owner = Owner { doors, limits, access, asked, published, told, listeners, store, saved };
+    let owner = Owner { doors, bound, limits, access, asked, published, told, store, saved };
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || LocalSet::new().block_on(&runtime, owner.run()))
@@ -200,6 +208,29 @@ impl Broker {
         let _ = self.requests.send(Request::Access(access)).await;
     }
 
+    /// New limits, in force for who and what comes from now on.
+    pub async fn set_limits(&self, limits: plant::Limits) {
+        let _ = self.requests.send(Request::Limits(limits)).await;
+    }
+
+    /// Other filters for a subscription of this process, with no message missed or given twice in between, and none of those
+    /// that are retained. False: there is none of that name.
+    pub async fn refilter(&self, name: &str, filters: Vec<(TopicFilter, Qos)>) -> bool {
+        let (done, refiltered) = oneshot::channel();
+        let _ = self.requests.send(Request::Refilter(name.into(), filters, done)).await;
+        refiltered.await.unwrap_or(false)
+    }
+
+    /// Listens there from now on; certificates are read anew. Who is connected stays so, unless its listener is gone. On an
+    /// error everything is as before.
+    pub async fn listen(&self, listeners: &[plant::Listener]) -> Result<(), BrokerError> {
+        let ready = |listener: &plant::Listener| Ok((listener.clone(), listener::speech(&listener.kind)?));
+        let wanted = listeners.iter().map(ready).collect::<Result<Vec<_>, BrokerError>>()?;
+        let (done, changed) = oneshot::channel();
+        let _ = self.requests.send(Request::Listen(wanted, done)).await;
+        changed.await.unwrap_or_else(|_| Err(BrokerError::Thread("it has ended".to_owned())))
+    }
+
     /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
     pub async fn kick(&self, client_id: &str) -> bool {
         let (done, kicked) = oneshot::channel();
@@ -214,7 +245,7 @@ impl Broker {
 
     /// Addresses really bound, in order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.to_vec()
+        self.addresses.borrow().to_vec()
     }
 
     /// Tells the clients (0x8B), waits at most half a second for them to read it, and ends the thread.
@@ -236,7 +267,7 @@ struct Owner {
     asked: mpsc::Receiver<Request>,
     published: mpsc::Receiver<Vec<Message>>,
     told: watch::Sender<BrokerStatus>,
-    listeners: Vec<String>,
+    bound: watch::Sender<Arc<[SocketAddr]>>,
     store: Store,
     saved: Saved,
 }
@@ -245,15 +276,7 @@ impl Owner {
     async fn run(mut self) {
         let hub = Hub::new(Core::new(self.limits, self.access, std::time::Instant::now()));
         hub.with(|core, now| core.restore(now, self.saved));
-        for door in self.doors {
-            let (hub, clients) = (Rc::clone(&hub), self.limits.clients);
-            tokio::task::spawn_local(async move {
-                let address = door.address;
-                if let Err(error) = door.run(hub, clients).await {
-                    tracing::error!(%address, %error, "listener ended");
-                }
-            });
-        }
+        let mut doors = Doors::open(Rc::clone(&hub), self.doors, self.bound);
         tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), "".into(), self.published));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -262,7 +285,7 @@ impl Owner {
             let request = tokio::select! {
                 request = self.asked.recv() => request,
                 _ = ticks.tick() => {
-                    on_tick(&hub, count, &self.told, &self.listeners);
+                    on_tick(&hub, count, &self.told, &doors.names());
                     save(&hub, &self.store);
                     count += 1;
                     continue;
@@ -277,6 +300,14 @@ impl Owner {
                     tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), name, published));
                 }
                 Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
+                Some(Request::Limits(limits)) => hub.with(|core, _| core.set_limits(limits)),
+                Some(Request::Refilter(name, filters, done)) => {
+                    let _ = done.send(hub.with(|core, _| core.refilter_local(&name, filters)));
+                }
+                Some(Request::Listen(listeners, done)) => {
+                    let _ = done.send(doors.change(listeners).await);
+                    self.told.send_modify(|status| status.listeners = doors.names());
+                }
                 Some(Request::Kick(client_id, done)) => {
                     let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
                 }

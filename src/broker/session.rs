@@ -199,6 +199,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Other bounds for what comes from now on.
+    pub const fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// A new session.
     pub fn new(bounds: Bounds) -> Self {
         Self {
