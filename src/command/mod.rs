@@ -15,5 +15,6 @@ mod waiting;
 pub use target::Desk;
 pub use target::Seat;
 pub use task::CommandTask;
+pub use task::Floor;
 pub use task::Outlet;
 pub use task::new;

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,23 +28,35 @@ use crate::command::waiting::MOST;
 use crate::command::waiting::Put;
 use crate::command::waiting::Waiting;
 use crate::config::plant::Device;
+use crate::config::plant::Line;
 use crate::config::plant::Plant;
 use crate::config::plant::Source;
 use crate::message::Message;
 use crate::message::Retain;
+use crate::point::LineId;
 use crate::point::PointId;
 use crate::topic::Qos;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
 
+/// What can be commanded: the plant, and the desks of its lines in order of `plant.lines`. A reload sends another.
+#[derive(Debug, Clone)]
+pub struct Floor {
+    /// The points that can be named.
+    pub plant: Arc<Plant>,
+    /// Where things are done.
+    pub desks: Vec<Seat>,
+}
+
 /// Takes `…/set`, `…/get` and `…/$command` messages and does what they ask.
 #[derive(Debug)]
 pub struct CommandTask {
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
-    plant: Arc<Plant>,
-    desks: Vec<Seat>,
+    /// As it was seen last.
+    floor: Floor,
+    floors: watch::Receiver<Floor>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
 }
@@ -57,10 +70,25 @@ enum Work {
     Act(Arc<Device>, Vec<PointId>, Action),
 }
 
+impl Work {
+    /// Whether a reload, since this was asked, has left alone what it is about: a point keeps its number only then.
+    fn still_means_the_same(&self, plant: &Plant) -> bool {
+        let holds =
+            |target: &Target| plant.points.iter().any(|p| p.id == target.point.id && p.name == target.point.name);
+        match self {
+            Self::Set(change) => holds(&change.target),
+            Self::Batch(changes) => changes.iter().all(|change| holds(&change.target)),
+            Self::Get(target) => holds(target),
+            // About a device by its name, whatever its points.
+            Self::Act(device, ..) => plant.devices.iter().any(|d| d.id == device.id && d.name == device.name),
+        }
+    }
+}
+
 /// One command on its way to its line.
 #[derive(Debug)]
 struct Job {
-    line: usize,
+    line: LineId,
     work: Work,
     id: Option<String>,
     expires_us: Option<i64>,
@@ -71,29 +99,37 @@ struct Job {
 /// Why not, with the asker's id where it could be read.
 type Refused = (Option<String>, Refusal);
 
-/// A task over all points of the plant; `desks` are in the order of `plant.lines`.
-pub fn new(
-    plant: Arc<Plant>,
-    desks: Vec<Seat>,
-    commands: mpsc::Receiver<Vec<Message>>,
-    answers: Outlet,
-) -> CommandTask {
-    CommandTask { commands, answers, plant, desks, answered: Arc::default() }
+/// Where the commands of a line wait.
+struct Queue {
+    line: LineId,
+    desk: Seat,
+    jobs: mpsc::Sender<Box<Job>>,
+}
+
+/// A task over all points of the plant.
+pub fn new(mut floors: watch::Receiver<Floor>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
+    let floor = floors.borrow_and_update().clone();
+    CommandTask { commands, answers, floor, floors, answered: Arc::default() }
 }
 
 impl CommandTask {
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
-        let queues: Vec<_> = self.desks.iter().map(|desk| self.start_worker(&mut workers, desk.clone())).collect();
+        let mut queues = self.queues(&mut workers, Vec::new());
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
                 () = stop.cancelled() => None,
+                Ok(()) = self.floors.changed() => {
+                    self.floor = self.floors.borrow_and_update().clone();
+                    queues = self.queues(&mut workers, queues);
+                    continue;
+                }
                 Some(ended) = workers.join_next() => {
-                    // A worker ends only when its queue is dropped, so this one panicked: the whole task is made anew.
+                    // It ends well only when its line is gone. One that panicked: the whole task is made anew.
                     ended.expect("a worker outlives its queue");
-                    None
+                    continue;
                 }
             };
             let Some(batch) = batch else { break };
@@ -105,15 +141,28 @@ impl CommandTask {
         workers.join_all().await;
     }
 
+    /// One for each line. A line that stays keeps its own; one that is gone does what waits there, and ends.
+    fn queues(&self, workers: &mut JoinSet<()>, mut before: Vec<Queue>) -> Vec<Queue> {
+        let lines = self.floor.plant.lines.iter().zip(&self.floor.desks);
+        let queue = |(line, desk): (&Line, &Seat)| {
+            let same = |queue: &Queue| queue.line == line.id && queue.desk.same_channel(desk);
+            match before.iter().position(same) {
+                Some(at) => before.swap_remove(at),
+                None => Queue { line: line.id, desk: desk.clone(), jobs: self.start_worker(workers, desk.clone()) },
+            }
+        };
+        lines.map(queue).collect()
+    }
+
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
         // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
         let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
         let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
-        workers.spawn(work(jobs, desk, teller));
+        workers.spawn(work(jobs, (desk, self.floors.clone()), teller));
         queue
     }
 
-    async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
+    async fn take(&self, message: Message, queues: &[Queue]) {
         let came = Instant::now();
         let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
         let (id, refusal) = match self.understand(&message, came) {
@@ -125,7 +174,8 @@ impl CommandTask {
                     }
                     return;
                 }
-                if let Err(full) = queues[job.line].try_send(Box::new(job)) {
+                let queue = queues.iter().find(|queue| queue.line == job.line).expect("a queue for each line");
+                if let Err(full) = queue.jobs.try_send(Box::new(job)) {
                     teller.tell(&full.into_inner(), &busy()).await;
                 }
                 return;
@@ -153,10 +203,11 @@ impl CommandTask {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();
-        let rest = topic.strip_prefix(&*self.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
+        let rest =
+            topic.strip_prefix(&*self.floor.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
         let levels: Vec<&str> = rest.split('/').collect();
         let unknown = || (None, Refusal::UnknownPoint(topic.to_owned()));
-        let whole = levels.first().and_then(|device| Whole::named(&self.plant, device));
+        let whole = levels.first().and_then(|device| Whole::named(&self.floor.plant, device));
         let whole = whole.ok_or_else(|| match levels.as_slice() {
             [_, _, _] => unknown(),
             _ => (None, Refusal::UnknownDevice(levels.first().copied().unwrap_or_default().to_owned())),
@@ -173,7 +224,7 @@ impl CommandTask {
             }
             _ => return Err(unknown()),
         };
-        let line = usize::from(whole.device.line.0);
+        let line = whole.device.line;
         Ok(Job { line, work, id, expires_us, message: message.clone(), came })
     }
 }
@@ -238,17 +289,22 @@ fn key_of(job: &Job) -> Option<Arc<str>> {
     job.id.as_ref().map(|id| format!("{} {id}", job.message.topic).into())
 }
 
+fn changed() -> Outcome {
+    Outcome::Later("the configuration has changed meanwhile; ask again if this is still wanted".to_owned())
+}
+
 fn busy() -> Outcome {
     Outcome::Later("busy: too many commands wait for this line, try again".to_owned())
 }
 
-async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
+async fn work(mut jobs: mpsc::Receiver<Box<Job>>, (desk, floors): (Seat, watch::Receiver<Floor>), teller: Teller) {
     let mut waiting = Waiting::new();
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
         while let Some(job) = waiting.next() {
-            let outcome = perform_at(&desk, &job).await;
+            let holds = job.work.still_means_the_same(&floors.borrow().plant);
+            let outcome = if holds { perform_at(&desk, &job).await } else { changed() };
             teller.tell(&job, &outcome).await;
             take_in(&mut jobs, &mut waiting, &teller).await;
         }

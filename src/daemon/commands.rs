@@ -1,13 +1,12 @@
 //! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered through the broker.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::command;
-use crate::command::Seat;
-use crate::config::Plant;
+use crate::command::Floor;
 use crate::daemon::Group;
 use crate::supervise;
 use crate::supervise::Panics;
@@ -17,26 +16,28 @@ use crate::topic::{Qos, TopicFilter};
 const WAITING: usize = 256;
 
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, desks: Vec<Seat>) {
+pub(super) fn start(group: &Group, panics: &Panics, broker: &Broker, floors: watch::Receiver<Floor>) {
     let stop = group.stop.clone();
-    let (plant, broker) = (Arc::clone(plant), broker.clone());
+    let broker = broker.clone();
     let make = {
         let stop = stop.clone();
-        move || hear(Arc::clone(&plant), broker.clone(), desks.clone(), stop.clone())
+        move || hear(broker.clone(), floors.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
-async fn hear(plant: Arc<Plant>, broker: Broker, desks: Vec<Seat>, stop: tokio_util::sync::CancellationToken) {
+async fn hear(broker: Broker, floors: watch::Receiver<Floor>, stop: CancellationToken) {
+    // The gateway's name does not change while it runs.
+    let gateway = floors.borrow().plant.gateway.clone();
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
-        let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
+        let filter = TopicFilter::new(format!("{gateway}/{levels}"));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
     });
     let mut inbox = broker.subscribe("$commands", filters.to_vec(), WAITING).await;
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let task = command::new(plant, desks, commands, answers);
+    let task = command::new(floors, commands, answers);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {
