@@ -2,7 +2,9 @@
 //! Numbers become types here, at the edge, so that nothing behind it has to check again.
 //! No I/O, no policy: only what a value *is*.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
@@ -229,7 +231,7 @@ pub struct BitSpan {
 }
 
 /// value = raw × scale + offset, rounded to `decimals` where given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scale {
     /// Factor; 1 where none is written.
     pub factor: Decimal,
@@ -243,6 +245,29 @@ impl Default for Scale {
     fn default() -> Self {
         Self { factor: Decimal::ONE, offset: Decimal::ZERO, decimals: None }
     }
+}
+
+/// A value on the wire and how to read it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wire {
+    /// Which table.
+    pub table: Table,
+    /// Which addresses; never split across requests.
+    pub range: AddressRange,
+    /// How the words are understood.
+    pub data_type: DataType,
+    /// How the words lie.
+    pub order: WordOrder,
+    /// A part of one register only.
+    pub bits: Option<BitSpan>,
+    /// To engineering units.
+    pub scale: Scale,
+    /// Multiply by ten to this point's value (SunSpec scale factors); a point of the same device.
+    pub scale_from: Option<PointId>,
+    /// Names for raw numbers; empty where none.
+    pub names: BTreeMap<i64, Arc<str>>,
+    /// Raw patterns that mean "not available", as unsigned numbers over all the value's bits in `abcd` order.
+    pub invalid: Vec<u64>,
 }
 
 #[cfg(test)]

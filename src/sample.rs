@@ -27,6 +27,18 @@ pub enum Value {
 }
 
 impl Value {
+    /// What a person wrote without quotes: a number keeps all its digits, everything else is a text (a value's name).
+    pub fn plain(text: &str) -> Self {
+        if let Ok(i) = text.parse::<i64>() {
+            return Self::Int(i);
+        }
+        if let Ok(u) = text.parse::<u64>() {
+            return Self::Uint(u);
+        }
+        let decimal = text.parse::<Decimal>().or_else(|_| Decimal::from_scientific(text));
+        decimal.map_or_else(|_| Self::Text(text.into()), Self::Decimal)
+    }
+
     /// The value as a float, for deadbands, ranges and charts; `None` for text.
     pub fn as_f64(&self) -> Option<f64> {
         match self {

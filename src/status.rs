@@ -303,6 +303,56 @@ impl Ledger {
     }
 }
 
+/// A point's fail-safe, written by the task that minds them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct FailSafeStatus {
+    /// `{device}/{point}`.
+    pub point: String,
+    /// Whose absence counts: `upstream cloud`, `client hmi`.
+    pub when: String,
+    /// How it stands.
+    pub state: FailSafeState,
+    /// The value, as it is shown.
+    pub value: String,
+    /// For how many seconds the commander counts as gone.
+    pub gone_s: Option<u64>,
+    /// Why what is to be written is not written yet, in words.
+    pub reason: Option<String>,
+    /// Writes that the device has confirmed, since the start.
+    pub writes: u64,
+    /// Tries that it has not.
+    pub failures: u64,
+}
+
+/// How a fail-safe stands.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum FailSafeState {
+    /// The commander is there, or not gone for long enough.
+    #[default]
+    Armed,
+    /// The value is to be written and not confirmed yet.
+    Writing,
+    /// The value has been written.
+    Active,
+    /// The point has been commanded since; nothing more is written in this absence.
+    Overridden,
+    /// The commander is back and the value for that is not confirmed yet.
+    Returning,
+}
+
+impl fmt::Display for FailSafeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Armed => "armed",
+            Self::Writing => "writing",
+            Self::Active => "active",
+            Self::Overridden => "overridden",
+            Self::Returning => "returning",
+        })
+    }
+}
+
 /// The embedded broker, written by its owner about once a second.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct BrokerStatus {
@@ -406,6 +456,9 @@ pub struct Snapshot {
     pub spool: SpoolStatus,
     /// The broker.
     pub broker: BrokerStatus,
+    /// Fail-safes, in order of the points.
+    #[serde(default)]
+    pub fail_safes: Vec<FailSafeStatus>,
     /// Panics of supervised tasks, by task name: each is a bug.
     pub panics: BTreeMap<String, u64>,
     /// The configuration.
@@ -434,6 +487,8 @@ pub struct Parts {
     pub spool: tokio::sync::watch::Receiver<SpoolStatus>,
     /// The broker.
     pub broker: tokio::sync::watch::Receiver<BrokerStatus>,
+    /// Fail-safes.
+    pub fail_safes: tokio::sync::watch::Receiver<Vec<FailSafeStatus>>,
     /// Panics by task name.
     pub panics: tokio::sync::watch::Receiver<BTreeMap<String, u64>>,
     /// The configuration.
@@ -465,6 +520,7 @@ impl Board {
             upstreams: parts.upstreams.iter().map(|u| u.borrow().clone()).collect(),
             spool: parts.spool.borrow().clone(),
             broker: parts.broker.borrow().clone(),
+            fail_safes: parts.fail_safes.borrow().clone(),
             panics: parts.panics.borrow().clone(),
             config: parts.config.borrow().clone(),
         }

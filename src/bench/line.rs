@@ -210,7 +210,7 @@ pub async fn run(scene: Scene) -> io::Result<Outcome> {
     let (out, mut samples) = mpsc::channel(64);
     let (tell, mut events) = mpsc::channel(64);
     let (mut status, task) = poll::new(parts, handle.clone(), out, tell);
-    tokio::spawn(task.run(stop.clone()));
+    tokio::spawn(task.precise().run(stop.clone()));
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     let settled = status.wait_for(|s| {
         let alive = s.devices.iter().filter(|d| d.state == DeviceState::Online).count();

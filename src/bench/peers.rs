@@ -47,12 +47,19 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// Starts it, without limits of its own that could be mistaken for losses of ours, and waits until it listens.
     pub async fn start(folder: &Path) -> io::Result<Self> {
+        let this = Self::spawn(folder, "max_queued_messages 0\nmax_inflight_messages 1000\n")?;
+        listens(this.address).await?;
+        Ok(this)
+    }
+
+    /// Starts it with more settings; it does not listen yet when this returns.
+    pub fn spawn(folder: &Path, settings: &str) -> io::Result<Self> {
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = free.local_addr()?;
         drop(free);
         let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
-             max_queued_messages 0\nmax_inflight_messages 1000\nlog_type error\n",
+            "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\nlog_type error\n\
+             {settings}",
             address.port()
         );
         let config = folder.join("mosquitto.conf");
@@ -64,9 +71,12 @@ impl Mosquitto {
         };
         let child = spawn("mosquitto").or_else(|_| spawn("/usr/sbin/mosquitto"));
         let child = child.map_err(|e| io::Error::new(e.kind(), format!("mosquitto: {e}; install it (Debian: apt)")))?;
-        let this = Self { child, address };
-        listens(address).await?;
-        Ok(this)
+        Ok(Self { child, address })
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where it listens.

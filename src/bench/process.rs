@@ -9,6 +9,9 @@ use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -20,12 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the gateway says when listeners are bound and lines run.
 const READY: &str = "broker on ";
 
+/// What a thread that panics says, whoever catches it.
+const PANIC: &str = "panicked at";
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
     child: Child,
-    /// Where its broker listens.
+    /// Where its broker listens first.
     pub broker: String,
+    /// Everywhere its broker listens, in order of the configuration.
+    pub listeners: Vec<String>,
+    panics: Arc<AtomicUsize>,
 }
 
 /// Resident memory in bytes, as the kernel counts it.
@@ -60,13 +69,15 @@ impl Gateway {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let said = child.stderr.take().map(lines);
-        let mut gateway = Self { child, broker: String::new() };
+        let panics = Arc::new(AtomicUsize::new(0));
+        let said = child.stderr.take().map(|said| lines(said, Arc::clone(&panics)));
+        let mut gateway = Self { child, broker: String::new(), listeners: Vec::new(), panics };
         let mut last = String::new();
         while let Some(line) = said.as_ref().and_then(|said| said.recv_timeout(PATIENCE).ok()) {
             if let Some((_, rest)) = line.split_once(READY) {
-                let end = rest.find([',', ';']).unwrap_or(rest.len());
-                rest[..end].trim().clone_into(&mut gateway.broker);
+                let all = rest.split(';').next().unwrap_or_default();
+                gateway.listeners = all.split(',').map(|one| one.trim().to_owned()).collect();
+                gateway.broker = gateway.listeners.first().cloned().unwrap_or_default();
                 return Ok(gateway);
             }
             last = line;
@@ -81,14 +92,22 @@ impl Gateway {
 
     /// Memory now.
     pub fn memory(&self) -> io::Result<Memory> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let bytes = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-            let number = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-            number.map_or(0, |kib| kib * 1024)
-        };
-        let (resident, peak) = (bytes("VmRSS"), bytes("VmHWM"));
-        Ok(Memory { resident, peak, anonymous: bytes("RssAnon"), files: bytes("RssFile") })
+        memory(self.id())
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How often a thread of it has panicked since the start; a supervised one is started again and would not be missed.
+    pub fn panics(&self) -> usize {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Tells it to stop and waits for it.
@@ -106,6 +125,23 @@ impl Drop for Gateway {
     }
 }
 
+/// Memory of a process.
+pub fn memory(process: u32) -> io::Result<Memory> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let bytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let number = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        number.map_or(0, |kib| kib * 1024)
+    };
+    let (resident, peak) = (bytes("VmRSS"), bytes("VmHWM"));
+    Ok(Memory { resident, peak, anonymous: bytes("RssAnon"), files: bytes("RssFile") })
+}
+
+/// Open files and sockets of a process.
+pub fn handles(process: u32) -> io::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{process}/fd"))?.count())
+}
+
 /// Processor time of a process (its number, or `self`), user and system, from the kernel's own account (proc(5), stat 14, 15).
 pub fn used(process: &str) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
@@ -117,10 +153,13 @@ pub fn used(process: &str) -> io::Result<Duration> {
 }
 
 /// What a child says, line by line, read on a thread of its own so that the child never waits to be heard.
-fn lines(said: std::process::ChildStderr) -> mpsc::Receiver<String> {
+fn lines(said: std::process::ChildStderr, panics: Arc<AtomicUsize>) -> mpsc::Receiver<String> {
     let (tell, told) = mpsc::sync_channel(64);
     std::thread::spawn(move || {
         for line in BufReader::new(said).lines().map_while(Result::ok) {
+            if line.contains(PANIC) {
+                panics.fetch_add(1, Ordering::Relaxed);
+            }
             // Full or gone: nobody looks any more, but the pipe must be emptied all the same.
             let _ = tell.try_send(line);
         }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -159,15 +160,15 @@ impl Listening {
 }
 
 /// What a reply of the device would make of its points in this round: every value differs from the round before.
-fn read(device: &[Point], round: u16) -> Vec<Sample> {
+fn read(device: &[Arc<Point>], round: u16) -> Vec<Sample> {
     let taken = time::now();
-    let sample = |point: &Point| {
+    let sample = |point: &Arc<Point>| {
         let Source::Wire(wire) = &point.source else { unreachable!("all points of the bench are on the wire") };
         // The high word makes a float of some hundreds, the low word moves it.
         let words = [0x4348, round];
         let words = if wire.range.count() == 1 { &words[1..] } else { &words[..] };
         let value = decode::decode(wire, Words::Registers(words), None)
-            .and_then(|value| decode::judge(point.range, &value).map(|()| value));
+            .and_then(|value| decode::judge(point.range.as_deref(), &value).map(|()| value));
         match value {
             Ok(value) => Sample::good(point.id, value, taken),
             Err(reason) => Sample::bad(point.id, reason, taken),
@@ -177,10 +178,11 @@ fn read(device: &[Point], round: u16) -> Vec<Sample> {
 }
 
 /// A mixture as plants have it: raw and scaled words, floats, counters of two words, states, single bits.
-fn points() -> Vec<Point> {
+fn points() -> Vec<Arc<Point>> {
     let make = |id: u32| {
         let mut point = work::point(PointId(id), DeviceId(id / POINTS), 0, Duration::from_secs(1));
         let Source::Wire(wire) = &mut point.source else { unreachable!("made so") };
+        let wire = Arc::make_mut(wire);
         wire.data_type = [DataType::U16, DataType::I16, DataType::F32, DataType::U32, DataType::U16][id as usize % 5];
         wire.range = AddressRange::new(0, wire.data_type.registers()).expect("at most two registers");
         match id % 10 {
@@ -191,15 +193,16 @@ fn points() -> Vec<Point> {
             _ => {}
         }
         if id % 10 == 2 {
-            point.range = Some((Decimal::ZERO, Decimal::ONE_HUNDRED * Decimal::TEN));
+            point.range = Some(Box::new((Decimal::ZERO, Decimal::ONE_HUNDRED * Decimal::TEN)));
         }
-        point.report.when = When::Change;
-        point.unit = "kWh".into();
-        point.payload = Format::Json;
-        (point.qos, point.retain) = (Qos::AtLeastOnce, true);
-        point.topic =
+        Arc::make_mut(&mut point.report).when = When::Change;
+        let series = Arc::make_mut(&mut point.series);
+        series.unit = "kWh".into();
+        series.format = Format::Json;
+        (series.qos, series.retain) = (Qos::AtLeastOnce, true);
+        series.topic =
             TopicName::new(format!("bench/device-{}/point-{}", id / POINTS, id % POINTS)).expect("plain levels");
-        point
+        Arc::new(point)
     };
     (0..DEVICES * POINTS).map(make).collect()
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::plant::CharFormat;
@@ -19,6 +20,7 @@ use crate::config::plant::When;
 use crate::config::plant::Wire;
 use crate::message::Class;
 use crate::payload::Format;
+use crate::payload::Series;
 use crate::point::AddressRange;
 use crate::point::DataType;
 use crate::point::DeviceId;
@@ -78,7 +80,8 @@ pub fn reference(port: Port, period: Duration) -> poll::Parts {
     for id in 1..=10_u8 {
         let first = u32::try_from(parts.points.len()).unwrap_or(0);
         let device = DeviceId(u32::from(id) - 1);
-        parts.points.extend((first..).zip(addresses()).map(|(n, address)| point(PointId(n), device, address, period)));
+        let one = |(n, address)| Arc::new(point(PointId(n), device, address, period));
+        parts.points.extend((first..).zip(addresses()).map(one));
         parts.devices.push(Device {
             id: device,
             name: format!("d{id}").into(),
@@ -100,7 +103,7 @@ pub(crate) fn point(id: PointId, device: DeviceId, address: u16, period: Duratio
         id,
         device,
         name: format!("r{address}").into(),
-        source: Source::Wire(Wire {
+        source: Source::Wire(Arc::new(Wire {
             table: Table::Holding,
             range: AddressRange::new(address, 1).expect("one register"),
             data_type: DataType::U16,
@@ -110,16 +113,19 @@ pub(crate) fn point(id: PointId, device: DeviceId, address: u16, period: Duratio
             scale_from: None,
             names: BTreeMap::new(),
             invalid: Vec::new(),
-        }),
-        unit: "".into(),
+        })),
         range: None,
         schedule: Schedule::Every { period, align: false },
-        report: Report { when: When::Poll, deadband: None, at_least: None, at_most: None },
+        report: Arc::new(Report { when: When::Poll, deadband: None, at_least: None, at_most: None }),
         write: None,
-        topic: TopicName::new(format!("bench/{}/r{address}", device.0)).expect("a plain topic"),
-        payload: Format::Value,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        class: Class::Normal,
+        series: Arc::new(Series {
+            topic: TopicName::new(format!("bench/{}/r{address}", device.0)).expect("a plain topic"),
+            format: Format::Value,
+            unit: "".into(),
+            names: BTreeMap::new(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            class: Class::Normal,
+        }),
     }
 }

@@ -77,15 +77,16 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, peer: SocketAddr
         Err(_) | Ok(None) => return,
         Ok(Some(Err(fault))) => {
             tracing::info!(%peer, reason = fault.why, "connection refused");
-            return wire.refuse(fault.code).await;
+            return wire.refuse(fault.code, None).await;
         }
         Ok(Some(Ok(connect))) => connect,
     };
+    let maximum = connect.packet_maximum;
     let key = match admit(&hub, peer, *connect).await {
         Ok(key) => key,
         Err(code) => {
             tracing::info!(%peer, code = code.0, "client refused");
-            return wire.refuse(code).await;
+            return wire.refuse(code, maximum).await;
         }
     };
     let waker = hub.register(key);
@@ -144,9 +145,9 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
         }
     }
 
-    async fn refuse(mut self, code: Code) {
+    async fn refuse(mut self, code: Code, maximum: Option<u32>) {
         if let Some(version) = self.decoder.version() {
-            let mut out = encode::Outbox::default();
+            let mut out = encode::Outbox::limited(maximum);
             encode::refuse(&mut out, version, code);
             let mut chunks = out.take();
             if !matches!(timeout(LINGER, push(&mut self.writer, &mut chunks)).await, Ok(Ok(()))) {
@@ -179,9 +180,11 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                     if !matches!(read, Ok(1..)) {
                         return;
                     }
-                    hub.with(|core, now| {
+                    // Looked at after every read, not only when the last output is out: that may never be.
+                    stalled = hub.with(|core, now| {
                         core.read(*read.as_ref().unwrap_or(&0));
                         understand(core, now, key, &mut self.decoder, &mut self.buffer);
+                        core.is_stalled(key)
                     });
                     hub.heard();
                     if self.buffer.is_empty() && read.is_ok_and(|n| n >= READ_SMALL) {

@@ -10,11 +10,10 @@ use super::access::Grant;
 use super::packet::Fault;
 use super::packet::Publish;
 use super::packet::Version;
-use super::packet::Will;
 use super::packet::encode;
 use super::packet::encode::Alias;
 use super::packet::encode::Outbox;
-use super::session::Item;
+use super::queue::Item;
 use super::stored::Life;
 use crate::topic::TopicName;
 
@@ -49,15 +48,11 @@ pub struct Conn {
     pub keep_alive: u16,
     /// When its last packet came.
     pub heard: Instant,
-    /// Largest packet it takes.
-    pub packet_maximum: Option<u32>,
     /// Whether reason strings are welcome.
     pub problem_information: bool,
     /// Session expiry as it stands.
     pub session_expiry: u32,
-    /// Last will, until a DISCONNECT discards it.
-    pub will: Option<Will>,
-    /// Bytes to write.
+    /// Bytes to write; it knows the largest packet the client takes.
     pub outbox: Outbox,
     /// Bytes taken from the outbox and not written yet.
     pub writing: usize,
@@ -131,7 +126,7 @@ impl Conn {
             expiry,
             alias,
         };
-        let written = encode::publish(&mut self.outbox, self.version, &delivery, self.packet_maximum).is_some();
+        let written = encode::publish(&mut self.outbox, self.version, &delivery).is_some();
         if let (true, Alias::New(n)) = (written, alias) {
             self.aliases_out.insert(message.topic.clone(), n);
         }

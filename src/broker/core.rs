@@ -1,5 +1,5 @@
 //! The broker's state machine: packets and time in, bytes, closes and local deliveries out. No socket, no clock, no lock.
-//! This file is the life of connections and sessions: connect, take over, close, will, expiry. `inbound` handles the
+//! This file is the life of connections: connect, close, time. `seat` is the life of their sessions, `inbound` handles the
 //! packets of a connected client, `deliver` moves messages to subscribers.
 
 use std::collections::HashMap;
@@ -15,30 +15,23 @@ use super::conn::STALL;
 use super::conn::WRITE_AHEAD;
 use super::deliver::Local;
 use super::keep::Keep;
-use super::keep::Kept;
 use super::packet::Code;
 use super::packet::Connect;
 use super::packet::Fault;
-use super::packet::Will;
 use super::packet::encode;
 use super::packet::encode::ConnAck;
+use super::queue::Bounds;
+use super::queue::MAX_IN_FLIGHT;
 use super::retained::Retained;
 use super::router::Match;
 use super::router::Router;
-use super::router::Subscriber;
-use super::session::Bounds;
-use super::session::MAX_IN_FLIGHT;
-use super::session::Session;
+use super::seat::Seat;
 use super::slab::Slab;
 use super::sys::Loads;
 use crate::config::plant::Limits;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
 const MAX_KEEP_ALIVE: u16 = 3600;
-/// Sessions kept for clients that are away; the one away for longest is forgotten first.
-const MAX_AWAY: usize = 1000;
-/// Never expires.
-const FOR_EVER: u32 = u32::MAX;
 
 /// Who wants in, after the login.
 #[derive(Debug, Clone)]
@@ -75,24 +68,6 @@ pub struct Counts {
     pub bytes_out: u64,
     /// Connections accepted since the start, refused ones not counted.
     pub connects: u64,
-}
-
-/// A session and where it stands.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) client_id: Arc<str>,
-    pub(super) user: Option<Arc<str>>,
-    pub(super) session: Session,
-    /// Connected by this.
-    pub(super) conn: Option<usize>,
-    /// Since when it is away.
-    pub(super) left: Instant,
-    /// Seconds it is kept while away.
-    pub(super) expiry: u32,
-    /// A will that waits for its delay, and until when.
-    pub(super) will: Option<(Will, Instant)>,
-    /// Its number on the disk, and what the disk has of it.
-    pub(super) kept: Kept,
 }
 
 /// Room for the count with small messages, and for some of the largest.
@@ -205,10 +180,26 @@ impl Core {
         if connect.will.as_ref().is_some_and(|will| !grant.may_write(&will.message.topic)) {
             return Err(Code::NOT_AUTHORIZED);
         }
-        let (seat, present) = self.take_seat(now, &connect, &client_id, guest.user.as_ref());
         let asked = connect.keep_alive;
         let keep_alive = if connect.version.is_v5() { asked.min(MAX_KEEP_ALIVE) } else { asked };
-        let mut conn = Conn {
+        let mut ack = ConnAck {
+            session_present: false,
+            assigned_id: assigned.then(|| Arc::clone(&client_id)),
+            keep_alive: (keep_alive != asked).then_some(keep_alive),
+            receive_maximum: MAX_IN_FLIGHT,
+            alias_maximum: MAX_ALIASES,
+            packet_maximum: u32::try_from(self.limits.packet).unwrap_or(u32::MAX),
+        };
+        // Asked before anybody is taken over: who cannot be answered does not come in (MQTT-3.1.2-24).
+        let mut outbox = encode::Outbox::limited(connect.packet_maximum);
+        if !encode::connack(&mut outbox, connect.version, &ack) {
+            return Err(Code::IMPLEMENTATION_SPECIFIC);
+        }
+        outbox.take();
+        let seat;
+        (seat, ack.session_present) = self.take_seat(now, &connect, &client_id, guest.user.as_ref());
+        encode::connack(&mut outbox, connect.version, &ack);
+        let key = self.conns.insert(Conn {
             session: Some(seat),
             client_id,
             peer: guest.peer,
@@ -217,31 +208,20 @@ impl Core {
             version: connect.version,
             keep_alive,
             heard: now,
-            packet_maximum: connect.packet_maximum,
             problem_information: connect.problem_information,
             session_expiry: connect.session_expiry,
-            will: connect.will,
-            outbox: encode::Outbox::default(),
+            outbox,
             writing: 0,
             closing: false,
             aliases_in: Vec::new(),
             aliases_out: HashMap::new(),
             alias_maximum: connect.alias_maximum.min(MAX_ALIASES),
-        };
-        let ack = ConnAck {
-            session_present: present,
-            assigned_id: assigned.then_some(&*conn.client_id),
-            keep_alive: (keep_alive != asked).then_some(keep_alive),
-            receive_maximum: MAX_IN_FLIGHT,
-            alias_maximum: MAX_ALIASES,
-            packet_maximum: u32::try_from(self.limits.packet).unwrap_or(u32::MAX),
-        };
-        encode::connack(&mut conn.outbox, connect.version, &ack);
-        let key = self.conns.insert(conn);
+        });
         self.counts.connects += 1;
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.conn = Some(key);
             seat.expiry = connect.session_expiry;
+            seat.will.hold(connect.will);
             seat.session.resume(connect.receive_maximum);
         }
         self.woken.push(key);
@@ -250,71 +230,8 @@ impl Core {
         Ok(key)
     }
 
-    /// True when the id was made here.
-    fn assign_id(&self, connect: &mut Connect) -> Result<bool, Code> {
-        if !connect.client_id.is_empty() {
-            return Ok(false);
-        }
-        let v5 = connect.version.is_v5();
-        if !v5 && (!connect.clean_start || connect.version == super::packet::Version::V31) {
-            return Err(Code::CLIENT_ID_INVALID);
-        }
-        let number = getrandom::u64().map_err(|_| Code::UNSPECIFIED)?;
-        connect.client_id = format!("auto-{number:016x}");
-        Ok(true)
-    }
-
-    /// The session for a client id, old or new, and whether it is an old one. Whoever holds it is taken over.
-    fn take_seat(
-        &mut self,
-        now: Instant,
-        connect: &Connect,
-        client_id: &Arc<str>,
-        user: Option<&Arc<str>>,
-    ) -> (usize, bool) {
-        if let Some(&key) = self.by_id.get(client_id) {
-            // Another user may take the name, never what was meant for the one before.
-            let stranger = self.seats.get(key).is_some_and(|seat| seat.user.as_ref() != user);
-            // A session that ends with its connection ends now, when that connection is closed.
-            let held_by = self.seats.get(key).and_then(|seat| seat.conn).and_then(|old| self.conns.get(old));
-            let ends = held_by.is_some_and(|old| old.session_expiry == 0);
-            let fresh = connect.clean_start || stranger || ends;
-            self.take_over(now, key, fresh);
-            if !fresh && self.seats.get(key).is_some() {
-                return (key, true);
-            }
-            self.end_session(now, key);
-        }
-        let session = Session::new(self.bounds);
-        let client_id = Arc::clone(client_id);
-        let kept = self.keep.number();
-        let seat = Seat { client_id, user: user.cloned(), session, conn: None, left: now, expiry: 0, will: None, kept };
-        let client_id = Arc::clone(&seat.client_id);
-        let key = self.seats.insert(seat);
-        self.by_id.insert(client_id, key);
-        self.make_room(now, key);
-        (key, false)
-    }
-
-    /// The old connection goes. Its will is sent unless it has a delay and the session goes on (3.1.2.5).
-    fn take_over(&mut self, now: Instant, key: usize, fresh: bool) {
-        let Some(seat) = self.seats.get_mut(key) else { return };
-        let waiting = seat.will.take().map(|(will, _)| will);
-        let Some(old) = seat.conn.take() else {
-            if let (Some(will), true) = (waiting, fresh) {
-                self.publish_will(now, key, will);
-            }
-            return;
-        };
-        let will = self.conns.get_mut(old).and_then(|conn| conn.will.take());
-        self.say_goodbye(old, Fault { code: Code::TAKEN_OVER, why: "another connection uses this client id" });
-        if let Some(will) = will.filter(|will| fresh || will.delay == 0) {
-            self.publish_will(now, key, will);
-        }
-    }
-
     /// DISCONNECT with the reason, then nothing more. The session is not touched.
-    fn say_goodbye(&mut self, key: usize, fault: Fault) {
+    pub(super) fn say_goodbye(&mut self, key: usize, fault: Fault) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.closing {
             return;
@@ -349,72 +266,12 @@ impl Core {
         self.say_goodbye_and_leave(now, key, fault);
     }
 
-    pub(super) fn say_goodbye_and_leave(&mut self, now: Instant, key: usize, fault: Fault) {
-        let seat = self.conns.get(key).and_then(|conn| conn.session);
-        let left = self.conns.get_mut(key).map(|conn| (conn.will.take(), conn.session_expiry));
-        self.say_goodbye(key, fault);
-        if let (Some(seat), Some((will, expiry))) = (seat, left) {
-            self.leave(now, seat, will, expiry);
-        }
-    }
-
-    /// A session loses its connection.
-    fn leave(&mut self, now: Instant, key: usize, will: Option<Will>, expiry: u32) {
-        let Some(seat) = self.seats.get_mut(key) else { return };
-        seat.conn = None;
-        seat.left = now;
-        seat.expiry = expiry;
-        if let Some(will) = will {
-            let delay = will.delay.min(expiry);
-            if delay == 0 {
-                self.publish_will(now, key, will);
-            } else if let Some(seat) = self.seats.get_mut(key) {
-                seat.will = Some((will, now + Duration::from_secs(u64::from(delay))));
-            }
-        }
-        // The will may have been this very session's to receive; it ends after.
-        if expiry == 0 {
-            self.end_session(now, key);
-        }
-    }
-
-    fn publish_will(&mut self, now: Instant, seat: usize, will: Will) {
-        self.counts.messages_in += 1;
-        self.route(now, Some(Subscriber::Session(seat)), None, will.message);
-    }
-
-    /// Forgets a session; a will that still waits goes out (MQTT-3.1.3-9 speaks of the earlier of both).
-    fn end_session(&mut self, now: Instant, key: usize) {
-        let Some(mut seat) = self.seats.remove(key) else { return };
-        self.by_id.remove(&seat.client_id);
-        self.keep.ended(&seat.kept);
-        for subscribed in seat.session.subscriptions().values() {
-            self.router.remove(&subscribed.filter, subscribed.group.as_ref(), Subscriber::Session(key));
-        }
-        if let Some((will, _)) = seat.will.take() {
-            self.counts.messages_in += 1;
-            self.route(now, None, None, will.message);
-        }
-    }
-
-    /// Full of absent clients: the one away for longest is forgotten.
-    fn make_room(&mut self, now: Instant, except: usize) {
-        if self.seats.len() <= self.limits.clients.saturating_add(MAX_AWAY) {
-            return;
-        }
-        let away = self.seats.iter().filter(|(key, seat)| seat.conn.is_none() && *key != except);
-        if let Some((key, client)) = away.min_by_key(|(_, s)| s.left).map(|(key, s)| (key, Arc::clone(&s.client_id))) {
-            tracing::warn!(%client, limit = MAX_AWAY, "too many absent clients, the oldest session is forgotten");
-            self.end_session(now, key);
-        }
-    }
-
     /// The socket is gone; the number may be used again after this.
     pub fn gone(&mut self, now: Instant, key: usize) {
         let Some(mut conn) = self.conns.remove(key) else { return };
         if let Some(seat) = conn.session.take() {
             tracing::debug!(client = %conn.client_id, "client went without DISCONNECT");
-            self.leave(now, seat, conn.will.take(), conn.session_expiry);
+            self.leave(now, seat, conn.session_expiry);
         }
         self.settle(now);
     }
@@ -426,36 +283,15 @@ impl Core {
         for key in silent {
             self.close(now, key, Fault { code: Code::KEEP_ALIVE_TIMEOUT, why: "nothing heard for 1.5 keep-alives" });
         }
-        let due = |seat: &Seat| seat.will.as_ref().is_some_and(|(_, at)| *at <= now);
-        let keys: Vec<usize> = self.seats.iter().filter(|(_, s)| due(s)).map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some((will, _)) = self.seats.get_mut(key).and_then(|seat| seat.will.take()) {
-                self.publish_will(now, key, will);
-            }
-        }
-        let over = |seat: &Seat| {
-            let kept = Duration::from_secs(u64::from(seat.expiry));
-            seat.conn.is_none() && seat.expiry != FOR_EVER && now.saturating_duration_since(seat.left) >= kept
-        };
-        let keys: Vec<usize> = self.seats.iter().filter(|(_, s)| over(s)).map(|(key, _)| key).collect();
-        for key in keys {
-            self.end_session(now, key);
-        }
+        self.expire(now);
         if now.saturating_duration_since(self.swept) > Duration::from_secs(60) {
             self.swept = now;
             for expired in self.retained.sweep(now) {
                 self.keep.touch(now, &expired.message);
             }
+            self.seats.iter_mut().for_each(|seat| seat.session.drop_expired(now));
         }
         self.settle(now);
-    }
-
-    /// Tells every client that the server goes. Wills are not sent: nobody would be there to receive them.
-    pub fn shut_down(&mut self) {
-        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.say_goodbye(key, Fault { code: Code::SHUTTING_DOWN, why: "the gateway stops" });
-        }
     }
 
     /// Closes what routing found to be too slow. Closing may send wills, which may doom others: until nobody is left.
@@ -467,12 +303,17 @@ impl Core {
 
     /// What is to be written to a connection now.
     pub fn take_output(&mut self, key: usize) -> Output {
+        let stalled = self.is_stalled(key);
         let Some(conn) = self.conns.get_mut(key) else { return Output { closing: true, ..Output::default() } };
-        // One packet of any size may be written beyond the limit; that alone is no reason to be deaf.
-        let stalled = conn.unwritten() > STALL + self.limits.packet;
         conn.writing += conn.outbox.len();
         self.counts.bytes_out += conn.outbox.len() as u64;
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
+    }
+
+    /// Whether so much is unwritten that its packets are not to be read for now: answers to them are bytes too. One packet of
+    /// any size may be written beyond the limit; that alone is no reason to be deaf.
+    pub fn is_stalled(&self, key: usize) -> bool {
+        self.conns.get(key).is_some_and(|conn| conn.unwritten() > STALL + self.limits.packet)
     }
 
     /// All that was taken is written: there is room for more.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::conn::BURST_AHEAD;
 use super::conn::BURSTS;
+use super::conn::Conn;
 use super::conn::WRITE_AHEAD;
 use super::core::Core;
 use super::local::Inbox;
@@ -15,12 +16,15 @@ use super::packet::Code;
 use super::packet::Fault;
 use super::packet::Options;
 use super::packet::encode;
+use super::queue::Item;
+use super::queue::Room;
+use super::queue::Step;
 use super::router::Match;
 use super::router::Subscriber;
 use super::router::Subscription;
-use super::session::Item;
-use super::session::Room;
-use super::session::Step;
+use super::seat::Seat;
+use super::slab::Slab;
+use super::stored::Life;
 use super::stored::Stored;
 use crate::message::Message;
 use crate::topic::Qos;
@@ -97,19 +101,18 @@ impl Core {
         message: Message,
     ) -> bool {
         let stored = Arc::new(Stored { message, born: now });
-        if stored.message.retain {
+        // Clearing what is not there changes nothing, here or on the disk.
+        if stored.message.retain
+            && (!stored.message.payload.is_empty() || self.retained.get(&stored.message.topic).is_some())
+        {
             if !self.retained.set(&stored) {
                 self.counts.dropped += 1;
             }
             self.keep.touch(now, &stored.message);
         }
         let mut found = std::mem::take(&mut self.scratch);
-        let seats = &self.seats;
-        let online = |who| match who {
-            Subscriber::Session(key) => seats.get(key).is_some_and(|seat| seat.conn.is_some()),
-            Subscriber::Local(_) => true,
-        };
-        self.router.matching(&stored.message.topic, origin, online, &mut found);
+        let able = able(&self.seats, &self.conns, &stored.message);
+        self.router.matching(&stored.message.topic, origin, able, &mut found);
         let any = !found.is_empty();
         for found in found.drain(..) {
             match found.who {
@@ -134,12 +137,12 @@ impl Core {
         let Some(seat) = self.seats.get_mut(key) else { return };
         let qos = stored.message.qos.min(found.qos);
         let retain = stored.message.retain && found.retain_as_published;
-        let item = Item { stored: Arc::clone(stored), qos, retain, identifiers: found.identifiers };
+        let item = Item { stored: Arc::clone(stored), qos, retain, identifiers: found.identifiers, share: found.share };
         if qos == Qos::AtMostOnce {
             let Some(conn) = seat.conn else { return };
             return self.deliver_at_most_once(now, conn, &item);
         }
-        let room = seat.session.push(item);
+        let room = seat.session.push(now, item);
         match (room, seat.conn) {
             (Room::Taken, Some(conn)) => self.pump(now, conn),
             (Room::Taken, None) => {}
@@ -150,6 +153,18 @@ impl Core {
                     self.doomed.push((conn, Fault { code: Code::QUOTA_EXCEEDED, why }));
                 }
             }
+        }
+    }
+
+    /// A member of a shared group has gone for good with a message that it did not finish: another gets it (4.8.2).
+    pub(super) fn hand_on(&mut self, now: Instant, item: &Item) {
+        let Some(share) = &item.share else { return };
+        if item.stored.life(now) == Life::Expired {
+            return;
+        }
+        let picked = self.router.pick(share, able(&self.seats, &self.conns, &item.stored.message));
+        if let Some(found @ Match { who: Subscriber::Session(key), .. }) = picked {
+            self.deliver(now, key, &item.stored, found);
         }
     }
 
@@ -184,7 +199,7 @@ impl Core {
                     } else {
                         self.counts.dropped += 1;
                         if let Some(id) = id {
-                            seat.session.forget(id);
+                            seat.session.queue().forget(id);
                         }
                     }
                 }
@@ -192,6 +207,21 @@ impl Core {
         }
         if conn.outbox.len() > before {
             self.woken.push(key);
+        }
+    }
+}
+
+/// Who can take the message now: is there, and takes packets so large (3.1.2.11.4 leaves it to us whom a group prefers).
+fn able<'a>(
+    seats: &'a Slab<Seat>,
+    conns: &'a Slab<Conn>,
+    message: &'a Message,
+) -> impl Fn(Subscriber) -> bool + use<'a> {
+    move |who| match who {
+        Subscriber::Local(_) => true,
+        Subscriber::Session(key) => {
+            let conn = seats.get(key).and_then(|seat| conns.get(seat.conn?));
+            conn.is_some_and(|conn| conn.outbox.is_unlimited() || conn.outbox.takes(encode::at_most(message)))
         }
     }
 }

@@ -15,14 +15,18 @@ use super::packet::Subscribe;
 use super::packet::Unsubscribe;
 use super::packet::Wanted;
 use super::packet::encode;
+use super::queue::MAX_IN_FLIGHT;
+use super::queue::Queue;
+use super::queue::Told;
 use super::router::Subscriber;
 use super::router::Subscription;
-use super::session::MAX_IN_FLIGHT;
 use super::session::Subscribed;
 use crate::message::Class;
 use crate::message::Message;
 use crate::topic::Qos;
 
+/// An answer that the message's QoS, or how far it has got, does not allow (MQTT-3.3.4-1, 4.3).
+const OUT_OF_TURN: Fault = Fault::protocol("an acknowledgement of another kind than the message is due");
 /// Most subscriptions of one client; more are refused (0x97).
 const MAX_SUBSCRIPTIONS: usize = 20_000;
 
@@ -34,8 +38,8 @@ impl Core {
         let Some(seat) = conn.session else { return };
         let done = match packet {
             Packet::Publish(publish) => self.on_publish(now, key, seat, publish),
-            Packet::PubAck(ack) => self.on_ack(now, key, seat, |session| session.acknowledged(ack.id)),
-            Packet::PubComp(ack) => self.on_ack(now, key, seat, |session| session.completed(ack.id)),
+            Packet::PubAck(ack) => self.on_ack(now, key, seat, |queue| queue.acknowledged(ack.id)),
+            Packet::PubComp(ack) => self.on_ack(now, key, seat, |queue| queue.completed(ack.id)),
             Packet::PubRec(ack) => self.on_pubrec(now, key, seat, ack),
             Packet::PubRel(ack) => self.on_pubrel(key, seat, ack),
             Packet::Subscribe(subscribe) => self.on_subscribe(now, key, seat, subscribe),
@@ -111,21 +115,26 @@ impl Core {
         now: Instant,
         key: usize,
         seat: usize,
-        tell: impl FnOnce(&mut super::session::Session),
+        tell: impl FnOnce(&mut Queue) -> Told,
     ) -> Result<(), Fault> {
-        if let Some(seat) = self.seats.get_mut(seat) {
-            tell(&mut seat.session);
+        match self.seats.get_mut(seat).map(|seat| tell(seat.session.queue())) {
+            Some(Told::OutOfTurn) => Err(OUT_OF_TURN),
+            _ => {
+                self.pump(now, key);
+                Ok(())
+            }
         }
-        self.pump(now, key);
-        Ok(())
     }
 
     fn on_pubrec(&mut self, now: Instant, key: usize, seat: usize, ack: Ack) -> Result<(), Fault> {
         if ack.code.is_failure() {
-            return self.on_ack(now, key, seat, |session| session.acknowledged(ack.id));
+            return self.on_ack(now, key, seat, |queue| queue.refused(ack.id));
         }
-        let known = self.seats.get_mut(seat).is_some_and(|seat| seat.session.received(ack.id));
-        self.answer(key, 6, ack.id, if known { Code::SUCCESS } else { Code::ID_NOT_FOUND });
+        match self.seats.get_mut(seat).map_or(Told::Unknown, |seat| seat.session.queue().received(ack.id)) {
+            Told::OutOfTurn => return Err(OUT_OF_TURN),
+            Told::Known => self.answer(key, 6, ack.id, Code::SUCCESS),
+            Told::Unknown => self.answer(key, 6, ack.id, Code::ID_NOT_FOUND),
+        }
         Ok(())
     }
 
@@ -170,7 +179,8 @@ impl Core {
         if !allowed {
             return (Code::NOT_AUTHORIZED, None);
         }
-        if session.subscriptions().len() >= MAX_SUBSCRIPTIONS && !session.subscriptions().contains_key(&wanted.text) {
+        let full = session.subscriptions().len() >= MAX_SUBSCRIPTIONS || self.router.is_full();
+        if full && !session.subscriptions().contains_key(&wanted.text) {
             return (Code::QUOTA_EXCEEDED, None);
         }
         let options = wanted.options;
@@ -217,8 +227,8 @@ impl Core {
             }
             conn.session_expiry = expiry;
         }
-        if packet.code == Code::SUCCESS {
-            conn.will = None;
+        if let (Code::SUCCESS, Some(seat)) = (packet.code, conn.session.and_then(|seat| self.seats.get_mut(seat))) {
+            seat.will.take();
         }
         self.say_goodbye_and_leave(now, key, Fault { code: Code::SUCCESS, why: "as the client wished" });
         Ok(())

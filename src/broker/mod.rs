@@ -8,6 +8,8 @@ pub mod core;
 pub mod keep;
 pub mod local;
 pub mod packet;
+pub mod queue;
+pub mod replay;
 pub mod retained;
 pub mod router;
 pub mod session;
@@ -23,10 +25,14 @@ mod hub;
 mod inbound;
 mod inlet;
 mod listener;
+mod seat;
 mod store;
 mod sys;
 mod websocket;
+mod will;
 
+#[cfg(test)]
+mod bounded;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
@@ -57,7 +63,7 @@ use self::hub::Hub;
 use self::keep::Saved;
 use self::listener::Door;
 use self::listener::Speech;
-use self::session::Depth;
+use self::queue::Depth;
 use self::store::Store;
 use crate::config::plant;
 use crate::message::Message;
@@ -362,7 +368,7 @@ async fn close_down(hub: &Rc<Hub>) {
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
-    hub.with(|core, _| core.shut_down());
+    hub.with(|core, now| core.shut_down(now));
     let until = tokio::time::Instant::now() + GRACE;
     while hub.sockets.get() > 0 && tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;

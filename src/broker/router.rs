@@ -1,6 +1,6 @@
 //! Who gets what: the tree of subscriptions, one level of a topic a step. Pure.
 //! Overlapping subscriptions of one client become one delivery with the highest QoS and all subscription identifiers;
-//! a shared group picks one member, preferring those that are online.
+//! a shared group picks one member, preferring those that can take the message now.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +9,15 @@ use super::packet::Options;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
+
+/// Most bytes of the tree, all clients together: some 100,000 filters. Full: new filters of clients are refused (0x97).
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A level in its parent's map, filled to two thirds, and its name's allocation …
+const LEVEL: usize = 280;
+/// … the first block of that map, of four, beyond the one slot that is counted already …
+const MAP: usize = 420;
+/// … and a subscription: the list's first block of four, its session's entry, and its text twice.
+const SUBSCRIPTION: usize = 340;
 
 /// Who a subscription belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,13 +39,22 @@ pub struct Subscription {
     pub identifier: Option<u32>,
 }
 
+/// A shared group: members of one name with one filter (4.8.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Share name.
+    pub group: Arc<str>,
+    /// Without `$share/{name}/`.
+    pub filter: TopicFilter,
+}
+
 /// One delivery to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
     /// To whom.
     pub who: Subscriber,
-    /// Through a shared group: such a delivery is never merged with others.
-    pub shared: bool,
+    /// Through this shared group: such a delivery is never merged with others.
+    pub share: Option<Arc<Share>>,
     /// Most QoS.
     pub qos: Qos,
     /// Whether the retain flag stays.
@@ -50,6 +68,7 @@ pub struct Match {
 pub struct Router {
     root: Node,
     count: usize,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +88,7 @@ struct Entries {
 
 #[derive(Debug)]
 struct Group {
-    name: Arc<str>,
+    share: Arc<Share>,
     members: Vec<Subscription>,
     turn: usize,
 }
@@ -82,17 +101,27 @@ impl Router {
         for level in filter.as_str().split('/') {
             match level {
                 "#" => rest = true,
-                "+" => node = node.plus.get_or_insert_default(),
-                _ => node = node.children.entry(level.into()).or_default(),
+                "+" => {
+                    self.bytes += if node.plus.is_none() { LEVEL } else { 0 };
+                    node = node.plus.get_or_insert_default();
+                }
+                _ => {
+                    self.bytes += if node.children.contains_key(level) { 0 } else { node.price(level) };
+                    node = node.children.entry(level.into()).or_default();
+                }
             }
         }
         let entries = if rest { &mut node.rest } else { &mut node.here };
-        let list = entries.list(group);
+        let list = match group {
+            None => &mut entries.plain,
+            Some(group) => entries.members(group, filter),
+        };
         match list.iter_mut().find(|s| s.who == subscription.who) {
             Some(old) => *old = subscription,
             None => {
                 list.push(subscription);
                 self.count += 1;
+                self.bytes += SUBSCRIPTION + 2 * filter.as_str().len();
             }
         }
     }
@@ -100,9 +129,24 @@ impl Router {
     /// Takes a subscription out; false when there was none.
     pub fn remove(&mut self, filter: &TopicFilter, group: Option<&Arc<str>>, who: Subscriber) -> bool {
         let levels: Vec<&str> = filter.as_str().split('/').collect();
-        let removed = self.root.remove(&levels, group, who);
-        self.count -= usize::from(removed);
+        let mut freed = 0;
+        let removed = self.root.remove(&levels, group, who, &mut freed);
+        self.bytes -= freed;
+        if removed {
+            self.count -= 1;
+            self.bytes -= SUBSCRIPTION + 2 * filter.as_str().len();
+        }
         removed
+    }
+
+    /// About what it costs to keep, in bytes.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// No more is to be taken in from clients.
+    pub const fn is_full(&self) -> bool {
+        self.bytes >= MAX_BYTES
     }
 
     /// Subscriptions held.
@@ -115,19 +159,34 @@ impl Router {
         self.count == 0
     }
 
-    /// Appends all deliveries of a message on `topic` to `found`, one a subscriber. `online` tells who is there now,
+    /// Appends all deliveries of a message on `topic` to `found`, one a subscriber. `able` tells who can take it now,
     /// `origin` who published (for "no local").
     pub fn matching(
         &mut self,
         topic: &TopicName,
         origin: Option<Subscriber>,
-        online: impl Fn(Subscriber) -> bool,
+        able: impl Fn(Subscriber) -> bool,
         found: &mut Vec<Match>,
     ) {
-        let mut walk = Walk { origin, online, found };
+        let mut walk = Walk { origin, able, found };
         let text = topic.as_str();
         self.root.collect(Some(text), !text.starts_with('$'), &mut walk);
         merge(found);
+    }
+
+    /// Whose turn it is in a group, if there is anybody left in it.
+    pub fn pick(&mut self, share: &Share, able: impl Fn(Subscriber) -> bool) -> Option<Match> {
+        let mut node = &mut self.root;
+        let mut rest = false;
+        for level in share.filter.as_str().split('/') {
+            match level {
+                "#" => rest = true,
+                "+" => node = node.plus.as_deref_mut()?,
+                _ => node = node.children.get_mut(level)?,
+            }
+        }
+        let entries = if rest { &mut node.rest } else { &mut node.here };
+        entries.groups.iter_mut().find(|group| group.share.group == share.group)?.pick(able)
     }
 }
 
@@ -135,9 +194,9 @@ fn merge(found: &mut Vec<Match>) {
     if found.len() < 2 {
         return;
     }
-    found.sort_by_key(|m| (m.who, m.shared));
+    found.sort_by_key(|m| (m.who, m.share.is_some()));
     found.dedup_by(|next, kept| {
-        if next.who != kept.who || next.shared || kept.shared {
+        if next.who != kept.who || next.share.is_some() || kept.share.is_some() {
             return false;
         }
         kept.qos = kept.qos.max(next.qos);
@@ -149,7 +208,7 @@ fn merge(found: &mut Vec<Match>) {
 
 struct Walk<'a, F> {
     origin: Option<Subscriber>,
-    online: F,
+    able: F,
     found: &'a mut Vec<Match>,
 }
 
@@ -172,27 +231,34 @@ impl Node {
         }
     }
 
-    fn remove(&mut self, levels: &[&str], group: Option<&Arc<str>>, who: Subscriber) -> bool {
+    fn remove(&mut self, levels: &[&str], group: Option<&Arc<str>>, who: Subscriber, freed: &mut usize) -> bool {
         let Some((level, left)) = levels.split_first() else { return self.here.remove(group, who) };
         match *level {
             "#" => self.rest.remove(group, who),
             "+" => {
                 let Some(plus) = &mut self.plus else { return false };
-                let removed = plus.remove(left, group, who);
+                let removed = plus.remove(left, group, who, freed);
                 if plus.is_empty() {
                     self.plus = None;
+                    *freed += LEVEL;
                 }
                 removed
             }
             level => {
                 let Some(child) = self.children.get_mut(level) else { return false };
-                let removed = child.remove(left, group, who);
+                let removed = child.remove(left, group, who, freed);
                 if child.is_empty() {
                     self.children.remove(level);
+                    *freed += self.price(level);
                 }
                 removed
             }
         }
+    }
+
+    /// What one more level below costs; what its going frees, when it has gone.
+    fn price(&self, level: &str) -> usize {
+        LEVEL + level.len() + if self.children.is_empty() { MAP } else { 0 }
     }
 
     fn is_empty(&self) -> bool {
@@ -205,10 +271,10 @@ impl Entries {
         self.plain.is_empty() && self.groups.is_empty()
     }
 
-    fn list(&mut self, group: Option<&Arc<str>>) -> &mut Vec<Subscription> {
-        let Some(name) = group else { return &mut self.plain };
-        let at = self.groups.iter().position(|g| g.name == *name).unwrap_or_else(|| {
-            self.groups.push(Group { name: Arc::clone(name), members: Vec::new(), turn: 0 });
+    fn members(&mut self, name: &Arc<str>, filter: &TopicFilter) -> &mut Vec<Subscription> {
+        let at = self.groups.iter().position(|group| group.share.group == *name).unwrap_or_else(|| {
+            let share = Arc::new(Share { group: Arc::clone(name), filter: filter.clone() });
+            self.groups.push(Group { share, members: Vec::new(), turn: 0 });
             self.groups.len() - 1
         });
         &mut self.groups[at].members
@@ -217,7 +283,7 @@ impl Entries {
     fn remove(&mut self, group: Option<&Arc<str>>, who: Subscriber) -> bool {
         let list = match group {
             None => &mut self.plain,
-            Some(name) => match self.groups.iter_mut().find(|g| g.name == *name) {
+            Some(name) => match self.groups.iter_mut().find(|group| group.share.group == *name) {
                 Some(group) => &mut group.members,
                 None => return false,
             },
@@ -232,32 +298,30 @@ impl Entries {
     fn collect<F: Fn(Subscriber) -> bool>(&mut self, walk: &mut Walk<'_, F>) {
         for subscription in &self.plain {
             if !(subscription.options.no_local && walk.origin == Some(subscription.who)) {
-                walk.found.push(delivery(subscription, false));
+                walk.found.push(delivery(subscription, None));
             }
         }
         for group in &mut self.groups {
-            if let Some(member) = group.pick(&walk.online) {
-                walk.found.push(delivery(member, true));
-            }
+            walk.found.extend(group.pick(&walk.able));
         }
     }
 }
 
 impl Group {
-    /// Members take turns; one that is away gets its turn only when all are away.
-    fn pick(&mut self, online: impl Fn(Subscriber) -> bool) -> Option<&Subscription> {
+    /// Members take turns; one that cannot take it now gets its turn only when nobody can.
+    fn pick(&mut self, able: impl Fn(Subscriber) -> bool) -> Option<Match> {
         let count = self.members.len();
         let turns = (0..count).map(|n| (self.turn + n) % count);
-        let at = turns.clone().find(|at| online(self.members[*at].who)).or_else(|| turns.clone().next())?;
+        let at = turns.clone().find(|at| able(self.members[*at].who)).or_else(|| turns.clone().next())?;
         self.turn = (at + 1) % count;
-        self.members.get(at)
+        self.members.get(at).map(|member| delivery(member, Some(Arc::clone(&self.share))))
     }
 }
 
-fn delivery(subscription: &Subscription, shared: bool) -> Match {
+fn delivery(subscription: &Subscription, share: Option<Arc<Share>>) -> Match {
     Match {
         who: subscription.who,
-        shared,
+        share,
         qos: subscription.options.qos,
         retain_as_published: subscription.options.retain_as_published,
         identifiers: subscription.identifier.into_iter().collect(),

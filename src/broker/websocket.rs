@@ -56,10 +56,11 @@ fn greet(request: &Request, mut response: Response) -> Result<Response, ErrorRes
         return Err(refusal(StatusCode::FORBIDDEN, "a page of another host"));
     }
     let offered = header("sec-websocket-protocol").unwrap_or_default();
-    let Some(chosen) = offered.split(',').map(str::trim).find(|name| matches!(*name, "mqtt" | "mqttv3.1")) else {
+    // MQTT-6.0.0-4; `mqttv3.1` is what clients of 3.1 offer, some of them beside the other.
+    let offers = |wanted: &str| offered.split(',').any(|name| name.trim() == wanted);
+    let Some(value) = ["mqtt", "mqttv3.1"].into_iter().find(|name| offers(name)) else {
         return Err(refusal(StatusCode::BAD_REQUEST, "the subprotocol is mqtt"));
     };
-    let value = if chosen == "mqtt" { "mqtt" } else { "mqttv3.1" };
     response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(value));
     Ok(response)
 }

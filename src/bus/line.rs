@@ -10,14 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::Access;
-use rustix::time::Itimerspec;
-use rustix::time::TimerfdClockId;
-use rustix::time::TimerfdFlags;
-use rustix::time::TimerfdTimerFlags;
-use rustix::time::Timespec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::Instant;
 
 use crate::bus::ioctl;
 use crate::config::plant::CharFormat;
@@ -191,49 +185,6 @@ fn open_error(path: &Path, error: &tokio_serial::Error) -> String {
         return format!("{} is in use by another program (fuser -v {} names it)", path.display(), path.display());
     }
     format!("cannot open {}: {text}", path.display())
-}
-
-/// Waits to the microsecond where the line asks for it: tokio's own timer rounds up to whole milliseconds, which at 115200
-/// baud would cost a third of the line's time.
-#[derive(Debug, Default)]
-pub(super) struct Pause {
-    timer: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Pause {
-    /// On a kernel timer; falls back to tokio's where there is none.
-    #[expect(deprecated, reason = "its replacement is unsafe for types that may close early; an OwnedFd does not")]
-    pub(super) fn precise() -> Self {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags).ok();
-        Self { timer: timer.and_then(|t| AsyncFd::new(t).ok()) }
-    }
-
-    /// Returns not before `at`.
-    pub(super) async fn until(&self, at: Instant) {
-        let left = at.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        match &self.timer {
-            Some(timer) if left < Duration::from_millis(100) && sleep_on(timer, left).await.is_ok() => {}
-            _ => tokio::time::sleep_until(at).await,
-        }
-    }
-}
-
-async fn sleep_on(timer: &AsyncFd<OwnedFd>, left: Duration) -> io::Result<()> {
-    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let value = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
-    let spec = Itimerspec { it_interval: zero, it_value: value };
-    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)?;
-    loop {
-        let mut guard = timer.readable().await?;
-        match guard.try_io(|t| rustix::io::read(t.get_ref(), &mut [0u8; 8]).map_err(io::Error::from)) {
-            Ok(done) => return done.map(|_| ()),
-            Err(_not_yet) => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub(crate) mod frame;
 mod ioctl;
 mod line;
 mod link;
+mod pause;
+pub mod probe;
 mod tcp;
 pub mod trace;
 #[cfg(test)]
@@ -43,6 +45,7 @@ use crate::point::UnitId;
 use crate::status::WireCounts;
 
 pub use crate::bus::line::Timing;
+pub use crate::bus::pause::Pause;
 
 /// Reads that wait for their turn; a caller that finds it full waits too, which slows only that caller.
 const READS: usize = 32;

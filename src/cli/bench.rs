@@ -1,6 +1,8 @@
 //! `trunkline bench`: this machine, this program, against what is physically possible. Ratios, no verdicts: a busy machine
 //! shows in them. What is measured lives in [`crate::bench`] and [`crate::spool::bench`].
 
+mod broker;
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +38,10 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// The embedded broker beside a Mosquitto of this bench alone: rates, processor time, delays, memory, wear of the flash
+    Broker(broker::BrokerArguments),
+    /// Fifty clients that send noise, valid-looking packets and nothing, for ten minutes, beside some who must not notice
+    Hostile(broker::HostileArguments),
     /// A large site: many Modbus TCP devices, each value on a topic of its own, against what others take for it
     Fleet(FleetArguments),
     /// Full scans of ten simulated devices on a paced line, against the least time the wire allows (three minutes), and
@@ -128,6 +134,8 @@ struct SpoolArguments {
 
 pub(super) fn run(args: &Arguments) -> Exit {
     let done = match &args.what {
+        What::Broker(args) => in_folder(&std::env::temp_dir(), |folder| broker::compare(args, folder)),
+        What::Hostile(args) => in_folder(&std::env::temp_dir(), |folder| broker::besiege(args, folder)),
         What::Fleet(args) => poll(args),
         What::Line(args) => scan(&args.name),
         What::Drain(args) => drained(args),

@@ -123,13 +123,13 @@ struct Right {
 
 fn outward(loaded: &Loaded, topic: &TopicName) -> Explanation {
     let plant = &loaded.plant;
-    let point = plant.points.iter().find(|p| p.topic == *topic);
+    let point = plant.points.iter().find(|p| p.series.topic == *topic);
     let ways = plant.upstreams.iter().map(|upstream| {
         let mut way = way(loaded, upstream, (Direction::Send, &upstream.send), topic);
         if let (Ok(goes), Some(point)) = (&mut way.goes, point) {
             goes.exact = true;
-            goes.qos = goes.qos.min(point.qos);
-            let set = point.retain && goes.retain == Flag::AsPublished;
+            goes.qos = goes.qos.min(point.series.qos);
+            let set = point.series.retain && goes.retain == Flag::AsPublished;
             goes.retain = if set { Flag::Set } else { Flag::Never };
         }
         if let (Ok(goes), Some(preset)) = (&way.goes, upstream.preset) {
@@ -189,7 +189,7 @@ fn way(loaded: &Loaded, upstream: &Upstream, (direction, rules): (Direction, &[M
 
 /// What the gateway itself says or does under this topic.
 fn own(plant: &Plant, topic: &TopicName) -> Option<String> {
-    if let Some(point) = plant.points.iter().find(|p| p.topic == *topic) {
+    if let Some(point) = plant.points.iter().find(|p| p.series.topic == *topic) {
         return Some(value_of(plant, point));
     }
     let rest = topic.as_str().strip_prefix(&*plant.gateway)?.strip_prefix('/')?;
@@ -219,12 +219,12 @@ fn value_of(plant: &Plant, point: &Point) -> String {
         Schedule::Every { period, .. } => format!("read every {}", span(*period)),
         Schedule::Cron(fields) => format!("read by cron \"{fields}\""),
     };
-    let retained = if point.retain { ", retained" } else { "" };
+    let retained = if point.series.retain { ", retained" } else { "" };
     let writable = match point.write {
         Some(_) => format!("; written by {}/{}/{}/set", plant.gateway, device.name, point.name),
         None => "; read-only".to_owned(),
     };
-    format!("point {} of device {}, {when}, QoS {}{retained}{writable}", point.name, device.name, point.qos)
+    format!("point {} of device {}, {when}, QoS {}{retained}{writable}", point.name, device.name, point.series.qos)
 }
 
 fn command_to(device: &str, point: &Point) -> String {

@@ -11,7 +11,7 @@ use crate::cli::{Exit, complain, say};
 use crate::control;
 use crate::control::Client;
 use crate::control::client::ClientError;
-use crate::status::{LineStatus, LinkState, Snapshot, UpstreamStatus};
+use crate::status::{FailSafeStatus, LineStatus, LinkState, Snapshot, UpstreamStatus};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -84,6 +84,10 @@ fn tables(now: &Snapshot) -> String {
     if !now.upstreams.is_empty() {
         out.push('\n');
         out.push_str(&upstreams(now));
+    }
+    if !now.fail_safes.is_empty() {
+        out.push('\n');
+        out.push_str(&fail_safes(&now.fail_safes));
     }
     out.push('\n');
     out.push_str(&ledger(now));
@@ -227,6 +231,17 @@ fn upstreams(now: &Snapshot) -> String {
     text
 }
 
+fn fail_safes(all: &[FailSafeStatus]) -> String {
+    let head =
+        [("FAIL-SAFE", Align::Left), ("VALUE", Align::Right), ("WHEN GONE", Align::Left), ("STATE", Align::Left)];
+    let rows = all.iter().map(|f| {
+        let gone = f.gone_s.map(|s| format!(", gone for {}", seconds(s))).unwrap_or_default();
+        let why = f.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        vec![f.point.clone(), f.value.clone(), f.when.clone(), format!("{}{gone}{why}", f.state)]
+    });
+    render(&head, &rows.collect::<Vec<_>>())
+}
+
 /// A sentence about a backlog that a second look is worth; a few waiting entries are the usual state of a link.
 fn to_empty(upstream: &UpstreamStatus, waiting: u64) -> String {
     let name = &upstream.name;
@@ -358,7 +373,7 @@ fn clients(now: &Snapshot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{DeviceStatus, Ledger, UpstreamStatus};
+    use crate::status::{DeviceStatus, FailSafeState, Ledger, UpstreamStatus};
 
     #[test]
     fn the_time_until_a_backlog_is_gone_is_said_and_a_few_waiting_entries_are_none() {
@@ -372,6 +387,24 @@ mod tests {
         );
         (cloud.drain_per_s, cloud.empty_in_s) = (-20.0, None);
         assert_eq!(to_empty(&cloud, 135_000), "cloud: 20 more wait each second than are sent\n");
+    }
+
+    #[test]
+    fn a_fail_safe_says_who_is_gone_for_how_long_and_why_it_is_not_written() {
+        let status = FailSafeStatus {
+            point: "chiller/setpoint".into(),
+            when: "upstream cloud".into(),
+            state: FailSafeState::Writing,
+            value: "6.5".into(),
+            gone_s: Some(75),
+            reason: Some("timeout: the device did not answer".into()),
+            ..FailSafeStatus::default()
+        };
+        let text = tables(&Snapshot { fail_safes: vec![status], ..Snapshot::default() });
+        let row = text.lines().find(|line| line.starts_with("chiller/setpoint")).unwrap();
+        let state = "writing, gone for 1 min 15 s: timeout: the device did not answer";
+        assert!(row.contains("6.5  upstream cloud") && row.ends_with(state), "{text}");
+        assert!(!tables(&Snapshot::default()).contains("FAIL-SAFE"));
     }
 
     #[test]

@@ -4,8 +4,12 @@ use std::fmt::Write as _;
 
 use crate::cli::table::{bytes, seconds, thousands};
 use crate::config::Loaded;
+use crate::config::failsafe::{FailSafe, OnReturn};
 use crate::config::plant::{Keep, Line, ListenerKind, Plant, Port, Schedule, Upstream};
 use crate::config::preset::Facts;
+
+/// So many fail-safes are shown; of many meters alike each has the same.
+const FAIL_SAFES_SHOWN: usize = 5;
 
 /// The summary.
 pub(super) fn of(plant: &Plant) -> String {
@@ -16,7 +20,7 @@ pub(super) fn of(plant: &Plant) -> String {
     }
     let _ = writeln!(out, "  devices    {}", plant.devices.len());
     let rate = values_per_second(plant);
-    let _ = writeln!(out, "  points     {}, {rate:.1} values/s at most", thousands_of(plant.points.len()));
+    let _ = writeln!(out, "  points     {}, {:.1} values/s at most", thousands_of(plant.points.len()), rate.abs());
     for listener in &plant.broker.listen {
         let kind = match listener.kind {
             ListenerKind::Tcp => "mqtt",
@@ -27,6 +31,13 @@ pub(super) fn of(plant: &Plant) -> String {
     }
     for upstream in &plant.upstreams {
         let _ = writeln!(out, "  upstream   {}", describe_upstream(upstream));
+    }
+    for rule in plant.fail_safes.iter().take(FAIL_SAFES_SHOWN) {
+        let _ = writeln!(out, "  fail-safe  {}", describe_fail_safe(plant, rule));
+    }
+    let rest = plant.fail_safes.len().saturating_sub(FAIL_SAFES_SHOWN);
+    if rest > 0 {
+        let _ = writeln!(out, "  fail-safe  and {} more", thousands_of(rest));
     }
     let spool = &plant.spool;
     let keep = match spool.keep {
@@ -75,6 +86,17 @@ fn describe_upstream(upstream: &Upstream) -> String {
     let endpoints: Vec<String> = upstream.endpoints.iter().map(ToString::to_string).collect();
     let rules = upstream.send.iter().map(|m| m.filter.to_string()).collect::<Vec<_>>().join(", ");
     format!("{}: {} as {}, sends {rules}", upstream.name, endpoints.join(" or "), upstream.client_id)
+}
+
+fn describe_fail_safe(plant: &Plant, rule: &FailSafe) -> String {
+    let point = plant.point(rule.point);
+    let then = match &rule.on_return {
+        OnReturn::Keep => String::new(),
+        OnReturn::Restore => ", on return what it held before".to_owned(),
+        OnReturn::Value(value) => format!(", on return {value}"),
+    };
+    let (device, after) = (&plant.device(point.device).name, seconds(rule.after.as_secs()));
+    format!("{device}/{} = {} when {} is gone for {after}{then}", point.name, rule.value, rule.commander)
 }
 
 /// Readings of the periodic points; cron schedules are too rare to matter.

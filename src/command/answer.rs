@@ -31,6 +31,8 @@ pub(super) enum Outcome {
     Later(String),
     /// Tried; the device did not confirm, or shows another value.
     Failed(String),
+    /// Confirmed by the device, which shows this all the same.
+    Differs(Value),
     /// Several writes, by the names of their points.
     Batch(Vec<(Arc<str>, Self)>),
 }
@@ -43,7 +45,7 @@ impl Outcome {
             Self::Read(Ok(_)) => "read",
             Self::Done => "done",
             Self::Refused(_) | Self::Later(_) => "refused",
-            Self::Failed(_) | Self::Read(Err(_)) => "failed",
+            Self::Failed(_) | Self::Differs(_) | Self::Read(Err(_)) => "failed",
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
                 ["failed", "refused"].into_iter().find(|word| words.contains(word)).unwrap_or("written")
@@ -51,21 +53,31 @@ impl Outcome {
         }
     }
 
+    /// Why it did not become what was asked for, in words; of a batch each part has its own.
+    pub(super) fn reason(&self) -> Option<String> {
+        match self {
+            Self::Written { .. } | Self::Read(Ok(_)) | Self::Done | Self::Batch(_) => None,
+            Self::Read(Err(reason)) => Some(reason.to_string()),
+            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => Some(reason.clone()),
+            Self::Differs(value) => Some(format!("verify: the device shows {value}")),
+        }
+    }
+
     fn body(&self) -> Json {
         let mut body = json!({ "result": self.word() });
-        match self {
-            Self::Written { verified: Some(value) } | Self::Read(Ok(value)) => body["value"] = value_json(value),
-            Self::Written { verified: None } | Self::Done => {}
-            Self::Read(Err(reason)) => body["reason"] = json!(reason.to_string()),
-            Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => body["reason"] = json!(reason),
-            Self::Batch(parts) => {
-                let part = |(point, outcome): &(Arc<str>, Self)| {
-                    let mut part = outcome.body();
-                    part["point"] = json!(&**point);
-                    part
-                };
-                body["writes"] = parts.iter().map(part).collect();
-            }
+        if let Self::Written { verified: Some(value) } | Self::Read(Ok(value)) | Self::Differs(value) = self {
+            body["value"] = value_json(value);
+        }
+        if let Some(reason) = self.reason() {
+            body["reason"] = json!(reason);
+        }
+        if let Self::Batch(parts) = self {
+            let part = |(point, outcome): &(Arc<str>, Self)| {
+                let mut part = outcome.body();
+                part["point"] = json!(&**point);
+                part
+            };
+            body["writes"] = parts.iter().map(part).collect();
         }
         body
     }
@@ -105,7 +117,7 @@ pub(super) async fn tell(answers: &Outlet, asked: &Message, payload: &str) {
     }
 }
 
-fn value_json(value: &Value) -> Json {
+pub(super) fn value_json(value: &Value) -> Json {
     match value {
         Value::Text(text) => json!(&**text),
         Value::Bool(on) => json!(on),

@@ -6,6 +6,8 @@
 mod answer;
 mod answered;
 mod batch;
+mod cause;
+pub mod failsafe;
 mod perform;
 pub mod request;
 mod target;

@@ -1,7 +1,6 @@
 //! Does on a line what was asked and judged: writes next, reads back, and lets the house know at once what was found.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::bus::Bus;
 use crate::bus::BusError;
@@ -14,6 +13,7 @@ use crate::command::batch;
 use crate::command::batch::Limits;
 use crate::command::request;
 use crate::command::request::Action;
+use crate::command::request::Age;
 use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
@@ -31,21 +31,21 @@ use crate::sample::Value;
 use crate::time;
 
 /// One write.
-pub(super) async fn set(desk: &Desk, change: &Change, expires_us: Option<i64>, waited: Duration) -> Outcome {
-    let outcomes = all(desk, std::slice::from_ref(change), expires_us, waited).await;
+pub(super) async fn set(desk: &Desk, change: &Change, age: Age) -> Outcome {
+    let outcomes = all(desk, std::slice::from_ref(change), age).await;
     outcomes.into_iter().next().unwrap_or(Outcome::Done)
 }
 
 /// Several writes to one device: all are judged before the first byte.
-pub(super) async fn batch(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: Duration) -> Outcome {
-    let outcomes = all(desk, changes, expires_us, waited).await;
+pub(super) async fn batch(desk: &Desk, changes: &[Change], age: Age) -> Outcome {
+    let outcomes = all(desk, changes, age).await;
     Outcome::Batch(changes.iter().map(|change| Arc::clone(&change.target.point.name)).zip(outcomes).collect())
 }
 
-async fn all(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: Duration) -> Vec<Outcome> {
+async fn all(desk: &Desk, changes: &[Change], age: Age) -> Vec<Outcome> {
     let mut judged = Vec::with_capacity(changes.len());
     for change in changes {
-        judged.push(judge(&desk.bus, change, expires_us, waited).await);
+        judged.push(judge(&desk.bus, change, age).await);
     }
     if judged.iter().any(Result::is_err) {
         let untouched = || Outcome::Refused("not written: another of the batch was refused".to_owned());
@@ -61,16 +61,11 @@ async fn all(desk: &Desk, changes: &[Change], expires_us: Option<i64>, waited: D
     outcomes
 }
 
-async fn judge(
-    bus: &Bus,
-    change: &Change,
-    expires_us: Option<i64>,
-    waited: Duration,
-) -> Result<(Planned, Option<i32>), Outcome> {
+async fn judge(bus: &Bus, change: &Change, age: Age) -> Result<(Planned, Option<i32>), Outcome> {
     let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
     let point = &change.target.point;
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
-    request::in_time(expires_us, write, time::now().wall_us, waited).map_err(refused)?;
+    request::in_time(age, write, time::now().wall_us).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
     let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
     let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
@@ -107,7 +102,7 @@ async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<
     }
     match read(desk, target, exponent).await {
         Ok((words, Ok(value))) if words == planned.words => Outcome::Written { verified: Some(value) },
-        Ok((_, Ok(value))) => Outcome::Failed(format!("verify: the device shows {value}")),
+        Ok((_, Ok(value))) => Outcome::Differs(value),
         Ok((_, Err(reason))) => Outcome::Failed(format!("verify: what the device shows is bad: {reason}")),
         Err(error) => Outcome::Failed(format!("written, but verify failed: {}", words_of(&error))),
     }
@@ -157,7 +152,7 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     let reply = desk.bus.read_next(request).await?;
     let taken = time::stamp_of(reply.arrived);
     let (words, value) = understood(wire, reply.data, exponent);
-    let value = value.and_then(|value| decode::judge(point.range, &value).map(|()| value));
+    let value = value.and_then(|value| decode::judge(point.range.as_deref(), &value).map(|()| value));
     let sample = match &value {
         Ok(value) => Sample::good(point.id, value.clone(), taken),
         Err(reason) => Sample::bad(point.id, *reason, taken),

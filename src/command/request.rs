@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rust_decimal::Decimal;
 use serde_json::Value as Json;
 
 use crate::bus::WriteKind;
@@ -10,8 +9,8 @@ use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::config::plant::Wire;
 use crate::config::plant::Write;
-use crate::decode::EncodeError;
-use crate::decode::encode_scaled;
+use crate::config::write;
+use crate::config::write::Unfit;
 use crate::point::Table;
 use crate::sample::Value;
 
@@ -78,29 +77,9 @@ pub enum Refusal {
     /// Its time has passed.
     #[error("expired {0} ms ago")]
     Expired(i64),
-    /// Under `min` or over `max`.
-    #[error("{value} is outside {min} to {max}")]
-    OutOfRange {
-        /// What was asked.
-        value: String,
-        /// `min`, or `…`.
-        min: String,
-        /// `max`, or `…`.
-        max: String,
-    },
-    /// Not on the grid.
-    #[error("{value} is not a whole number of steps of {step} from {from}")]
-    OffStep {
-        /// What was asked.
-        value: String,
-        /// `step`.
-        step: String,
-        /// `min`, or 0.
-        from: String,
-    },
-    /// It does not fit the registers.
-    #[error("{0}")]
-    Encode(#[from] EncodeError),
+    /// Not a value for this point.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 /// Understands a payload: a bare JSON scalar, a bare text, or `{"value": …, "id": …, "expires": RFC 3339}`.
@@ -114,7 +93,7 @@ pub fn parse(payload: &[u8]) -> Result<Request, Refusal> {
         Ok(Json::Array(_) | Json::Null) => Err(Refusal::Malformed(format!("`{text}`"))),
         Ok(Json::String(name)) => Ok(bare(Value::Text(name.into()))),
         Ok(Json::Bool(on)) => Ok(bare(Value::Bool(on))),
-        Ok(Json::Number(_)) | Err(_) => Ok(bare(plain(text))),
+        Ok(Json::Number(_)) | Err(_) => Ok(bare(Value::plain(text))),
     }
 }
 
@@ -141,7 +120,7 @@ fn value_of(fields: &Fields) -> Result<Value, Refusal> {
     match fields.get("value") {
         Some(Json::String(name)) => Ok(Value::Text(name.as_str().into())),
         Some(Json::Bool(on)) => Ok(Value::Bool(*on)),
-        Some(Json::Number(n)) => Ok(plain(&n.to_string())),
+        Some(Json::Number(n)) => Ok(Value::plain(&n.to_string())),
         Some(other) => Err(Refusal::Malformed(format!("`value` is {other}"))),
         None => Err(Refusal::Malformed("`value` is missing".to_owned())),
     }
@@ -236,31 +215,28 @@ fn bad_time(text: &str) -> Refusal {
     Refusal::Malformed(format!("`expires` is {text}, it wants a time such as 2026-11-21T01:02:03Z"))
 }
 
-/// A number keeps all its digits; everything else is a text (a value name).
-fn plain(text: &str) -> Value {
-    if let Ok(i) = text.parse::<i64>() {
-        return Value::Int(i);
-    }
-    if let Ok(u) = text.parse::<u64>() {
-        return Value::Uint(u);
-    }
-    let decimal = text.parse::<Decimal>().or_else(|_| Decimal::from_scientific(text));
-    match decimal {
-        Ok(d) => Value::Decimal(d),
-        Err(_) => Value::Text(text.into()),
-    }
+/// How old a command is, and how old it may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age {
+    /// As in [`Request`].
+    pub expires_us: Option<i64>,
+    /// The message's own time to live (MQTT 5, 3.3.2.3.3), as it was when the message came.
+    pub lives: Option<Duration>,
+    /// How long it has been here.
+    pub waited: Duration,
 }
 
-/// Whether the time of a command has passed, by the wall clock and by how long it has waited.
+/// Whether the time of a command has passed: by the wall clock, by its message's time to live, or by what the point allows.
 ///
 /// # Errors
 /// [`Refusal::Expired`] with by how much.
-pub fn in_time(expires_us: Option<i64>, write: &Write, now_us: i64, waited: Duration) -> Result<(), Refusal> {
-    let late_us = expires_us.map_or(i64::MIN, |at| now_us.saturating_sub(at));
+pub fn in_time(age: Age, write: &Write, now_us: i64) -> Result<(), Refusal> {
+    let late_us = age.expires_us.map_or(i64::MIN, |at| now_us.saturating_sub(at));
     if late_us > 0 {
         return Err(Refusal::Expired(late_us / 1000));
     }
-    match waited.checked_sub(write.expires) {
+    let allowed = age.lives.map_or(write.expires, |lives| lives.min(write.expires));
+    match age.waited.checked_sub(allowed) {
         Some(late) if !late.is_zero() => Err(Refusal::Expired(i64::try_from(late.as_millis()).unwrap_or(i64::MAX))),
         _ => Ok(()),
     }
@@ -274,11 +250,7 @@ pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Plan
     let (Some(write), Source::Wire(wire)) = (&point.write, &point.source) else {
         return Err(Refusal::ReadOnly(point.name.to_string()));
     };
-    if let Some(number) = number(value) {
-        within(write, number)?;
-        on_step(write, number)?;
-    }
-    let words = encode_scaled(wire, value, exponent)?;
+    let words = write::judge(wire, write, value, exponent)?;
     Ok(Planned { kind: kind(wire, &words), words })
 }
 
@@ -289,34 +261,6 @@ pub struct Planned {
     pub kind: WriteKind,
     /// The words a read-back must show (of a bit field: those bits).
     pub words: Vec<u16>,
-}
-
-fn number(value: &Value) -> Option<Decimal> {
-    match value {
-        Value::Int(i) => Some(Decimal::from(*i)),
-        Value::Uint(u) => Some(Decimal::from(*u)),
-        Value::Decimal(d) => Some(*d),
-        Value::Float(x) => Decimal::try_from(*x).ok(),
-        Value::Bool(_) | Value::Text(_) => None,
-    }
-}
-
-fn within(write: &Write, number: Decimal) -> Result<(), Refusal> {
-    if write.min.is_none_or(|min| number >= min) && write.max.is_none_or(|max| number <= max) {
-        return Ok(());
-    }
-    let say = |limit: Option<Decimal>| limit.map_or_else(|| "…".to_owned(), |l| l.to_string());
-    Err(Refusal::OutOfRange { value: number.to_string(), min: say(write.min), max: say(write.max) })
-}
-
-fn on_step(write: &Write, number: Decimal) -> Result<(), Refusal> {
-    let Some(step) = write.step else { return Ok(()) };
-    let from = write.min.unwrap_or(Decimal::ZERO);
-    let rest = (number - from).checked_rem(step);
-    if rest.is_some_and(|rest| rest.is_zero()) {
-        return Ok(());
-    }
-    Err(Refusal::OffStep { value: number.to_string(), step: step.to_string(), from: from.to_string() })
 }
 
 /// A part of a register goes by mask write (FC22), so that its neighbours cannot be touched (pitfall 14).
@@ -336,11 +280,14 @@ fn kind(wire: &Wire, words: &[u16]) -> WriteKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rust_decimal::Decimal;
+
     use crate::config::plant::Report;
     use crate::config::plant::Schedule;
     use crate::config::plant::When;
     use crate::message::Class;
     use crate::payload::Format;
+    use crate::payload::Series;
     use crate::point::AddressRange;
     use crate::point::BitSpan;
     use crate::point::DataType;
@@ -350,6 +297,8 @@ mod tests {
     use crate::point::WordOrder;
     use crate::topic::Qos;
     use crate::topic::TopicName;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     fn setpoint() -> Point {
         let limits = |n: i64| Some(Decimal::from(n));
@@ -357,7 +306,7 @@ mod tests {
             id: PointId(0),
             device: DeviceId(0),
             name: "setpoint".into(),
-            source: Source::Wire(Wire {
+            source: Source::Wire(Arc::new(Wire {
                 table: Table::Holding,
                 range: AddressRange::new(101, 1).unwrap(),
                 data_type: DataType::I16,
@@ -365,25 +314,28 @@ mod tests {
                 bits: None,
                 scale: Scale { factor: "0.1".parse().unwrap(), ..Scale::default() },
                 scale_from: None,
-                names: std::collections::BTreeMap::new(),
+                names: BTreeMap::new(),
                 invalid: Vec::new(),
-            }),
-            unit: "°C".into(),
+            })),
             range: None,
             schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
-            report: Report { when: When::Change, deadband: None, at_least: None, at_most: None },
-            write: Some(Write {
+            report: Arc::new(Report { when: When::Change, deadband: None, at_least: None, at_most: None }),
+            write: Some(Box::new(Write {
                 min: limits(4),
                 max: limits(18),
                 step: Some("0.5".parse().unwrap()),
                 verify: true,
                 expires: Duration::from_secs(10),
+            })),
+            series: Arc::new(Series {
+                topic: TopicName::new("g/d/setpoint").unwrap(),
+                format: Format::Json,
+                unit: "°C".into(),
+                names: BTreeMap::new(),
+                qos: Qos::AtLeastOnce,
+                retain: true,
+                class: Class::Normal,
             }),
-            topic: TopicName::new("g/d/setpoint").unwrap(),
-            payload: Format::Json,
-            qos: Qos::AtLeastOnce,
-            retain: true,
-            class: Class::Normal,
         }
     }
 
@@ -415,6 +367,15 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_number_there_is_is_refused_and_breaks_nothing() {
+        let mut point = setpoint();
+        let write = point.write.as_mut().unwrap();
+        (write.min, write.max) = (Some(Decimal::from(-1)), None);
+        let Request { value, .. } = parse(b"79228162514264337593543950335").unwrap();
+        assert!(matches!(judge(&point, &value, None), Err(Refusal::Unfit(Unfit::OffStep { .. }))));
+    }
+
+    #[test]
     fn a_batch_names_its_points_each_once() {
         let batch = parse_batch(br#"{"writes": [{"point": "a", "value": 1}, {"point": "b", "value": "on"}], "id": 7}"#);
         let writes = vec![("a".to_owned(), Value::Int(1)), ("b".to_owned(), Value::Text("on".into()))];
@@ -441,7 +402,7 @@ mod tests {
         assert_eq!(judged("6.5").unwrap().kind, WriteKind::Register { address: 101, value: 65 });
         assert_eq!(judged("3.5").unwrap_err().to_string(), "3.5 is outside 4 to 18");
         assert_eq!(judged("6.3").unwrap_err().to_string(), "6.3 is not a whole number of steps of 0.5 from 4");
-        assert!(matches!(judged("warm"), Err(Refusal::Encode(_))));
+        assert!(matches!(judged("warm"), Err(Refusal::Unfit(Unfit::Encode(_)))));
     }
 
     #[test]
@@ -453,8 +414,9 @@ mod tests {
     #[test]
     fn a_bit_never_touches_its_neighbours() {
         let mut point = setpoint();
-        point.write = Some(Write { min: None, max: None, step: None, ..point.write.clone().unwrap() });
+        point.write = Some(Box::new(Write { min: None, max: None, step: None, ..*point.write.unwrap() }));
         if let Source::Wire(wire) = &mut point.source {
+            let wire = Arc::make_mut(wire);
             wire.data_type = DataType::U16;
             wire.scale = Scale::default();
             wire.bits = Some(BitSpan { low: 4, high: 7 });
@@ -463,14 +425,23 @@ mod tests {
         assert_eq!(planned.kind, WriteKind::Mask { address: 101, and: 0xFF0F, or: 0x0090 });
     }
 
+    fn fresh(waited_ms: u64) -> Age {
+        Age { expires_us: None, lives: None, waited: Duration::from_millis(waited_ms) }
+    }
+
     #[test]
     fn an_old_command_is_refused() {
         let write = setpoint().write.unwrap();
         let dated = Request { expires_us: Some(1_000_000), ..parse(b"5").unwrap() };
-        let late = |now_us, waited| in_time(dated.expires_us, &write, now_us, waited);
-        assert_eq!(late(999_000, Duration::ZERO), Ok(()));
-        assert_eq!(late(1_500_000, Duration::ZERO), Err(Refusal::Expired(500)));
-        assert_eq!(in_time(None, &write, 0, Duration::from_secs(10)), Ok(()));
-        assert_eq!(in_time(None, &write, 0, Duration::from_millis(10_250)), Err(Refusal::Expired(250)));
+        let at = |now_us| in_time(Age { expires_us: dated.expires_us, ..fresh(0) }, &write, now_us);
+        assert_eq!(at(999_000), Ok(()));
+        assert_eq!(at(1_500_000), Err(Refusal::Expired(500)));
+        assert_eq!(in_time(fresh(10_000), &write, 0), Ok(()));
+        assert_eq!(in_time(fresh(10_250), &write, 0), Err(Refusal::Expired(250)));
+        let short_lived = |waited| Age { lives: Some(Duration::from_secs(2)), ..fresh(waited) };
+        assert_eq!(in_time(short_lived(2_000), &write, 0), Ok(()));
+        assert_eq!(in_time(short_lived(2_250), &write, 0), Err(Refusal::Expired(250)));
+        let patient = Age { lives: Some(Duration::from_secs(60)), ..fresh(10_250) };
+        assert_eq!(in_time(patient, &write, 0), Err(Refusal::Expired(250)), "the point's own limit holds as well");
     }
 }

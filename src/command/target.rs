@@ -10,6 +10,7 @@ use crate::config::plant::Device;
 use crate::config::plant::Plant;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
+use crate::point::PointId;
 use crate::poll::Order;
 use crate::sample::Sample;
 use crate::sample::Value;
@@ -52,12 +53,20 @@ pub(super) struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
+    /// The device of that point, and the point.
+    pub(super) fn around(plant: &'a Plant, point: PointId) -> Option<(Self, Target)> {
+        let point = plant.find_point(point)?;
+        let whole = Self::named(plant, &plant.device(point.device).name)?;
+        let target = whole.point(&point.name)?;
+        Some((whole, target))
+    }
+
     pub(super) fn named(plant: &'a Plant, name: &str) -> Option<Self> {
         let device = plant.devices.iter().find(|d| *d.name == *name)?;
         Some(Self { plant, device: Arc::new(device.clone()) })
     }
 
-    pub(super) fn points(&self) -> impl Iterator<Item = &'a Point> {
+    pub(super) fn points(&self) -> impl Iterator<Item = &'a Arc<Point>> {
         let id = self.device.id;
         self.plant.points.iter().filter(move |p| p.device == id)
     }
@@ -65,9 +74,9 @@ impl<'a> Whole<'a> {
     pub(super) fn point(&self, name: &str) -> Option<Target> {
         let point = self.points().find(|p| *p.name == *name)?;
         let scale_from = match &point.source {
-            Source::Wire(wire) => wire.scale_from.map(|id| Arc::new(self.plant.point(id).clone())),
+            Source::Wire(wire) => wire.scale_from.map(|id| Arc::clone(self.plant.point(id))),
             Source::Compute(_) => None,
         };
-        Some(Target { device: Arc::clone(&self.device), point: Arc::new(point.clone()), scale_from })
+        Some(Target { device: Arc::clone(&self.device), point: Arc::clone(point), scale_from })
     }
 }

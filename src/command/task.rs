@@ -1,9 +1,12 @@
 //! Takes commands in and sees them done: one worker a line, so that a slow line delays nobody else's commands, each with a
 //! bounded queue. A full queue is answered, never waited for: the asker is told that the line is busy.
 
+mod own;
+
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -16,9 +19,13 @@ use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
 use crate::command::answered::Known;
+use crate::command::cause::Cause;
+use crate::command::failsafe;
+use crate::command::failsafe::Door;
 use crate::command::perform;
 use crate::command::request;
 use crate::command::request::Action;
+use crate::command::request::Age;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Seat;
@@ -35,6 +42,7 @@ use crate::message::Message;
 use crate::message::Retain;
 use crate::point::LineId;
 use crate::point::PointId;
+use crate::sample::Value;
 use crate::topic::Qos;
 
 /// Where answers go: the broker's in-process door.
@@ -47,6 +55,8 @@ pub struct Floor {
     pub plant: Arc<Plant>,
     /// Where things are done.
     pub desks: Vec<Seat>,
+    /// What a fail-safe is judged by.
+    pub eyes: failsafe::Eyes,
 }
 
 /// Takes `…/set`, `…/get` and `…/$command` messages and does what they ask.
@@ -59,6 +69,8 @@ pub struct CommandTask {
     floors: watch::Receiver<Floor>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
+    /// Where the gateway's own writes come from, if it has any.
+    own: Option<Door>,
 }
 
 /// What is to be done.
@@ -68,6 +80,14 @@ enum Work {
     Batch(Vec<Change>),
     Get(Target),
     Act(Arc<Device>, Vec<PointId>, Action),
+}
+
+/// Whether a command was heard of before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    First,
+    /// Its id is under way: when its turn comes, that has ended, and it is answered with the same.
+    Again,
 }
 
 impl Work {
@@ -94,6 +114,19 @@ struct Job {
     expires_us: Option<i64>,
     message: Message,
     came: Instant,
+    cause: Cause,
+    asked: Asked,
+    /// What the point held before a write of the gateway's own, where that was to be looked up.
+    before: Option<Value>,
+}
+
+impl Job {
+    /// What the gateway itself writes does not grow old while it waits: it is withdrawn when it is not wanted any more.
+    fn age(&self) -> Age {
+        let waited = if self.cause == Cause::Asked { self.came.elapsed() } else { Duration::ZERO };
+        let lives = self.message.properties.as_deref().and_then(|properties| properties.expiry);
+        Age { expires_us: self.expires_us, lives: lives.map(|s| Duration::from_secs(u64::from(s))), waited }
+    }
 }
 
 /// Why not, with the asker's id where it could be read.
@@ -109,10 +142,20 @@ struct Queue {
 /// A task over all points of the plant.
 pub fn new(mut floors: watch::Receiver<Floor>, commands: mpsc::Receiver<Vec<Message>>, answers: Outlet) -> CommandTask {
     let floor = floors.borrow_and_update().clone();
-    CommandTask { commands, answers, floor, floors, answered: Arc::default() }
+    CommandTask { commands, answers, floor, floors, answered: Arc::default(), own: None }
+}
+
+fn queue_of(queues: &[Queue], line: LineId) -> &mpsc::Sender<Box<Job>> {
+    &queues.iter().find(|queue| queue.line == line).expect("a queue for each line").jobs
 }
 
 impl CommandTask {
+    /// Does the writes that come through the door, and tells it what becomes of its points.
+    pub fn guarded(mut self, door: Door) -> Self {
+        self.own = Some(door);
+        self
+    }
+
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
@@ -120,6 +163,10 @@ impl CommandTask {
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
+                Some(write) = own::ordered(&mut self.own) => {
+                    self.take_own(write, &queues).await;
+                    continue;
+                }
                 () = stop.cancelled() => None,
                 Ok(()) = self.floors.changed() => {
                     self.floor = self.floors.borrow_and_update().clone();
@@ -157,25 +204,29 @@ impl CommandTask {
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
         // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
         let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
-        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
-        workers.spawn(work(jobs, (desk, self.floors.clone()), teller));
+        workers.spawn(work(jobs, (desk, self.floors.clone()), self.teller()));
         queue
+    }
+
+    fn teller(&self) -> Teller {
+        Teller {
+            answers: self.answers.clone(),
+            answered: Arc::clone(&self.answered),
+            guards: self.own.as_ref().map(|door| door.teller.clone()),
+        }
     }
 
     async fn take(&self, message: Message, queues: &[Queue]) {
         let came = Instant::now();
-        let teller = Teller { answers: self.answers.clone(), answered: Arc::clone(&self.answered) };
+        let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
             Ok(job) => {
-                if let Some(known) = teller.known(&job) {
-                    // Under way: its first asker is answered on the topic that both hear.
-                    if let Known::Answer(payload) = known {
-                        answer::tell(&self.answers, &message, &payload).await;
-                    }
-                    return;
-                }
-                let queue = queues.iter().find(|queue| queue.line == job.line).expect("a queue for each line");
-                if let Err(full) = queue.jobs.try_send(Box::new(job)) {
+                let asked = match teller.known(&job) {
+                    Some(Known::Answer(payload)) => return answer::tell(&self.answers, &message, &payload).await,
+                    Some(Known::UnderWay) => Asked::Again,
+                    None => Asked::First,
+                };
+                if let Err(full) = queue_of(queues, job.line).try_send(Box::new(Job { asked, ..job })) {
                     teller.tell(&full.into_inner(), &busy()).await;
                 }
                 return;
@@ -224,8 +275,17 @@ impl CommandTask {
             }
             _ => return Err(unknown()),
         };
-        let line = whole.device.line;
-        Ok(Job { line, work, id, expires_us, message: message.clone(), came })
+        Ok(Job {
+            line: whole.device.line,
+            work,
+            id,
+            expires_us,
+            message: message.clone(),
+            came,
+            cause: Cause::Asked,
+            asked: Asked::First,
+            before: None,
+        })
     }
 }
 
@@ -262,6 +322,8 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
 struct Teller {
     answers: Outlet,
     answered: Arc<Mutex<Answered>>,
+    /// Told what becomes of points that have a fail-safe.
+    guards: Option<failsafe::Teller>,
 }
 
 impl Teller {
@@ -270,10 +332,38 @@ impl Teller {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, Instant::now())
     }
 
+    /// What is still to be done when its turn comes; who asked again is answered here.
+    async fn not_answered(&self, mut job: Box<Job>) -> Option<Box<Job>> {
+        if job.asked == Asked::First {
+            return Some(job);
+        }
+        match self.known(&job) {
+            Some(Known::Answer(payload)) => {
+                answer::tell(&self.answers, &job.message, &payload).await;
+                None
+            }
+            // The first was told to try again, and this is it.
+            None => {
+                job.asked = Asked::First;
+                Some(job)
+            }
+            // It cannot be: the first came before it, on the same line. Asked once more, the end is known.
+            Some(Known::UnderWay) => {
+                self.tell(&job, &busy()).await;
+                None
+            }
+        }
+    }
+
     async fn tell(&self, job: &Job, outcome: &Outcome) {
+        self.tell_guards(job, outcome).await;
+        if let Cause::FailSafe { who, .. } = &job.cause {
+            tracing::debug!(topic = %job.message.topic, who = &**who, outcome = outcome.word(), "fail-safe write");
+            return;
+        }
         tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
         let payload = answer::payload(outcome, job.id.as_deref(), job.came);
-        if let Some(key) = key_of(job) {
+        if let (Some(key), Asked::First) = (key_of(job), job.asked) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
                 // Whoever is told to try again must find it undone.
@@ -303,8 +393,14 @@ async fn work(mut jobs: mpsc::Receiver<Box<Job>>, (desk, floors): (Seat, watch::
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
         while let Some(job) = waiting.next() {
+            let Some(mut job) = teller.not_answered(job).await else { continue };
             let holds = job.work.still_means_the_same(&floors.borrow().plant);
-            let outcome = if holds { perform_at(&desk, &job).await } else { changed() };
+            let outcome = if holds {
+                job.before = own::before(&desk, &job).await;
+                perform_at(&desk, &job).await
+            } else {
+                changed()
+            };
             teller.tell(&job, &outcome).await;
             take_in(&mut jobs, &mut waiting, &teller).await;
         }
@@ -320,8 +416,8 @@ async fn take_in(jobs: &mut mpsc::Receiver<Box<Job>>, waiting: &mut Waiting<Poin
 
 /// Takes a command into the queue; whoever loses by it is told.
 async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &Teller) {
-    let key = match &job.work {
-        Work::Set(change) => Some(change.target.point.id),
+    let key = match (&job.work, job.asked) {
+        (Work::Set(change), Asked::First) => Some(change.target.point.id),
         _ => None,
     };
     match waiting.put(key, job) {
@@ -337,8 +433,8 @@ async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
         return Outcome::Later("the line is being restarted, try again".to_owned());
     };
     match &job.work {
-        Work::Set(change) => perform::set(&desk, change, job.expires_us, job.came.elapsed()).await,
-        Work::Batch(changes) => perform::batch(&desk, changes, job.expires_us, job.came.elapsed()).await,
+        Work::Set(change) => perform::set(&desk, change, job.age()).await,
+        Work::Batch(changes) => perform::batch(&desk, changes, job.age()).await,
         Work::Get(target) => perform::get(&desk, target).await,
         Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
     }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::config::Plant;
 use crate::config::plant::Device;
@@ -19,10 +20,10 @@ impl Plant {
     /// The same place with nothing there: what a start begins with.
     #[must_use]
     pub fn nothing(&self) -> Self {
-        let (lines, devices, points, upstreams) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (lines, devices, points, fail_safes, upstreams) = Default::default();
         let (gateway, broker, spool) = (self.gateway.clone(), self.broker.clone(), self.spool.clone());
         let (stats, web, state_dir) = (self.stats, self.web, self.state_dir.clone());
-        Self { gateway, lines, devices, points, broker, upstreams, spool, stats, web, state_dir }
+        Self { gateway, lines, devices, points, fail_safes, broker, upstreams, spool, stats, web, state_dir }
     }
 
     /// This plant, as checked, with the numbers that its parts have in the running one.
@@ -39,7 +40,17 @@ impl Plant {
             device.id = DeviceId(*number);
             device.line = LineId(lines[usize::from(device.line.0)]);
         }
+        for rule in &mut self.fail_safes {
+            rule.point = PointId(points[rule.point.0 as usize]);
+        }
+        let running: HashMap<PointId, &Arc<Point>> = running.points.iter().map(|p| (p.id, p)).collect();
         for (point, number) in self.points.iter_mut().zip(&points) {
+            // What stays is the very same: whoever holds it need not hold two.
+            if let Some(same) = running.get(&PointId(*number)) {
+                *point = Arc::clone(same);
+                continue;
+            }
+            let point = Arc::make_mut(point);
             point.id = PointId(*number);
             point.device = DeviceId(devices[point.device.0 as usize]);
             for other in refers_to_mut(point) {
@@ -56,7 +67,7 @@ impl Plant {
             let Some(was) = known.get(&*device.name).filter(|was| is_same_place(self, device, running, was)) else {
                 continue;
             };
-            let names: HashMap<&str, &Point> = running.points_of(was.id).iter().map(|p| (&*p.name, p)).collect();
+            let names: HashMap<&str, &Arc<Point>> = running.points_of(was.id).iter().map(|p| (&*p.name, p)).collect();
             let own = device.points.start as usize..device.points.end as usize;
             for (point, kept) in self.points[own.clone()].iter().zip(&mut kept[own]) {
                 let was = names.get(&*point.name).filter(|was| means_same(self, point, running, was));
@@ -98,7 +109,7 @@ fn is_same_place(plant: &Plant, device: &Device, running: &Plant, was: &Device) 
 fn means_same(plant: &Plant, point: &Point, running: &Plant, was: &Point) -> bool {
     let (others, before) = (refers_to(point), refers_to(was));
     let pairs = || others.iter().zip(&before).map(|(now, then)| (plant.point(*now), running.point(*then)));
-    let alike = |(now, then): (&Point, &Point)| now.name == then.name && says_same(now, then);
+    let alike = |(now, then): (&Arc<Point>, &Arc<Point>)| now.name == then.name && says_same(now, then);
     says_same(point, was) && others.len() == before.len() && pairs().all(alike)
 }
 
@@ -122,8 +133,10 @@ fn refers_to(point: &Point) -> Vec<PointId> {
 
 fn refers_to_mut(point: &mut Point) -> Vec<&mut PointId> {
     match &mut point.source {
-        Source::Wire(wire) => wire.scale_from.iter_mut().collect(),
-        Source::Compute(compute) => compute.inputs.iter_mut().map(|(_, id)| id).collect(),
+        // Most refer to nobody, and share this with others.
+        Source::Wire(wire) if wire.scale_from.is_none() => Vec::new(),
+        Source::Wire(wire) => Arc::make_mut(wire).scale_from.iter_mut().collect(),
+        Source::Compute(compute) => Arc::make_mut(compute).inputs.iter_mut().map(|(_, id)| id).collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod certificate;
 mod check;
 pub mod difference;
+pub mod failsafe;
 mod follow;
 mod load;
 mod loops;
@@ -17,6 +18,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 pub mod users;
+pub mod write;
 
 pub use load::Loaded;
 pub use load::Note;

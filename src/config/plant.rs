@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rust_decimal::Decimal;
-
+use crate::config::failsafe::FailSafe;
 use crate::config::preset::Preset;
-use crate::message::Class;
-use crate::payload::Format;
-use crate::point::{AddressRange, BitSpan, DataType, DeviceId, LineId, PointId, Scale, Table, UnitId, WordOrder};
-use crate::topic::{Qos, TopicFilter, TopicName};
+use crate::point::{DeviceId, LineId, PointId, UnitId};
+use crate::topic::{Qos, TopicFilter};
+
+mod point;
+
+pub use point::{Compute, Deadband, Point, Report, Schedule, Source, When, Write};
+
+pub use crate::point::Wire;
 
 /// Everything that runs. `LineId`, `DeviceId` and `PointId` are indices into the vectors as long as the plant is as it was
 /// checked; after a reload they are only names (see [`Plant::following`]), and the methods here find what they name.
@@ -26,8 +29,10 @@ pub struct Plant {
     pub lines: Vec<Line>,
     /// In order of the file; a `unit_id` range is expanded.
     pub devices: Vec<Device>,
-    /// Points of one device are contiguous.
-    pub points: Vec<Point>,
+    /// Points of one device are contiguous. Shared, because poll, publish and command keep each of them too.
+    pub points: Vec<Arc<Point>>,
+    /// What is written where a commander is gone; at most one a point, in order of the points.
+    pub fail_safes: Vec<FailSafe>,
     /// The embedded broker.
     pub broker: Broker,
     /// By name, in order of the file.
@@ -158,140 +163,6 @@ pub struct Device {
     pub tags: BTreeMap<String, String>,
     /// Its points: indices into `Plant::points`.
     pub points: std::ops::Range<u32>,
-}
-
-/// One value of a device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Point {
-    /// Its index.
-    pub id: PointId,
-    /// Whose it is.
-    pub device: DeviceId,
-    /// `{point}` in topics.
-    pub name: Arc<str>,
-    /// Where the value comes from.
-    pub source: Source,
-    /// Engineering unit, empty where none.
-    pub unit: Arc<str>,
-    /// Outside it quality is bad.
-    pub range: Option<(Decimal, Decimal)>,
-    /// When it is read.
-    pub schedule: Schedule,
-    /// When a reading becomes a message.
-    pub report: Report,
-    /// `None`: read-only.
-    pub write: Option<Write>,
-    /// Topic, already filled in.
-    pub topic: TopicName,
-    /// How a reading is rendered.
-    pub payload: Format,
-    /// Quality of service.
-    pub qos: Qos,
-    /// Kept by the broker.
-    pub retain: bool,
-    /// Rank in a full spool.
-    pub class: Class,
-}
-
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// Registers or bits on the wire.
-    Wire(Wire),
-    /// An expression over other points of the device, by their names.
-    Compute(Compute),
-}
-
-/// A value on the wire and how to read it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wire {
-    /// Which table.
-    pub table: Table,
-    /// Which addresses; never split across requests.
-    pub range: AddressRange,
-    /// How the words are understood.
-    pub data_type: DataType,
-    /// How the words lie.
-    pub order: WordOrder,
-    /// A part of one register only.
-    pub bits: Option<BitSpan>,
-    /// To engineering units.
-    pub scale: Scale,
-    /// Multiply by ten to this point's value (SunSpec scale factors); a point of the same device.
-    pub scale_from: Option<PointId>,
-    /// Names for raw numbers; empty where none.
-    pub names: BTreeMap<i64, Arc<str>>,
-    /// Raw patterns that mean "not available", as unsigned numbers over all the value's bits in `abcd` order.
-    pub invalid: Vec<u64>,
-}
-
-/// `compute:`; checked to parse and to name only other wire points of the device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Compute {
-    /// As written.
-    pub expression: Arc<str>,
-    /// The points it names.
-    pub inputs: Vec<(Arc<str>, PointId)>,
-}
-
-/// When a point is read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Schedule {
-    /// A fixed period, at least 20 ms.
-    Every {
-        /// The period.
-        period: Duration,
-        /// Aligned to the wall clock.
-        align: bool,
-    },
-    /// Six fields, seconds first (croner); checked to parse.
-    Cron(Arc<str>),
-}
-
-/// Report by exception, against the last *published* value. A change of quality always passes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// Every poll, or only what changed.
-    pub when: When,
-    /// A smaller change is not a change.
-    pub deadband: Option<Deadband>,
-    /// Publish at the latest after this long, changed or not.
-    pub at_least: Option<Duration>,
-    /// Publish at most this often; the newest value waits.
-    pub at_most: Option<Duration>,
-}
-
-/// `when:`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Every reading is a message.
-    Poll,
-    /// Only a changed one.
-    Change,
-}
-
-/// How much is a change.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Deadband {
-    /// In engineering units.
-    Absolute(Decimal),
-    /// Percent of the last published value.
-    Percent(Decimal),
-}
-
-/// `write:`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Write {
-    /// Least value accepted.
-    pub min: Option<Decimal>,
-    /// Greatest value accepted.
-    pub max: Option<Decimal>,
-    /// Grid from `min` (or zero).
-    pub step: Option<Decimal>,
-    /// Read back and compare.
-    pub verify: bool,
-    /// A command older than this is refused.
-    pub expires: Duration,
 }
 
 /// The embedded broker.
@@ -581,8 +452,13 @@ impl fmt::Debug for Secret {
 
 impl Plant {
     /// The point's own entry.
-    pub fn point(&self, id: PointId) -> &Point {
+    pub fn point(&self, id: PointId) -> &Arc<Point> {
         found(&self.points, id.0 as usize, |p| p.id == id)
+    }
+
+    /// As [`Plant::point`], of a number that may be of another plant.
+    pub fn find_point(&self, id: PointId) -> Option<&Arc<Point>> {
+        find(&self.points, id.0 as usize, |p| p.id == id)
     }
 
     /// The device's own entry.
@@ -601,14 +477,17 @@ impl Plant {
     }
 
     /// A device's points.
-    pub fn points_of(&self, device: DeviceId) -> &[Point] {
+    pub fn points_of(&self, device: DeviceId) -> &[Arc<Point>] {
         let range = &self.device(device).points;
         &self.points[range.start as usize..range.end as usize]
     }
 }
 
 /// Mostly its number is its place; only what came or stayed in a reload is searched for.
+fn find<T>(all: &[T], place: usize, is_it: impl Fn(&T) -> bool) -> Option<&T> {
+    all.get(place).filter(|one| is_it(one)).or_else(|| all.iter().find(|one| is_it(one)))
+}
+
 fn found<T>(all: &[T], place: usize, is_it: impl Fn(&T) -> bool) -> &T {
-    let there = all.get(place).filter(|one| is_it(one));
-    there.or_else(|| all.iter().find(|one| is_it(one))).expect("an id of this plant")
+    find(all, place, is_it).expect("an id of this plant")
 }

@@ -116,6 +116,7 @@ fn point(key: &str) -> Value {
         "class" => json!({"enum": ["normal", "alarm"]}),
         "payload" => json!({"type": "string", "description": "json, value, or a template with {value}"}),
         "invalid" => json!({"description": "raw patterns that mean \"not available\""}),
+        "fail_safe" => map(check::FAIL_SAFE_KEYS, fail_safe),
         "write" => {
             json!({"anyOf": [{"type": "boolean"}, map(&["min", "max", "step", "verify", "expires"], |key| match key {
                 "verify" => json!({"type": "boolean"}),
@@ -124,6 +125,17 @@ fn point(key: &str) -> Value {
             })]})
         }
         _ => json!({"type": "string"}),
+    }
+}
+
+fn fail_safe(key: &str) -> Value {
+    match key {
+        "after" => json!({"$ref": "#/$defs/duration"}),
+        "when" => map(&["upstream", "client"], |_| json!({"type": "string"})),
+        "on_return" => {
+            json!({"anyOf": [{"enum": ["keep", "restore"]}, map(&["value"], |_| json!({}))], "default": "keep"})
+        }
+        _ => json!({"description": "what is written: a number, true, false, or a name of `values`"}),
     }
 }
 

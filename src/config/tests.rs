@@ -54,7 +54,7 @@ fn a_range_of_unit_ids_is_as_many_devices() {
     let names: Vec<_> = plant.devices.iter().map(|d| &*d.name).collect();
     assert_eq!(names, ["meter-1", "meter-2", "meter-5"]);
     assert_eq!(plant.points.len(), 9);
-    assert_eq!(plant.points[3].topic.as_str(), "plant/A/meter-2/voltage");
+    assert_eq!(plant.points[3].series.topic.as_str(), "plant/A/meter-2/voltage");
     assert_eq!(plant.devices[1].points, 3..6);
 }
 
@@ -68,7 +68,7 @@ fn the_nearest_word_wins() {
     assert_eq!((every(0), every(1)), (Duration::from_millis(200), Duration::from_secs(2)));
     assert_eq!(plant.points[2].report.when, When::Poll);
     assert!(plant.points[2].report.deadband.is_some());
-    assert_eq!(plant.points[0].payload, Format::Json);
+    assert_eq!(plant.points[0].series.format, Format::Json);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_point_of_the_profile_can_be_changed_and_left_out() {
     let plant = plant(text);
     let voltage = plant.points.iter().find(|p| &*p.name == "voltage").unwrap();
     assert_eq!(voltage.schedule, Schedule::Every { period: Duration::from_millis(200), align: false });
-    assert_eq!(&*voltage.unit, "V");
+    assert_eq!(&*voltage.series.unit, "V");
     assert!(plant.points.iter().all(|p| &*p.name != "frequency"));
 }
 

@@ -299,6 +299,7 @@ mod tests {
             upstreams: Vec::new(),
             spool: watch::channel(Default::default()).1,
             broker: watch::channel(Default::default()).1,
+            fail_safes: watch::channel(Default::default()).1,
             panics: watch::channel(Default::default()).1,
             config: watch::channel(Default::default()).1,
         };

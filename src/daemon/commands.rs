@@ -1,4 +1,5 @@
-//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered through the broker.
+//! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered
+//! through the broker. Beside it fail-safes are minded, which write where a commander is gone.
 
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -7,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::command;
 use crate::command::Floor;
+use crate::command::failsafe;
+use crate::config::Plant;
 use crate::daemon::Group;
 use crate::supervise;
 use crate::supervise::Panics;
@@ -16,17 +19,29 @@ use crate::topic::{Qos, TopicFilter};
 const WAITING: usize = 256;
 
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, broker: &Broker, floors: watch::Receiver<Floor>) {
+pub(super) fn start(
+    group: &Group,
+    panics: &Panics,
+    broker: &Broker,
+    floors: watch::Receiver<Floor>,
+    links: failsafe::Links,
+) {
     let stop = group.stop.clone();
     let broker = broker.clone();
     let make = {
         let stop = stop.clone();
-        move || hear(broker.clone(), floors.clone(), stop.clone())
+        move || hear(broker.clone(), floors.clone(), links.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
 
-async fn hear(broker: Broker, floors: watch::Receiver<Floor>, stop: CancellationToken) {
+/// Where what fail-safes know goes.
+pub(super) fn links(group: &Group, panics: &Panics, plant: &Plant) -> failsafe::Links {
+    let kept = super::failsafe::open(group, panics, &plant.state_dir);
+    failsafe::Links { kept, status: watch::Sender::new(Vec::new()) }
+}
+
+async fn hear(broker: Broker, floors: watch::Receiver<Floor>, links: failsafe::Links, stop: CancellationToken) {
     // The gateway's name does not change while it runs.
     let gateway = floors.borrow().plant.gateway.clone();
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
@@ -37,7 +52,8 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, stop: Cancellation
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let task = command::new(floors, commands, answers);
+    let (door, guards) = failsafe::new(floors.clone(), answers.clone(), links);
+    let task = command::new(floors, commands, answers).guarded(door);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {
@@ -47,8 +63,14 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, stop: Cancellation
         // The broker has ended before it was told: its owner says so; commands wait for the stop.
         stop.cancelled().await;
     };
+    // They end at the stop, when commands under way are still to be finished.
+    let guarded = async {
+        guards.run(stop.clone()).await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = task.run(stop.clone()) => {}
         () = forward => {}
+        () = guarded => {}
     }
 }

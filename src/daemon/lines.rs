@@ -199,7 +199,7 @@ impl<'a> Step<'a> {
 }
 
 /// A line's devices and their points.
-fn share(plant: &Plant, line: LineId) -> (Vec<Device>, Vec<Point>) {
+fn share(plant: &Plant, line: LineId) -> (Vec<Device>, Vec<Arc<Point>>) {
     let devices: Vec<Device> = plant.devices_on(line).cloned().collect();
     // Points of one device lie together.
     let points =
@@ -219,8 +219,8 @@ impl Drop for Vacated {
 
 type Channels = (watch::Sender<LineStatus>, watch::Sender<Option<Desk>>, watch::Sender<Option<Fitter>>);
 
-/// Bus and poll end together: one without the other is of no use. The parts are made from the plant each time the line is:
-/// one copy of its points is with its task, and none is kept here.
+/// Bus and poll end together: one without the other is of no use. The parts are made from the plant each time the line is;
+/// its points are the plant's own.
 async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, stop: CancellationToken) {
     let plant = ground.plants.borrow().clone();
     let Some(line) = plant.lines.iter().find(|l| l.id == id) else { return stop.cancelled().await };
@@ -236,7 +236,7 @@ async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, s
     seat.send_replace(Some(Desk { bus, orders: task.desk(), samples }));
     let _vacated = Vacated(seat, fitter);
     let both = async {
-        tokio::join!(wire.run(stop.clone()), task.run(stop.clone()));
+        tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
     supervise::mirrored(status, board, both).await;
 }

@@ -134,7 +134,7 @@ fn identity(plant: &Plant, device: &Device) -> Identity {
 /// What the notes have of a device, as far as it still fits its points.
 fn recall(notes: &[Note], whose: &Identity, plant: &Plant, device: &Device) -> Option<(Arc<str>, Lesson)> {
     let note = notes.iter().find(|note| note.whose == *whose)?;
-    let points = plant.points.iter().filter(|p| p.device == device.id);
+    let points = plant.points.iter().map(|p| &**p).filter(|p| p.device == device.id);
     Some((device.name.clone(), note.lesson.clone().fitting(points)))
 }
 

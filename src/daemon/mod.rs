@@ -17,6 +17,7 @@ use crate::broker::Broker;
 use crate::broker::BrokerError;
 use crate::broker::LocalSubscription;
 use crate::command::Floor;
+use crate::command::failsafe::Eyes;
 use crate::config::Plant;
 use crate::config::difference::Difference;
 use crate::control;
@@ -43,6 +44,7 @@ use crate::web::WebError;
 mod beside;
 mod commands;
 mod desk;
+mod failsafe;
 mod file;
 mod intake;
 mod journal;
@@ -254,8 +256,11 @@ async fn build(
     lines.change(leaving, &Step::new(&plant, &plant, &all)).await;
     let mut views = Views::new(&groups.services, panics);
     views.arrange(&plant.lines, &lines.desks());
-    let floors = watch::Sender::new(Floor { plant: Arc::clone(&plant), desks: lines.desks() });
-    commands::start(&groups.services, panics, broker, floors.subscribe());
+    let eyes = Eyes { upstreams: upstreams.seen(), broker: broker.status(), lines: lines.seen() };
+    let floors = watch::Sender::new(Floor { plant: Arc::clone(&plant), desks: lines.desks(), eyes });
+    let links = commands::links(&groups.services, panics, &plant);
+    let fail_safes = links.status.subscribe();
+    commands::start(&groups.services, panics, broker, floors.subscribe(), links);
     let listed = watch::Sender::new(lines.seen());
     watchdog::start(
         &groups.services,
@@ -268,6 +273,7 @@ async fn build(
         upstreams: upstreams.seen(),
         spool: spool.status(),
         broker: broker.status(),
+        fail_safes,
         panics: panics.subscribe(),
         config,
     });

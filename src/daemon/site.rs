@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::command::Floor;
+use crate::command::failsafe::Eyes;
 use crate::config::Plant;
 use crate::config::difference::{Deed, Difference, Part};
 use crate::daemon::Group;
@@ -128,18 +129,23 @@ impl Site {
         let new = &self.plant;
         self.plants.send_replace(Arc::clone(new));
         if difference.lines.is_empty() {
-            self.floors.send_replace(Floor { plant: Arc::clone(new), desks: self.lines.desks() });
+            self.floors.send_replace(self.floor());
             return;
         }
         self.renewals.renew(new, Round::Add).await;
         let leaving = self.lines.arrange(new);
         // Commands that come now are about the new plant; those under way are refused where their point is another.
-        self.floors.send_replace(Floor { plant: Arc::clone(new), desks: self.lines.desks() });
+        self.floors.send_replace(self.floor());
         let step = Step::new(running, new, difference);
         self.lines.change(leaving, &step).await;
         self.renewals.renew(new, Round::Remove).await;
         self.views.arrange(&new.lines, &self.lines.desks());
         self.listed.send_replace(self.lines.seen());
+    }
+
+    fn floor(&self) -> Floor {
+        let eyes = Eyes { upstreams: self.upstreams.seen(), broker: self.broker.status(), lines: self.lines.seen() };
+        Floor { plant: Arc::clone(&self.plant), desks: self.lines.desks(), eyes }
     }
 
     fn relist(&self) {

@@ -4,9 +4,9 @@
 use rust_decimal::Decimal;
 use rust_decimal::RoundingStrategy::MidpointAwayFromZero;
 
-use crate::config::plant::Wire;
 use crate::decode::{decimal, mask, words};
 use crate::point::DataType;
+use crate::point::Wire;
 use crate::sample::Value;
 
 /// Why a value cannot be put into words.

@@ -15,8 +15,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use rust_decimal::RoundingStrategy::MidpointAwayFromZero;
 
-use crate::config::plant::Wire;
-use crate::point::{BitSpan, DataType, Scale};
+use crate::point::{BitSpan, DataType, Scale, Wire};
 use crate::sample::{Reason, Value};
 
 /// What a reply holds of one point, no more and no less.
@@ -62,8 +61,8 @@ pub fn decode(wire: &Wire, words: Words<'_>, exponent: Option<i32>) -> Result<Va
 }
 
 /// Whether a value lies within the point's `range`; text and flags always do.
-pub fn judge(range: Option<(Decimal, Decimal)>, value: &Value) -> Result<(), Reason> {
-    let Some((low, high)) = range else { return Ok(()) };
+pub fn judge(range: Option<&(Decimal, Decimal)>, value: &Value) -> Result<(), Reason> {
+    let Some(&(low, high)) = range else { return Ok(()) };
     let inside = match value {
         Value::Bool(_) | Value::Text(_) => true,
         Value::Int(i) => (low..=high).contains(&Decimal::from(*i)),

@@ -111,7 +111,7 @@ fn simulated(plant: &Plant, line: usize) -> Vec<Shared> {
 fn without_gaps(mut sim: SimDevice, plant: &Plant, device: DeviceId) -> SimDevice {
     const SMALL: u16 = 64;
     let mut held: Vec<(Table, u16, u32)> =
-        plant.points.iter().filter(|p| p.device == device).filter_map(held_by).collect();
+        plant.points.iter().filter(|p| p.device == device).filter_map(|p| held_by(p)).collect();
     held.sort_unstable();
     for pair in held.windows(2) {
         let ((table, _, end), (next_table, start, _)) = (pair[0], pair[1]);

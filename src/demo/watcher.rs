@@ -1,6 +1,7 @@
 //! Listens to both sides: keeps the account, counts messages a second, and remembers the newest value of each point.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -37,11 +38,11 @@ pub(super) struct Watcher {
 impl Watcher {
     /// For this plant's topics.
     pub(super) fn new(plant: &Plant) -> Self {
-        let name = |p: &crate::config::plant::Point| {
+        let name = |p: &Arc<crate::config::plant::Point>| {
             let device = usize::try_from(p.device.0).ok().and_then(|n| plant.devices.get(n));
             (p.id, device.map(|d| d.name.to_string()).unwrap_or_default(), p.name.to_string())
         };
-        let (moving, other): (Vec<_>, Vec<_>) = plant.points.iter().partition(|p| !p.unit.is_empty());
+        let (moving, other): (Vec<_>, Vec<_>) = plant.points.iter().partition(|p| !p.series.unit.is_empty());
         Self {
             account: Account::default(),
             own_states: 0,

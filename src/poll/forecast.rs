@@ -38,12 +38,12 @@ const TURNS_AT_LEAST: usize = 20_000;
 const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::Holding];
 
 /// Computes it from what is configured: `devices` and `points` may be the whole plant's.
-pub fn of(line: &Line, devices: &[Device], points: &[Point]) -> Forecast {
+pub fn of(line: &Line, devices: &[Device], points: &[Arc<Point>]) -> Forecast {
     with_turnaround(line, devices, points, USUAL_TURNAROUND)
 }
 
 /// The same for devices that take so long to begin an answer once they know that the question has ended.
-pub fn with_turnaround(line: &Line, devices: &[Device], points: &[Point], turnaround: Duration) -> Forecast {
+pub fn with_turnaround(line: &Line, devices: &[Device], points: &[Arc<Point>], turnaround: Duration) -> Forecast {
     let model = Model::new(line, devices, points, turnaround);
     let asked = model.run(None, Wire::OfNoLength);
     let real = model.run(None, Wire::AsItIs);
@@ -53,7 +53,7 @@ pub fn with_turnaround(line: &Line, devices: &[Device], points: &[Point], turnar
 }
 
 /// Only the load, which is quick: wire time asked of the line by the time there is.
-pub fn load(line: &Line, devices: &[Device], points: &[Point], turnaround: Duration) -> f64 {
+pub fn load(line: &Line, devices: &[Device], points: &[Arc<Point>], turnaround: Duration) -> f64 {
     Model::new(line, devices, points, turnaround).run(None, Wire::OfNoLength).load()
 }
 
@@ -148,9 +148,9 @@ type Reads = Vec<Read>;
 type Read = (Table, AddressRange, Vec<usize>);
 
 impl<'a> Model<'a> {
-    fn new(line: &'a Line, devices: &'a [Device], points: &'a [Point], turnaround: Duration) -> Self {
+    fn new(line: &'a Line, devices: &'a [Device], points: &'a [Arc<Point>], turnaround: Duration) -> Self {
         let devices: Vec<&Device> = devices.iter().filter(|d| d.line == line.id).collect();
-        let points = points.iter().filter(|p| devices.iter().any(|d| d.id == p.device)).collect();
+        let points = points.iter().map(|p| &**p).filter(|p| devices.iter().any(|d| d.id == p.device)).collect();
         Self { line, devices, points, cost: Cost::new(line, turnaround + plan::silence(line)) }
     }
 

@@ -22,8 +22,10 @@ pub(crate) const USUAL_TURNAROUND: Duration = Duration::from_millis(5);
 
 pub(crate) struct Member {
     pub(crate) device: Device,
+    /// By the points' numbers.
     points: Vec<Entry>,
-    index: HashMap<PointId, usize>,
+    /// The last samples of those points that others are made of. Nobody asks for the rest again.
+    sources: HashMap<PointId, Option<Sample>>,
     pub(crate) health: Health,
     holes: HashMap<Table, Holes>,
     /// What turns of these points ask; empty again whenever something is learnt.
@@ -43,10 +45,11 @@ pub(crate) struct Member {
 }
 
 struct Entry {
-    point: Point,
-    /// Boxed: the evaluator keeps some 20 kB inline, and most points have none.
+    point: Arc<Point>,
+    /// Boxed inside: most points have none.
     formula: Option<Formula>,
-    last: Option<Sample>,
+    /// Whether its last sample had no value.
+    bad: bool,
 }
 
 /// One read of one table.
@@ -71,20 +74,21 @@ const TABLES: [Table; 4] = [Table::Coil, Table::Discrete, Table::Input, Table::H
 pub(crate) type Slot = usize;
 
 impl Member {
-    pub(crate) fn new(device: Device, points: Vec<Point>, line: &Line) -> Self {
-        let index = points.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
-        let entry = |point: Point| {
+    pub(crate) fn new(device: Device, mut points: Vec<Arc<Point>>, line: &Line) -> Self {
+        points.sort_by_key(|p| p.id);
+        let sources = points.iter().flat_map(|p| sources_of(p)).map(|id| (id, None)).collect();
+        let entry = |point: Arc<Point>| {
             let formula = match &point.source {
                 Source::Compute(compute) => Formula::new(&compute.expression).ok(),
                 Source::Wire(_) => None,
             };
-            Entry { point, formula, last: None }
+            Entry { point, formula, bad: false }
         };
         Self {
             health: Health::new(u64::from(device.id.0) ^ crate::time::boot_id()),
             device,
             points: points.into_iter().map(entry).collect(),
-            index,
+            sources,
             holes: HashMap::new(),
             plans: HashMap::new(),
             wait: Wait::new(line.min_timeout, line.timeout),
@@ -99,27 +103,31 @@ impl Member {
     }
 
     /// Whether this is still the device as configured, with these points. Where they stand in the plant says nothing.
-    pub(crate) fn is_of(&self, device: &Device, points: &[Point]) -> bool {
+    pub(crate) fn is_of(&self, device: &Device, points: &[Arc<Point>]) -> bool {
         let same = self.device == Device { points: self.device.points.clone(), ..device.clone() };
-        same && self.points.len() == points.len() && self.points.iter().zip(points).all(|(e, p)| e.point == *p)
+        let known = |point: &Arc<Point>| self.slot(point.id).is_some_and(|slot| self.points[slot].point == *point);
+        same && self.points.len() == points.len() && points.iter().all(known)
     }
 
-    /// The same device under the same address, configured otherwise before: what is known of it is kept.
-    pub(crate) fn succeed(&mut self, old: Self) {
-        let lesson = old.lesson().fitting(self.points.iter().map(|e| &e.point));
+    /// The same device under the same address, configured otherwise before: what is known of it is kept. Gives the points of
+    /// which nothing was ever said.
+    pub(crate) fn succeed(&mut self, old: Self) -> Vec<Slot> {
+        let lesson = old.lesson().fitting(self.points.iter().map(|e| &*e.point));
         self.recall(&lesson);
-        for entry in &mut self.points {
-            let same = old.index.get(&entry.point.id);
-            entry.last = same.and_then(|slot| old.points[*slot].last.clone());
+        let mut untold = Vec::new();
+        for (slot, entry) in self.points.iter_mut().enumerate() {
+            match old.slot(entry.point.id) {
+                Some(was) => entry.bad = old.points[was].bad,
+                None => untold.push(slot),
+            }
+        }
+        for (id, last) in &mut self.sources {
+            *last = old.sources.get(id).cloned().flatten();
         }
         (self.health, self.wait, self.reason) = (old.health, old.wait, old.reason);
         (self.cut, self.paused, self.quiet_until) = (old.cut, old.paused, old.quiet_until);
         (self.replies, self.failures) = (old.replies, old.failures);
-    }
-
-    /// Points of which nothing was ever said.
-    pub(crate) fn untold(&self) -> Vec<Slot> {
-        (0..self.points.len()).filter(|slot| self.points[*slot].last.is_none()).collect()
+        untold
     }
 
     /// What a turn of these points asks. Planning costs more than the rest of a turn, so it is done anew only when the device
@@ -149,12 +157,16 @@ impl Member {
     }
 
     fn slots(&self, points: &[PointId]) -> Vec<Slot> {
-        points.iter().filter_map(|id| self.index.get(id).copied()).collect()
+        points.iter().filter_map(|id| self.slot(*id)).collect()
+    }
+
+    fn slot(&self, id: PointId) -> Option<Slot> {
+        self.points.binary_search_by_key(&id, |entry| entry.point.id).ok()
     }
 
     /// Which of these are its own.
     pub(crate) fn own(&self, points: &[PointId]) -> Vec<PointId> {
-        points.iter().copied().filter(|id| self.index.contains_key(id)).collect()
+        points.iter().copied().filter(|id| self.slot(*id).is_some()).collect()
     }
 
     pub(crate) fn names(&self, points: &[PointId]) -> Vec<String> {
@@ -259,7 +271,7 @@ impl Member {
         };
         let exponent = wire.scale_from.and_then(|id| self.last_value(id)).and_then(decode::exponent_of);
         let value = decode::decode(wire, words.ok_or(Reason::Crc)?, exponent)?;
-        decode::judge(point.range, &value)?;
+        decode::judge(point.range.as_deref(), &value)?;
         Ok(value)
     }
 
@@ -278,12 +290,12 @@ impl Member {
         // As old as the oldest reading it is made of; a formula without any is of now.
         let oldest = ids.iter().filter_map(|id| Some(self.last((*id)?)?.taken())).min();
         let result = values.ok_or(Reason::Source).and_then(|values| formula.eval(&values));
-        let result = result.and_then(|value| decode::judge(entry.point.range, &value).map(|()| value));
+        let result = result.and_then(|value| decode::judge(entry.point.range.as_deref(), &value).map(|()| value));
         self.keep(slot, result, oldest.unwrap_or(now))
     }
 
     fn last(&self, id: PointId) -> Option<&Sample> {
-        self.points[*self.index.get(&id)?].last.as_ref()
+        self.sources.get(&id)?.as_ref()
     }
 
     fn last_value(&self, id: PointId) -> Option<&Value> {
@@ -307,12 +319,14 @@ impl Member {
             Ok(value) => Sample::good(entry.point.id, value, taken),
             Err(reason) => Sample::bad(entry.point.id, reason, taken),
         };
-        entry.last = Some(sample.clone());
+        entry.bad = sample.value().is_none();
+        if let Some(last) = self.sources.get_mut(&sample.point()) {
+            *last = Some(sample.clone());
+        }
         sample
     }
 
     pub(crate) fn status(&self) -> DeviceStatus {
-        let bad = |e: &&Entry| e.last.as_ref().is_some_and(|s| s.value().is_none());
         DeviceStatus {
             name: self.device.name.to_string(),
             unit_id: self.device.unit_id.get(),
@@ -322,9 +336,17 @@ impl Member {
             failures: self.failures,
             turnaround_ms: self.wait.usual().map_or(0.0, |t| t.as_secs_f64() * 1e3),
             points: self.points.len(),
-            bad_points: self.points.iter().filter(bad).count(),
+            bad_points: self.points.iter().filter(|e| e.bad).count(),
             holes: self.lesson().named(),
         }
+    }
+}
+
+/// What has to be read before this point can be understood.
+fn sources_of(point: &Point) -> Vec<PointId> {
+    match &point.source {
+        Source::Wire(wire) => wire.scale_from.into_iter().collect(),
+        Source::Compute(compute) => compute.inputs.iter().map(|(_, id)| *id).collect(),
     }
 }
 
@@ -333,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_without_formula_costs_no_room_for_one() {
-        assert!(size_of::<Entry>() < 2_000, "{} bytes", size_of::<Entry>());
+    fn a_point_costs_its_poll_task_hardly_more_than_the_place_where_it_is() {
+        assert!(size_of::<Entry>() <= 24, "{} bytes", size_of::<Entry>());
     }
 }

@@ -16,6 +16,8 @@ pub mod wait;
 
 pub use task::PollTask;
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -35,7 +37,7 @@ pub struct Parts {
     /// The devices that hang on it.
     pub devices: Vec<Device>,
     /// Their points.
-    pub points: Vec<Point>,
+    pub points: Vec<Arc<Point>>,
     /// What is known of devices; what these teach is told there.
     pub lessons: Lessons,
 }
@@ -57,7 +59,7 @@ pub struct Roster {
     /// The devices.
     pub devices: Vec<Device>,
     /// Their points.
-    pub points: Vec<Point>,
+    pub points: Vec<Arc<Point>>,
 }
 
 /// A roster on its way, and who waits until it is in force.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, BusError, ReadRequest, Reply};
+use crate::bus::{Bus, BusError, Pause, ReadRequest, Reply};
 use crate::config::plant::{Line, Port};
 use crate::point::DeviceId;
 use crate::poll::agenda::{Agenda, Begun, Next};
@@ -54,6 +54,8 @@ pub struct PollTask {
     out: mpsc::Sender<Vec<Sample>>,
     events: mpsc::Sender<DeviceEvent>,
     status: watch::Sender<LineStatus>,
+    /// By which the next turn is awaited.
+    pause: Pause,
     origin: Instant,
     tell_at: Instant,
     busy: VecDeque<(Instant, Duration)>,
@@ -105,6 +107,7 @@ impl PollTask {
             out,
             events,
             status,
+            pause: Pause::default(),
             origin,
             tell_at: origin,
             busy,
@@ -130,6 +133,13 @@ impl PollTask {
     /// Where other devices are taken.
     pub fn fitter(&self) -> Fitter {
         Fitter(self.fitter.clone())
+    }
+
+    /// Turns begin to the microsecond, by a clock that nobody can pause. To be called on a runtime.
+    #[must_use]
+    pub fn precise(mut self) -> Self {
+        self.pause = Pause::precise();
+        self
     }
 
     /// Until cancelled, or until the receiver of its samples or the bus has gone. A read that is cut here is finished by the
@@ -176,7 +186,7 @@ impl PollTask {
         let members = &self.members;
         let (mut order, mut refit) = (None, None);
         tokio::select! {
-            () = tokio::time::sleep_until(next) => {}
+            () = self.pause.until(next) => {}
             () = self.lessons.wished(|device| orders::has(members, device)) => {}
             wanted = self.orders.recv() => order = wanted,
             wanted = self.refits.recv() => refit = wanted,

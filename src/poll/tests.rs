@@ -11,7 +11,7 @@ use super::*;
 use crate::bus::{BusError, Data, ReadRequest, fake};
 use crate::config::plant::{Compute, Port, Report, Schedule, Source, When, Wire};
 use crate::message::Class;
-use crate::payload::Format;
+use crate::payload::{Format, Series};
 use crate::point::{AddressRange, DataType, LineId, PointId, Scale, Table, UnitId, WordOrder};
 use crate::status::DeviceState;
 use crate::topic::{Qos, TopicName};
@@ -31,7 +31,7 @@ fn device(unit: u8) -> Device {
 }
 
 fn wire(address: u16) -> Source {
-    Source::Wire(Wire {
+    Source::Wire(Arc::new(Wire {
         table: Table::Holding,
         range: AddressRange::new(address, 1).unwrap(),
         data_type: DataType::U16,
@@ -41,7 +41,7 @@ fn wire(address: u16) -> Source {
         scale_from: None,
         names: BTreeMap::new(),
         invalid: Vec::new(),
-    })
+    }))
 }
 
 fn point(unit: u8, id: u32, source: Source) -> Point {
@@ -50,16 +50,19 @@ fn point(unit: u8, id: u32, source: Source) -> Point {
         device: DeviceId(unit.into()),
         name: format!("p{id}").into(),
         source,
-        unit: "".into(),
         range: None,
         schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
-        report: Report { when: When::Poll, deadband: None, at_least: None, at_most: None },
+        report: Arc::new(Report { when: When::Poll, deadband: None, at_least: None, at_most: None }),
         write: None,
-        topic: TopicName::new(format!("g/m{unit}/p{id}")).unwrap(),
-        payload: Format::Value,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        class: Class::Normal,
+        series: Arc::new(Series {
+            topic: TopicName::new(format!("g/m{unit}/p{id}")).unwrap(),
+            format: Format::Value,
+            unit: "".into(),
+            names: BTreeMap::new(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            class: Class::Normal,
+        }),
     }
 }
 
@@ -67,7 +70,7 @@ fn point(unit: u8, id: u32, source: Source) -> Point {
 pub(super) fn held(range: AddressRange) -> Point {
     let mut source = wire(0);
     if let Source::Wire(wire) = &mut source {
-        wire.range = range;
+        Arc::make_mut(wire).range = range;
     }
     point(1, 1, source)
 }
@@ -132,7 +135,12 @@ fn scene_with(
     });
     let (out, samples) = mpsc::channel(64);
     let (tell, events) = mpsc::channel(64);
-    let parts = Parts { line, devices: devices.iter().map(|d| device(*d)).collect(), points, lessons };
+    let parts = Parts {
+        line,
+        devices: devices.iter().map(|d| device(*d)).collect(),
+        points: points.into_iter().map(Arc::new).collect(),
+        lessons,
+    };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
     let (desk, fitter) = (task.desk(), task.fitter());
@@ -170,7 +178,7 @@ async fn points_due_together_come_in_one_read_on_a_fixed_grid() {
         expression: "{p11} + {p12}".into(),
         inputs: vec![("p11".into(), PointId(11)), ("p12".into(), PointId(12))],
     };
-    let points = vec![point(1, 11, wire(4)), point(1, 12, wire(6)), point(1, 13, Source::Compute(sum))];
+    let points = vec![point(1, 11, wire(4)), point(1, 12, wire(6)), point(1, 13, Source::Compute(Arc::new(sum)))];
     let mut scene = scene(&[1], points, |_, request| own_address(request));
     assert_eq!(scene.until(2500).await, ["11=4", "12=6", "13=10"].repeat(3));
     let read = |ms: u64| (ms, "1 holding 4–6".to_owned());
@@ -254,7 +262,7 @@ async fn a_line_that_is_down_is_nobodys_death() {
 async fn a_scale_factor_read_in_the_same_turn_counts() {
     let mut scaled = point(1, 1, wire(0));
     if let Source::Wire(wire) = &mut scaled.source {
-        wire.scale_from = Some(PointId(2));
+        Arc::make_mut(wire).scale_from = Some(PointId(2));
     }
     let points = vec![scaled, point(1, 2, wire(1))];
     let mut scene = scene(&[1], points, |_, _| Ok(Data::Registers(vec![7, 2])));
@@ -414,7 +422,10 @@ async fn a_paused_device_is_left_alone_says_so_once_and_is_read_at_once_when_it_
 }
 
 fn roster(devices: &[u8], points: &[Point]) -> Roster {
-    Roster { devices: devices.iter().map(|d| device(*d)).collect(), points: points.to_vec() }
+    Roster {
+        devices: devices.iter().map(|d| device(*d)).collect(),
+        points: points.iter().cloned().map(Arc::new).collect(),
+    }
 }
 
 /// Device 1 stays, 2 gets another point, 3 goes and 4 comes.
@@ -470,7 +481,7 @@ async fn another_device_under_an_old_name_is_met_without_prejudice() {
     });
     scene.until(1500).await;
     let other = Device { unit_id: UnitId::new(9).unwrap(), ..device(1) };
-    assert!(scene.fitter.refit(Roster { devices: vec![other], points: vec![point(1, 12, wire(7))] }).await);
+    assert!(scene.fitter.refit(Roster { devices: vec![other], points: vec![point(1, 12, wire(7)).into()] }).await);
     assert!(scene.until(2500).await.contains(&"12=7".to_owned()));
     scene.cancelled.cancel();
     scene.until(2600).await;

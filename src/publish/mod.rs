@@ -9,6 +9,8 @@ pub use renewal::Renewals;
 pub use renewal::Round;
 pub use task::PublishTask;
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
@@ -27,7 +29,7 @@ pub struct Parts<'a> {
     /// All devices.
     pub devices: &'a [Device],
     /// All points.
-    pub points: &'a [Point],
+    pub points: &'a [Arc<Point>],
 }
 
 /// The account and the task. When the sink is full the task waits, and behind it the polls.

@@ -2,6 +2,8 @@
 //! The trick of report by exception: compare with what was last *published*, never with what was last read, or a slow drift is
 //! never told (pitfall 20). A change of quality always passes, at once.
 
+use std::sync::Arc;
+
 use rust_decimal::Decimal;
 
 use crate::config::plant::{Deadband, Report, When};
@@ -24,16 +26,17 @@ pub enum Verdict {
 /// One point's memory.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    report: Report,
+    report: Arc<Report>,
     last: Option<(Option<Value>, Quality, u64)>,
     /// When the newest published reading was taken.
     newest_us: u64,
-    held: Option<Sample>,
+    /// Boxed, because few points hold anything back.
+    held: Option<Box<Sample>>,
 }
 
 impl Policy {
     /// Nothing published yet.
-    pub const fn new(report: Report) -> Self {
+    pub const fn new(report: Arc<Report>) -> Self {
         Self { report, last: None, newest_us: 0, held: None }
     }
 
@@ -43,11 +46,11 @@ impl Policy {
         if sample.taken().mono_us < self.newest_us {
             return (Verdict::Suppress, None);
         }
-        let replaced = self.held.take();
+        let replaced = self.held.take().map(|held| *held);
         let verdict = self.verdict(sample);
         match verdict {
             Verdict::Publish => self.published(sample),
-            Verdict::Hold => self.held = Some(sample.clone()),
+            Verdict::Hold => self.held = Some(Box::new(sample.clone())),
             Verdict::Suppress => {}
         }
         (verdict, replaced)
@@ -61,7 +64,7 @@ impl Policy {
 
     /// The held reading, now a message.
     pub fn release(&mut self) -> Option<Sample> {
-        let sample = self.held.take()?;
+        let sample = *self.held.take()?;
         // The rate counts from when it may leave, not from when it was read.
         let left = self.next_allowed().max(sample.taken().mono_us);
         self.last = Some((sample.value().cloned(), sample.quality(), left));
@@ -167,7 +170,7 @@ mod tests {
     }
 
     fn verdicts(report: Report, samples: &[Sample]) -> Vec<Verdict> {
-        let mut policy = Policy::new(report);
+        let mut policy = Policy::new(Arc::new(report));
         samples.iter().map(|s| policy.judge(s).0).collect()
     }
 
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn a_reading_from_before_what_was_told_is_not_told_after_it() {
         let slow = Report { at_most: Some(Duration::from_secs(1)), ..PLAIN };
-        let mut policy = Policy::new(slow);
+        let mut policy = Policy::new(Arc::new(slow));
         assert_eq!(policy.judge(&int(1000, 8).wanted()), (Publish, None));
         assert_eq!(policy.judge(&int(1500, 9)), (Hold, None));
         assert_eq!(policy.judge(&int(900, 7)), (Suppress, None));
@@ -223,7 +226,7 @@ mod tests {
     #[test]
     fn too_fast_values_are_held_and_the_newest_goes() {
         let slow = Report { at_most: Some(Duration::from_secs(1)), ..PLAIN };
-        let mut policy = Policy::new(slow);
+        let mut policy = Policy::new(Arc::new(slow));
         assert_eq!(policy.judge(&int(0, 1)), (Publish, None));
         assert_eq!(policy.judge(&int(100, 2)), (Hold, None));
         assert_eq!(policy.judge(&int(200, 3)), (Hold, Some(int(100, 2))));
@@ -252,7 +255,7 @@ mod tests {
         #[test]
         fn what_subscribers_hold_is_never_a_deadband_away(values in prop::collection::vec(-50i64..50, 1..60), band in 1i64..20) {
             let report = Report { deadband: Some(Deadband::Absolute(Decimal::from(band))), ..PLAIN };
-            let mut policy = Policy::new(report);
+            let mut policy = Policy::new(Arc::new(report));
             let mut shown = None;
             for value in values {
                 if policy.judge(&int(0, value)).0 == Publish { shown = Some(value); }

@@ -13,7 +13,7 @@ use crate::config::Plant;
 use crate::message::{Message, Retain};
 use crate::point::{DeviceId, PointId};
 use crate::publish::PublishTask;
-use crate::publish::task::{Outlet, place, standing, state_message};
+use crate::publish::task::{Outlet, Speaker, name, place, state_message};
 use crate::status::PublishStatus;
 use crate::topic::{Qos, TopicName};
 
@@ -68,12 +68,8 @@ impl PublishTask {
 
     fn add(&mut self, plant: &Plant) {
         for device in &plant.devices {
-            if let (false, Some((id, state))) = (self.states.contains_key(&device.id), standing(&plant.gateway, device))
-            {
-                self.states.insert(id, state);
-            }
+            self.speakers.entry(device.id).or_insert_with(|| Speaker::new(&plant.gateway, device));
         }
-        let devices: HashMap<DeviceId, _> = plant.devices.iter().map(|d| (d.id, d)).collect();
         let count = plant.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
         if count > self.outlets.len() {
             self.outlets.resize_with(count, || None);
@@ -81,7 +77,7 @@ impl PublishTask {
         for point in &plant.points {
             let outlet = &mut self.outlets[place(point.id)];
             if outlet.is_none() {
-                *outlet = Some(Outlet::new(&plant.gateway, devices.get(&point.device).copied(), point));
+                *outlet = Some(Outlet::new(point));
             }
         }
     }
@@ -96,7 +92,8 @@ impl PublishTask {
             messages.extend(self.device(event));
         }
         let stay: HashSet<PointId> = plant.points.iter().map(|p| p.id).collect();
-        let topics: HashSet<&TopicName> = plant.points.iter().filter(|p| p.retain).map(|p| &p.topic).collect();
+        let topics: HashSet<&TopicName> =
+            plant.points.iter().filter(|p| p.series.retain).map(|p| &p.series.topic).collect();
         let mut closed = HashMap::new();
         for at in 0..self.outlets.len() {
             let id = PointId(u32::try_from(at).expect("made from a u32"));
@@ -105,10 +102,11 @@ impl PublishTask {
             }
             messages.extend(self.let_go(id));
             let Some(gone) = self.outlets[at].take() else { continue };
-            if gone.series.retain && !topics.contains(&gone.series.topic) {
-                messages.push(cleared(&gone.series.topic));
+            let series = &gone.point.series;
+            if series.retain && !topics.contains(&series.topic) {
+                messages.push(cleared(&series.topic));
             }
-            closed.insert(gone.name(), gone.account);
+            closed.insert(name(&self.speakers, &gone.point), gone.account);
         }
         self.go_on_with(&closed);
         self.outlets.truncate(plant.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0));
@@ -122,7 +120,7 @@ impl PublishTask {
             return;
         }
         for outlet in self.outlets.iter_mut().flatten() {
-            if let Some(before) = closed.get(&outlet.name()) {
+            if let Some(before) = closed.get(&name(&self.speakers, &outlet.point)) {
                 let now = &mut outlet.account;
                 now.polled += before.polled;
                 now.suppressed += before.suppressed;
@@ -137,14 +135,14 @@ impl PublishTask {
     /// Devices that are no more: who listens hears it, who comes later finds nothing.
     fn bury(&mut self, plant: &Plant) -> Vec<Message> {
         let stay: HashSet<DeviceId> = plant.devices.iter().map(|d| d.id).collect();
-        let gone: Vec<DeviceId> = self.states.keys().copied().filter(|id| !stay.contains(id)).collect();
-        let topics = gone.iter().filter_map(|id| self.states.remove(id)).map(|state| state.topic);
+        let gone: Vec<DeviceId> = self.speakers.keys().copied().filter(|id| !stay.contains(id)).collect();
+        let topics = gone.iter().filter_map(|id| self.speakers.remove(id)?.state);
         topics.flat_map(|t| [state_message(&t, "offline", Some("removed"), Retain::No), cleared(&t)]).collect()
     }
 
     fn tell_again(&mut self) -> Vec<Message> {
         self.outlets.iter_mut().flatten().for_each(|outlet| outlet.policy.forget());
-        let told: Vec<_> = self.states.values().filter_map(|state| state.told).collect();
+        let told: Vec<_> = self.speakers.values().filter_map(|speaker| speaker.told).collect();
         let mut messages = self.own("online");
         messages.extend(told.into_iter().filter_map(|event| self.device(event)));
         messages

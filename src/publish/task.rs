@@ -2,7 +2,7 @@
 //! published, failed or held, and nothing else.
 //! Ends when the samples end, after having passed on everything, the gateway's own `offline` last.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::plant::{Device, Point};
 use crate::message::{Message, OwnValue, Retain};
-use crate::payload::{Format, Pen, Series};
+use crate::payload::{Pen, Series};
 use crate::point::{DeviceId, PointId};
 use crate::poll::DeviceEvent;
 use crate::publish::Accounts;
@@ -31,29 +31,32 @@ const BATCHES: usize = 64;
 const QUESTIONS: usize = 4;
 
 pub(super) struct Outlet {
-    /// Shared with the plant.
-    device: Arc<str>,
-    point: Arc<str>,
-    pub(super) series: Arc<Series>,
+    pub(super) point: Arc<Point>,
     pub(super) policy: Policy,
     pub(super) account: PublishStatus,
 }
 
 impl Outlet {
     /// Nothing is told yet, nothing counted.
-    pub(super) fn new(gateway: &str, device: Option<&Device>, point: &Point) -> Self {
-        Self {
-            device: device.map_or_else(|| "".into(), |d| Arc::clone(&d.name)),
-            point: Arc::clone(&point.name),
-            series: Arc::new(series(gateway, device, point)),
-            policy: Policy::new(point.report.clone()),
-            account: PublishStatus::default(),
-        }
+    pub(super) fn new(point: &Arc<Point>) -> Self {
+        let (policy, account) = (Policy::new(Arc::clone(&point.report)), PublishStatus::default());
+        Self { point: Arc::clone(point), policy, account }
     }
+}
 
-    /// `{device}/{point}`, as it is named in the configuration.
-    pub(super) fn name(&self) -> String {
-        format!("{}/{}", self.device, self.point)
+/// What is told of a device beside its points.
+pub(super) struct Speaker {
+    name: Arc<str>,
+    /// `None` where the name makes no topic, which the configuration has checked.
+    pub(super) state: Option<TopicName>,
+    /// As it was told last.
+    pub(super) told: Option<DeviceEvent>,
+}
+
+impl Speaker {
+    pub(super) fn new(gateway: &str, device: &Device) -> Self {
+        let state = TopicName::new(format!("{gateway}/{}/$state", device.name)).ok();
+        Self { name: Arc::clone(&device.name), state, told: None }
     }
 }
 
@@ -61,7 +64,7 @@ impl Outlet {
 pub struct PublishTask {
     /// By the number of the point; a line's share of a plant leaves the others empty, and so does a reload.
     pub(super) outlets: Vec<Option<Outlet>>,
-    pub(super) states: HashMap<DeviceId, Standing>,
+    pub(super) speakers: HashMap<DeviceId, Speaker>,
     own_state: Option<TopicName>,
     pub(super) samples: mpsc::Receiver<Vec<Sample>>,
     pub(super) events: mpsc::Receiver<DeviceEvent>,
@@ -76,12 +79,6 @@ pub struct PublishTask {
     questions: mpsc::Receiver<oneshot::Sender<Books>>,
     /// Kept, so that the questions never end before the task does.
     ask: mpsc::Sender<oneshot::Sender<Books>>,
-}
-
-/// A device as it was told last.
-pub(super) struct Standing {
-    pub(super) topic: TopicName,
-    pub(super) told: Option<DeviceEvent>,
 }
 
 /// What woke the task.
@@ -130,15 +127,14 @@ impl PublishTask {
         events: mpsc::Receiver<DeviceEvent>,
         sink: mpsc::Sender<Vec<Message>>,
     ) -> (watch::Receiver<PublishStatus>, Self) {
-        let devices: HashMap<DeviceId, &Device> = parts.devices.iter().map(|d| (d.id, d)).collect();
         let gateway = parts.gateway;
-        let states = devices.values().filter_map(|d| standing(gateway, d)).collect();
+        let speakers = parts.devices.iter().map(|d| (d.id, Speaker::new(gateway, d))).collect();
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
         let count = parts.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
         let mut outlets = Vec::new();
         outlets.resize_with(count, || None);
         for point in parts.points {
-            outlets[place(point.id)] = Some(Outlet::new(gateway, devices.get(&point.device).copied(), point));
+            outlets[place(point.id)] = Some(Outlet::new(point));
         }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
@@ -147,7 +143,7 @@ impl PublishTask {
         let pen = Pen::default();
         let task = Self {
             outlets,
-            states,
+            speakers,
             own_state,
             samples,
             events,
@@ -174,7 +170,8 @@ impl PublishTask {
         let closed = |a: &PublishStatus| PublishStatus { suppressed: a.suppressed + a.held, held: 0, ..*a };
         let known: HashMap<&str, _> = books.points.iter().map(|p| (p.point.as_str(), closed(&p.account))).collect();
         for outlet in self.outlets.iter_mut().flatten() {
-            outlet.account = known.get(outlet.name().as_str()).copied().unwrap_or_default();
+            let name = name(&self.speakers, &outlet.point);
+            outlet.account = known.get(name.as_str()).copied().unwrap_or_default();
         }
         self.account = closed(&books.total);
         self.status.send_replace(self.account);
@@ -187,7 +184,8 @@ impl PublishTask {
     }
 
     fn books(&self) -> Books {
-        let account = |outlet: &Outlet| PointAccount { point: outlet.name(), account: outlet.account };
+        let account =
+            |outlet: &Outlet| PointAccount { point: name(&self.speakers, &outlet.point), account: outlet.account };
         let mut points: Vec<_> = self.outlets.iter().flatten().map(account).collect();
         points.sort_by(|a, b| a.point.cmp(&b.point));
         Books { total: self.account, points }
@@ -278,7 +276,7 @@ impl PublishTask {
         match verdict {
             Verdict::Publish => {
                 count(Turn::Published, &sample);
-                Some(message(&mut self.pen, &outlet.series, sample))
+                Some(message(&mut self.pen, &outlet.point.series, sample))
             }
             Verdict::Suppress => {
                 count(Turn::Suppressed, &sample);
@@ -302,11 +300,12 @@ impl PublishTask {
     }
 
     pub(super) fn device(&mut self, event: DeviceEvent) -> Option<Message> {
-        let standing = self.states.get_mut(&event.device)?;
-        standing.told = Some(event);
+        let speaker = self.speakers.get_mut(&event.device)?;
+        speaker.told = Some(event);
+        let topic = speaker.state.as_ref()?;
         let state = if event.online { "online" } else { "offline" };
         let reason = event.reason.map(|r| r.to_string());
-        Some(state_message(&standing.topic, state, reason.as_deref(), Retain::Yes))
+        Some(state_message(topic, state, reason.as_deref(), Retain::Yes))
     }
 
     /// A reading that was held is told after all: its point ends.
@@ -318,7 +317,7 @@ impl PublishTask {
             turn.count(&mut self.account, &sample);
             turn.count(&mut outlet.account, &sample);
         }
-        Some(message(&mut self.pen, &outlet.series, sample))
+        Some(message(&mut self.pen, &outlet.point.series, sample))
     }
 
     pub(super) fn own(&self, state: &'static str) -> Vec<Message> {
@@ -329,17 +328,16 @@ impl PublishTask {
     }
 }
 
-/// How the topic of a device's state is called. Names are checked by the configuration; one that makes no topic could only
-/// lose its state messages here.
-pub(super) fn standing(gateway: &str, device: &Device) -> Option<(DeviceId, Standing)> {
-    let topic = TopicName::new(format!("{gateway}/{}/$state", device.name)).ok()?;
-    Some((device.id, Standing { topic, told: None }))
-}
-
 pub(super) fn state_message(topic: &TopicName, state: &str, reason: Option<&str>, retain: Retain) -> Message {
     let reason = reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
     let text = format!("{{\"state\":\"{state}\"{reason},\"time\":\"{}\"}}", time::now().rfc3339());
     Message::plain(topic.clone(), Bytes::from(text), Qos::AtLeastOnce, retain)
+}
+
+/// `{device}/{point}`, as it is named in the configuration.
+pub(super) fn name(speakers: &HashMap<DeviceId, Speaker>, point: &Point) -> String {
+    let device = speakers.get(&point.device).map_or("", |speaker| &*speaker.name);
+    format!("{device}/{}", point.name)
 }
 
 /// A moment of the monotonic clock as a pause from now, never zero so that a timer that fires early does not spin.
@@ -362,33 +360,6 @@ fn message(pen: &mut Pen, series: &Arc<Series>, sample: Sample) -> Message {
         class: series.class,
         own: Some(OwnValue { series: Arc::clone(series), sample }),
     }
-}
-
-fn series(gateway: &str, device: Option<&Device>, point: &Point) -> Series {
-    // Half a kilobyte a point, which nobody but a template reads.
-    let names = match point.payload {
-        Format::Template(_) => names(gateway, device, point),
-        Format::Json | Format::Value => BTreeMap::new(),
-    };
-    Series {
-        topic: point.topic.clone(),
-        format: point.payload.clone(),
-        unit: Arc::clone(&point.unit),
-        names,
-        qos: point.qos,
-        retain: point.retain,
-        class: point.class,
-    }
-}
-
-fn names(gateway: &str, device: Option<&Device>, point: &Point) -> BTreeMap<String, String> {
-    let mut names =
-        BTreeMap::from([("gateway".to_owned(), gateway.to_owned()), ("point".to_owned(), point.name.to_string())]);
-    if let Some(device) = device {
-        names.insert("device".to_owned(), device.name.to_string());
-        names.extend(device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone())));
-    }
-    names
 }
 
 #[cfg(test)]

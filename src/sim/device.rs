@@ -98,14 +98,14 @@ impl SimDevice {
     }
 
     /// A device of the plant: a register for each of its points, moving by unit and name. `points` are the plant's.
-    pub fn of(device: &Device, points: &[Point], encode: Encode) -> Self {
+    pub fn of(device: &Device, points: &[Arc<Point>], encode: Encode) -> Self {
         let mut sim = Self::new(device.unit_id.get());
         sim.encode = Some(encode);
         let own = || points.iter().filter(|p| p.device == device.id);
         let exponents: HashSet<_> = own().filter_map(|p| wire_of(p)?.scale_from).collect();
         for point in own() {
             let Some(wire) = wire_of(point) else { continue };
-            let limits = point.range.map_or((f64::MIN, f64::MAX), |(low, high)| (float(low), float(high)));
+            let limits = point.range.as_deref().map_or((f64::MIN, f64::MAX), |(low, high)| (float(*low), float(*high)));
             let still = exponents.contains(&point.id);
             let course = if still { Course::Still(0.0) } else { course_of(point, wire, device.unit_id.get()) };
             sim.moving.push(Moving { wire: wire.clone(), course, limits });
@@ -303,7 +303,7 @@ fn course_of(point: &Point, wire: &Wire, unit: u8) -> Course {
         return Course::State { of: 2 };
     }
     let name = point.name.to_lowercase();
-    match &*point.unit {
+    match &*point.series.unit {
         "V" if name.contains("dc") || name.contains("battery") => load(48.0, 3.0, 0.2),
         "V" => Course::Load { base: 230.0 + own / 10.0, swing: 3.0, noise: 0.6 },
         "A" => load(8.0, 5.0, 0.3),

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::status::{DeviceState, LinkState, Snapshot};
+use crate::status::{DeviceState, FailSafeState, FailSafeStatus, LinkState, Snapshot};
 
 /// What [`text`] is, for HTTP.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,6 +40,7 @@ impl Collector for Scrape {
         spool(&mut out, &self.0)?;
         ledger(&mut out, &self.0)?;
         broker(&mut out, &self.0)?;
+        fail_safes(&mut out, &self.0)?;
         process(&mut out, &self.0, &self.1)
     }
 }
@@ -257,6 +258,24 @@ fn broker(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     out.counter("trunkline_broker_dropped_messages", "Dropped for slow or absent clients", alone(b.dropped))
 }
 
+fn fail_safes(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
+    let all = || now.fail_safes.iter().map(|f| (vec![("point", f.point.as_str())], f));
+    let active = |f: &FailSafeStatus| truth(f.state == FailSafeState::Active);
+    let due = |f: &FailSafeStatus| truth(matches!(f.state, FailSafeState::Writing | FailSafeState::Returning));
+    out.gauge(
+        "trunkline_fail_safe_active",
+        "1 while a fail-safe value is in force",
+        all().map(|(l, f)| (l, active(f))),
+    )?;
+    out.gauge(
+        "trunkline_fail_safe_due",
+        "1 while a fail-safe write is due and not confirmed",
+        all().map(|(l, f)| (l, due(f))),
+    )?;
+    out.counter("trunkline_fail_safe_writes", "Confirmed fail-safe writes", all().map(|(l, f)| (l, f.writes)))?;
+    out.counter("trunkline_fail_safe_failures", "Fail-safe writes not confirmed", all().map(|(l, f)| (l, f.failures)))
+}
+
 fn process(out: &mut Families<'_>, now: &Snapshot, process: &Process) -> fmt::Result {
     let info = vec![("version", now.version.as_str()), ("gateway", now.gateway.as_str())];
     out.gauge("trunkline_build_info", "Always 1", [(info, 1.0)])?;
@@ -304,6 +323,12 @@ mod tests {
         now.spool.on_disk = 5;
         let ledger = Ledger { appended: 9, acknowledged: 3, stored: 5, ..Ledger::default() };
         now.spool.ledger.insert("cloud".into(), ledger);
+        now.fail_safes.push(FailSafeStatus {
+            point: "d/p".into(),
+            state: FailSafeState::Active,
+            writes: 1,
+            ..FailSafeStatus::default()
+        });
         now
     }
 
@@ -312,6 +337,8 @@ mod tests {
         let text = text(&busy());
         for want in [
             "trunkline_line_load_ratio{line=\"hall\"} 0.25",
+            "trunkline_fail_safe_active{point=\"d/p\"} 1",
+            "trunkline_fail_safe_writes_total{point=\"d/p\"} 1",
             "trunkline_wire_requests_total{line=\"hall\"} 7",
             "trunkline_device_up{line=\"hall\",device=\"meter \\\"1\\\"\"} 1",
             "trunkline_samples_polled_total 0",

@@ -2,6 +2,7 @@
 that remember what they saw."""
 
 import collections
+import getpass
 import json
 import os
 import pathlib
@@ -31,6 +32,24 @@ class Mosquitto:
             "max_queued_messages 0\nmax_inflight_messages 0\nlog_type error\nlog_type warning\n"
         )
         self.process = None
+        self.tls_port = self.ca = None
+
+    def also_by_tls(self):
+        """A second listener, whose certificate for `localhost` is signed by an authority of its own."""
+        folder, self.tls_port = self.config.parent, free_port()
+        self.ca = folder / "ca.crt"
+        elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        _openssl(folder, "req", "-x509", *elliptic, "-days", "30", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test-ca",
+                 "-addext", "basicConstraints=critical,CA:TRUE")
+        _openssl(folder, "req", *elliptic, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+        (folder / "extensions").write_text("subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
+        _openssl(folder, "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+                 "-days", "30", "-extfile", "extensions", "-out", "server.crt")
+        with self.config.open("a") as config:
+            # Started by root it would become somebody who may not read this folder.
+            config.write(f"user {getpass.getuser()}\nlistener {self.tls_port} 127.0.0.1\nallow_anonymous true\ncafile {self.ca}\n"
+                         f"certfile {folder / 'server.crt'}\nkeyfile {folder / 'server.key'}\n")
+        return self
 
     def start(self):
         self.process = subprocess.Popen([MOSQUITTO, "-c", self.config])
@@ -42,6 +61,10 @@ class Mosquitto:
             self.process.terminate()
             self.process.wait(10)
             self.process = None
+
+
+def _openssl(folder, *arguments):
+    subprocess.run(["openssl", *map(str, arguments)], cwd=folder, check=True, capture_output=True)
 
 
 class Cable:

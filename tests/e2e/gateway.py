@@ -94,7 +94,7 @@ class Gateway:
         return next(u for u in self.status()["upstreams"] if u["name"] == name)
 
     def device(self, name):
-        return next(d for line in self.status()["lines"] for d in line["devices"] if d["name"] == name)
+        return [d for line in self.status()["lines"] for d in line["devices"] if d["name"] == name][0]
 
     def connected(self):
         return eventually(lambda: self.upstream()["state"] == "connected", hoped="the upstream is connected")

@@ -83,6 +83,11 @@ class Peer:
         job = self.server.context.async_setValues(unit_id, function, address, values)
         return asyncio.run_coroutine_threadsafe(job, self.loop).result(5)
 
+    def get(self, unit_id, address, function=3):
+        """What one register of the device holds."""
+        job = self.server.context.async_getValues(unit_id, function, address, 1)
+        return asyncio.run_coroutine_threadsafe(job, self.loop).result(5)[0]
+
     def stop(self):
         if self.server is not None and self.loop.is_running():
             asyncio.run_coroutine_threadsafe(self.server.shutdown(), self.loop).result(5)

@@ -55,6 +55,10 @@ impl Decoder {
     /// Takes the next whole packet off the front; `None` when more bytes are needed.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, Fault> {
         let Some((head, length, first)) = header(buffer)? else { return Ok(None) };
+        // 3.1.1 asks for the shortest form of its senders, 5.0 of the bytes themselves (MQTT-1.5.5-1).
+        if head > 2 && length >> (7 * (head - 2)) == 0 && self.version.is_some_and(Version::is_v5) {
+            return Err(Fault::malformed("remaining length in more bytes than it needs"));
+        }
         if head + length > self.max {
             return Err(Fault { code: Code::TOO_LARGE, why: "packet larger than the limit" });
         }
@@ -75,7 +79,9 @@ impl Decoder {
     fn body(&mut self, first: u8, body: &[u8]) -> Result<Packet, Fault> {
         let mut r = Reader(body);
         let (kind, flags) = (first >> 4, first & 0x0F);
-        if flags != if matches!(kind, 6 | 8 | 10) { 2 } else { 0 } {
+        // 3.1 had DUP in several packets, and asked nobody to look at the other flags.
+        let strict = self.version != Some(Version::V31);
+        if strict && flags != if matches!(kind, 6 | 8 | 10) { 2 } else { 0 } {
             return Err(Fault::malformed("reserved flags of the fixed header"));
         }
         if kind == 1 {
@@ -225,6 +231,10 @@ type PublishProperties = (Option<u16>, Option<Arc<Properties>>);
 
 fn publish_properties(r: &mut Reader<'_>) -> Result<PublishProperties, Fault> {
     let props = List::read(r, p::OF_PUBLISH)?;
+    // The packet has this property, but only on its way to a client (MQTT-3.3.4-6).
+    if props.number(p::SUBSCRIPTION_ID).is_some() {
+        return Err(Fault::protocol("subscription identifiers are the server's to send"));
+    }
     let alias = short(&props, p::ALIAS);
     if alias == Some(0) {
         return Err(Fault { code: Code::ALIAS_INVALID, why: "topic alias 0" });
@@ -386,7 +396,13 @@ impl<'a> Reader<'a> {
             let byte = self.u8()?;
             value |= u32::from(byte & 0x7F) << (7 * n);
             if byte & 0x80 == 0 {
-                return Ok(value);
+                // MQTT-1.5.5-1; only 5.0 has these inside of packets.
+                let longer = n > 0 && byte == 0;
+                return if longer {
+                    Err(Fault::malformed("an integer in more bytes than it needs"))
+                } else {
+                    Ok(value)
+                };
             }
         }
         Err(Fault::malformed("variable byte integer of more than four bytes"))

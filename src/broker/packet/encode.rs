@@ -23,9 +23,26 @@ pub struct Outbox {
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
     bytes: usize,
+    /// Largest packet the client takes (MQTT-3.1.2-24).
+    maximum: Option<u32>,
 }
 
 impl Outbox {
+    /// For a client that takes packets of at most so many bytes; larger ones are not written.
+    pub fn limited(maximum: Option<u32>) -> Self {
+        Self { maximum, ..Self::default() }
+    }
+
+    /// Whether the client takes packets of any size.
+    pub const fn is_unlimited(&self) -> bool {
+        self.maximum.is_none()
+    }
+
+    /// Whether the client takes a packet of this size.
+    pub fn takes(&self, bytes: usize) -> bool {
+        self.maximum.is_none_or(|maximum| bytes <= maximum as usize)
+    }
+
     /// Bytes that wait.
     pub const fn len(&self) -> usize {
         self.bytes
@@ -49,12 +66,17 @@ impl Outbox {
         }
     }
 
-    fn frame(&mut self, first: u8, body: &[u8]) {
-        let before = self.tail.len();
+    /// False when the client does not take packets so large: nothing is written, and that counts as sent (MQTT-3.1.2-25).
+    fn frame(&mut self, first: u8, body: &[u8]) -> bool {
+        let whole = 1 + varint_len(body.len()) + body.len();
+        if !self.takes(whole) {
+            return false;
+        }
         self.tail.put_u8(first);
         put_varint(&mut self.tail, body.len());
         self.tail.put_slice(body);
-        self.bytes += self.tail.len() - before;
+        self.bytes += whole;
+        true
     }
 
     fn payload(&mut self, payload: &Bytes) {
@@ -67,6 +89,9 @@ impl Outbox {
         self.bytes += payload.len();
     }
 }
+
+/// Largest remaining length there is (2.1.4).
+const LONGEST: usize = 268_435_455;
 
 /// One delivery, apart from the message itself.
 #[derive(Debug, Clone, Copy)]
@@ -100,8 +125,8 @@ pub enum Alias {
     Known(u16),
 }
 
-/// PUBLISH. Returns its size, or `None` (and writes nothing) when it would be larger than `max`.
-pub fn publish(out: &mut Outbox, version: Version, delivery: &Delivery<'_>, max: Option<u32>) -> Option<usize> {
+/// PUBLISH. Returns its size, or `None` (and writes nothing) when it would be larger than the client takes.
+pub fn publish(out: &mut Outbox, version: Version, delivery: &Delivery<'_>) -> Option<usize> {
     let message = delivery.message;
     let topic = if matches!(delivery.alias, Alias::Known(_)) { "" } else { message.topic.as_str() };
     let props = if version.is_v5() { publish_properties_len(delivery) } else { 0 };
@@ -109,7 +134,7 @@ pub fn publish(out: &mut Outbox, version: Version, delivery: &Delivery<'_>, max:
     let props_len = if version.is_v5() { varint_len(props) + props } else { 0 };
     let length = 2 + topic.len() + id_len + props_len + message.payload.len();
     let whole = 1 + varint_len(length) + length;
-    if max.is_some_and(|max| whole > max as usize) || length > 268_435_455 {
+    if !out.takes(whole) || length > LONGEST {
         return None;
     }
     let flags = u8::from(delivery.dup) << 3 | u8::from(delivery.qos) << 1 | u8::from(delivery.retain);
@@ -127,6 +152,23 @@ pub fn publish(out: &mut Outbox, version: Version, delivery: &Delivery<'_>, max:
     out.bytes += whole - message.payload.len();
     out.payload(&message.payload);
     Some(whole)
+}
+
+/// No PUBLISH of this message to one subscription is larger: header, identifier, alias, expiry and one subscription
+/// identifier included.
+pub fn at_most(message: &Message) -> usize {
+    const AROUND: usize = 5 + 2 + 2 + 4 + 3 + 5 + 5;
+    let delivery = Delivery {
+        message,
+        id: None,
+        qos: Qos::AtMostOnce,
+        dup: false,
+        retain: false,
+        identifiers: &[],
+        expiry: None,
+        alias: Alias::None,
+    };
+    AROUND + message.topic.as_str().len() + publish_properties_len(&delivery) + message.payload.len()
 }
 
 fn publish_properties_len(delivery: &Delivery<'_>) -> usize {
@@ -181,11 +223,11 @@ fn publish_properties(to: &mut BytesMut, delivery: &Delivery<'_>) {
 
 /// What CONNACK says beside its code.
 #[derive(Debug, Clone, Default)]
-pub struct ConnAck<'a> {
+pub struct ConnAck {
     /// The server knows the session.
     pub session_present: bool,
     /// The id it chose for the client.
-    pub assigned_id: Option<&'a str>,
+    pub assigned_id: Option<std::sync::Arc<str>>,
     /// The keep-alive it imposes.
     pub keep_alive: Option<u16>,
     /// Unacknowledged messages it takes at once.
@@ -196,8 +238,8 @@ pub struct ConnAck<'a> {
     pub packet_maximum: u32,
 }
 
-/// CONNACK of success.
-pub fn connack(out: &mut Outbox, version: Version, ack: &ConnAck<'_>) {
+/// CONNACK of success; false when the client does not take packets so large.
+pub fn connack(out: &mut Outbox, version: Version, ack: &ConnAck) -> bool {
     let mut body = BytesMut::with_capacity(32);
     body.put_slice(&[u8::from(ack.session_present && version != Version::V31), 0]);
     if version.is_v5() {
@@ -208,7 +250,7 @@ pub fn connack(out: &mut Outbox, version: Version, ack: &ConnAck<'_>) {
         props.put_u32(ack.packet_maximum);
         props.put_u8(p::ALIAS_MAXIMUM);
         props.put_u16(ack.alias_maximum);
-        if let Some(id) = ack.assigned_id {
+        if let Some(id) = &ack.assigned_id {
             props.put_u8(p::ASSIGNED_CLIENT_ID);
             put_text(&mut props, id);
         }
@@ -219,7 +261,7 @@ pub fn connack(out: &mut Outbox, version: Version, ack: &ConnAck<'_>) {
         put_varint(&mut body, props.len());
         body.put_slice(&props);
     }
-    out.frame(0x20, &body);
+    out.frame(0x20, &body)
 }
 
 /// CONNACK of refusal; nothing where the version has no word for it.
@@ -270,18 +312,22 @@ pub fn pingresp(out: &mut Outbox) {
     out.frame(0xD0, &[]);
 }
 
-/// DISCONNECT with its reason; nothing before 5.0. `why` is left out where the client wants no reason strings.
+/// DISCONNECT with its reason; nothing before 5.0. `why` is left out where the client wants no reason strings, or where that
+/// would make it larger than the client takes (MQTT-3.14.2-3).
 pub fn disconnect(out: &mut Outbox, version: Version, code: Code, why: Option<&str>) {
     if !version.is_v5() {
         return;
     }
-    let Some(why) = why else { return out.frame(0xE0, &[code.0]) };
-    let mut body = BytesMut::with_capacity(8 + why.len());
+    let mut body = BytesMut::with_capacity(128);
     body.put_u8(code.0);
-    put_varint(&mut body, 3 + why.len());
-    body.put_u8(p::REASON_STRING);
-    put_text(&mut body, why);
-    out.frame(0xE0, &body);
+    if let Some(why) = why {
+        put_varint(&mut body, 3 + why.len());
+        body.put_u8(p::REASON_STRING);
+        put_text(&mut body, why);
+    }
+    if !out.frame(0xE0, &body) {
+        out.frame(0xE0, &[code.0]);
+    }
 }
 
 pub(super) const fn varint_len(n: usize) -> usize {

@@ -56,6 +56,7 @@ impl Code {
     pub const UNSPECIFIED: Self = Self(0x80);
     pub const MALFORMED: Self = Self(0x81);
     pub const PROTOCOL_ERROR: Self = Self(0x82);
+    pub const IMPLEMENTATION_SPECIFIC: Self = Self(0x83);
     pub const UNSUPPORTED_VERSION: Self = Self(0x84);
     pub const CLIENT_ID_INVALID: Self = Self(0x85);
     pub const BAD_CREDENTIALS: Self = Self(0x86);

@@ -19,17 +19,21 @@ use super::super::keep::Row;
 use super::super::keep::Saved;
 use super::super::keep::SavedSession;
 use super::super::keep::SessionChanges;
-use super::super::session::Entry;
+use super::super::packet::Will;
+use super::super::queue::Entry;
 use super::super::session::Subscribed;
 use super::rows;
 use super::rows::Clocks;
 
 /// Layout of the tables and of the blobs in them.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// "TrlB": tells our file from others.
 const APPLICATION: i64 = 0x5472_6C42;
 /// Files set aside before the last one is overwritten.
 const ASIDE: u32 = 3;
+
+/// What came with layout 2; layout 1 had everything else.
+const WILLS: &str = "CREATE TABLE will (session INTEGER PRIMARY KEY, delay INTEGER NOT NULL, message BLOB NOT NULL);";
 
 const TABLES: &str = "
     CREATE TABLE instance (id INTEGER NOT NULL);
@@ -109,8 +113,10 @@ impl Db {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024)?;
         let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if layout == 0 {
-            create(&mut connection)?;
+        match layout {
+            0 => create(&mut connection)?,
+            1 => upgrade(&mut connection)?,
+            _ => {}
         }
         let instance = connection.query_row("SELECT id FROM instance", [], |row| row.get(0))?;
         let saved = load(&connection)?;
@@ -128,7 +134,8 @@ impl Db {
         let transaction = self.connection.transaction()?;
         if batch.whole {
             transaction.execute_batch(
-                "DELETE FROM retained; DELETE FROM session; DELETE FROM subscription; DELETE FROM entry;",
+                "DELETE FROM retained; DELETE FROM session; DELETE FROM subscription; DELETE FROM entry;
+                 DELETE FROM will;",
             )?;
         }
         for number in &batch.ended {
@@ -136,6 +143,7 @@ impl Db {
                 "DELETE FROM session WHERE number = ?1",
                 "DELETE FROM subscription WHERE session = ?1",
                 "DELETE FROM entry WHERE session = ?1",
+                "DELETE FROM will WHERE session = ?1",
             ] {
                 transaction.prepare_cached(delete)?.execute([number.cast_signed()])?;
             }
@@ -143,6 +151,7 @@ impl Db {
         for session in &batch.sessions {
             write_session(&transaction, session, clocks)?;
         }
+        write_wills(&transaction, batch, clocks)?;
         write_retained(&transaction, batch, clocks)?;
         transaction.commit()
     }
@@ -168,7 +177,7 @@ fn check_owner(connection: &Connection) -> Result<(), OpenError> {
         // Created and killed before the tables came.
         (0, 0) if tables == 0 => Ok(()),
         (APPLICATION, 1..=SCHEMA) => Ok(()),
-        (APPLICATION, newer @ SCHEMA..) => Err(OpenError::Foreign(format!(
+        (APPLICATION, newer) if newer > SCHEMA => Err(OpenError::Foreign(format!(
             "it has layout {newer}, this version knows {SCHEMA}; a newer Trunkline wrote it: install that one again, or \
              move the file away"
         ))),
@@ -179,9 +188,17 @@ fn check_owner(connection: &Connection) -> Result<(), OpenError> {
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(WILLS)?;
     let id = getrandom::u64().unwrap_or_else(|_| crate::time::now().wall_us.cast_unsigned());
     transaction.execute("INSERT INTO instance VALUES (?1)", [id.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", SCHEMA)?;
+    transaction.commit()
+}
+
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(WILLS)?;
     transaction.pragma_update(None, "user_version", SCHEMA)?;
     transaction.commit()
 }
@@ -225,6 +242,21 @@ fn write_session(transaction: &Transaction<'_>, session: &SessionChanges, clocks
             entry.id,
             item
         ])?;
+    }
+    Ok(())
+}
+
+fn write_wills(transaction: &Transaction<'_>, batch: &Batch, clocks: Clocks) -> rusqlite::Result<()> {
+    for (number, will) in &batch.wills {
+        let number = number.cast_signed();
+        let Some(will) = will else {
+            transaction.prepare_cached("DELETE FROM will WHERE session = ?1")?.execute([number])?;
+            continue;
+        };
+        let message = rows::put_message(&will.message, clocks);
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO will VALUES (?1, ?2, ?3)")?
+            .execute(params![number, will.delay, message])?;
     }
     Ok(())
 }
@@ -292,6 +324,7 @@ fn load(connection: &Connection) -> rusqlite::Result<Saved> {
     }
     let mut entries = load_entries(connection, clocks, &mut damaged)?;
     let mut subscriptions = load_subscriptions(connection, &mut damaged)?;
+    let mut wills = load_wills(connection, clocks, &mut damaged)?;
     let mut select = connection.prepare("SELECT number, client_id, user, expiry, left_s, received FROM session")?;
     let mut found = select.query([])?;
     while let Some(row) = found.next()? {
@@ -304,8 +337,11 @@ fn load(connection: &Connection) -> rusqlite::Result<Saved> {
             entries: entries.remove(&number).unwrap_or_default(),
             subscriptions: subscriptions.remove(&number).unwrap_or_default(),
             received: ids.chunks_exact(2).map(|id| u16::from_be_bytes([id[0], id[1]])).collect(),
+            will: wills.remove(&number),
         });
     }
+    saved.orphans = wills.into_iter().map(|(number, will)| (number.cast_unsigned(), will)).collect();
+    saved.orphans.sort_by_key(|(number, _)| *number);
     if damaged > 0 {
         tracing::warn!(rows = damaged, "rows of the broker's store cannot be read and are left out");
     }
@@ -333,6 +369,27 @@ fn load_entries(
             _ => None,
         };
         all.entry(row.get(0)?).or_default().push(Entry { seq, id, item });
+    }
+    Ok(all)
+}
+
+fn load_wills(connection: &Connection, clocks: Clocks, damaged: &mut usize) -> rusqlite::Result<HashMap<i64, Will>> {
+    let mut all = HashMap::new();
+    // A file of layout 1 on a disk that cannot be written is read as it is.
+    let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if layout < 2 {
+        return Ok(all);
+    }
+    let mut select = connection.prepare("SELECT session, delay, message FROM will")?;
+    let mut found = select.query([])?;
+    while let Some(row) = found.next()? {
+        match rows::get_stored(row.get_ref(2)?.as_blob().unwrap_or_default(), clocks) {
+            Some(stored) => {
+                let will = Will { message: stored.message, delay: row.get(1)? };
+                all.insert(row.get(0)?, will);
+            }
+            None => *damaged += 1,
+        }
     }
     Ok(all)
 }

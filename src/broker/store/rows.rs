@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::super::packet::Options;
 use super::super::packet::RetainHandling;
-use super::super::session::Item;
+use super::super::queue::Item;
+use super::super::router::Share;
 use super::super::session::Subscribed;
 use super::super::stored::Stored;
 use crate::message::Class;
@@ -24,6 +25,8 @@ use crate::topic::TopicName;
 const RETAIN: u8 = 0x04;
 const ALARM: u8 = 0x08;
 const PROPERTIES: u8 = 0x10;
+/// In an item: the shared group it came through stands before the message. Layout 1 never has it.
+const SHARE: u8 = 0x20;
 
 /// Wall clocks before this (2020-01-01) were never set: ages measured with them mean nothing.
 const SANE_S: i64 = 1_577_836_800;
@@ -81,6 +84,13 @@ fn put_optional(to: &mut Vec<u8>, bytes: Option<&[u8]>) {
 
 fn get_optional<'a>(from: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     if from.try_get_u8().ok()? == 0 { Some(None) } else { get_bytes(from).map(Some) }
+}
+
+/// A message that has not come in yet.
+pub(super) fn put_message(message: &Message, clocks: Clocks) -> Vec<u8> {
+    let mut to = Vec::with_capacity(64 + message.payload.len());
+    put_stored(&mut to, &Stored { message: message.clone(), born: clocks.now }, clocks);
+    to
 }
 
 /// A message with the moment it came in.
@@ -157,7 +167,12 @@ fn get_properties(from: &mut &[u8]) -> Option<Properties> {
 /// A message for one session.
 pub(super) fn put_item(item: &Item, clocks: Clocks) -> Vec<u8> {
     let mut to = Vec::with_capacity(64 + item.stored.message.payload.len());
-    to.put_u8(u8::from(item.qos) | if item.retain { RETAIN } else { 0 });
+    let share = if item.share.is_some() { SHARE } else { 0 };
+    to.put_u8(u8::from(item.qos) | if item.retain { RETAIN } else { 0 } | share);
+    if let Some(share) = &item.share {
+        put_bytes(&mut to, share.group.as_bytes());
+        put_bytes(&mut to, share.filter.as_str().as_bytes());
+    }
     to.put_u16(u16::try_from(item.identifiers.len()).unwrap_or(u16::MAX));
     for identifier in item.identifiers.iter().take(usize::from(u16::MAX)) {
         to.put_u32(*identifier);
@@ -169,13 +184,20 @@ pub(super) fn put_item(item: &Item, clocks: Clocks) -> Vec<u8> {
 /// The inverse of [`put_item`].
 pub(super) fn get_item(mut from: &[u8], clocks: Clocks) -> Option<Item> {
     let flags = from.try_get_u8().ok()?;
+    let share = if flags & SHARE == 0 {
+        None
+    } else {
+        let group = get_text(&mut from)?.into();
+        let filter = TopicFilter::new(get_text(&mut from)?).ok()?;
+        Some(Arc::new(Share { group, filter }))
+    };
     let count = from.try_get_u16().ok()?;
     let mut identifiers = Vec::new();
     for _ in 0..count {
         identifiers.push(from.try_get_u32().ok()?);
     }
     let stored = Arc::new(get_stored(from, clocks)?);
-    Some(Item { stored, qos: Qos::try_from(flags & 3).ok()?, retain: flags & RETAIN != 0, identifiers })
+    Some(Item { stored, qos: Qos::try_from(flags & 3).ok()?, retain: flags & RETAIN != 0, identifiers, share })
 }
 
 /// A subscription.

@@ -21,7 +21,10 @@ use crate::broker::keep;
 use crate::broker::keep::Saved;
 use crate::broker::packet::Packet;
 use crate::broker::packet::decode::Decoder;
-use crate::broker::session::Depth;
+use crate::broker::queue::Depth;
+use crate::broker::queue::Item;
+use crate::broker::router::Share;
+use crate::broker::stored;
 use crate::broker::stored::Stored;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
@@ -30,6 +33,7 @@ use crate::message::Message;
 use crate::message::Properties;
 use crate::message::Retain;
 use crate::topic::Qos;
+use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
 /// A broker, its clock and its database.
@@ -66,7 +70,18 @@ impl Life {
 
     /// A 5.0 client that is kept for an hour; its number.
     fn join(&mut self, id: &str) -> usize {
-        let body = [&b"\0\x04MQTT\x05\0\0\0\x05\x11\0\0\x0E\x10\0"[..], &[id.len() as u8], id.as_bytes()].concat();
+        self.connect(id, 3600, None)
+    }
+
+    /// A 5.0 client with seconds of expiry and, if it has a will (retained, on its id), seconds of delay; its number.
+    fn connect(&mut self, id: &str, expiry: u32, delay: Option<u32>) -> usize {
+        let flags = if delay.is_some() { 0x24 } else { 0 };
+        let mut body = [&b"\0\x04MQTT\x05"[..], &[flags, 0, 0, 5, 0x11], &expiry.to_be_bytes()].concat();
+        let name = [&[0, id.len() as u8], id.as_bytes()].concat();
+        body.extend(&name);
+        if let Some(delay) = delay {
+            body.extend([&[5, 0x18][..], &delay.to_be_bytes(), &name, b"\0\x04gone"].concat());
+        }
         let bytes = [&[0x10, body.len() as u8], &body[..]].concat();
         let Some(Packet::Connect(connect)) = Decoder::new(4096).next(&mut BytesMut::from(&bytes[..])).unwrap() else {
             panic!("no CONNECT")
@@ -95,6 +110,18 @@ impl Life {
         let payload = Bytes::copy_from_slice(payload.as_bytes());
         let message = Message::plain(TopicName::new(topic).unwrap(), payload, Qos::ExactlyOnce, retain);
         self.core.publish_local(self.now, "", vec![message]);
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.core.tick(self.now);
+    }
+
+    /// A kill -9 and a new start.
+    fn kill(self, path: &Path) -> (tempfile::TempDir, Self) {
+        let copy = crashed(path);
+        let life = Self::begin(&copy.path().join("broker.db"));
+        (copy, life)
     }
 
     fn retained(&self, topic: &str) -> Option<Bytes> {
@@ -148,13 +175,13 @@ fn a_session_with_its_queue_survives_a_kill_and_goes_on_in_order() {
     let heard = life.heard(key);
     assert_eq!(heard[2], 1, "session present");
     let rest = &heard[2 + usize::from(heard[1])..];
-    let want = [
-        &b"\x3C\x0A\0\x01q\0\x01\0sent"[..],
-        b"\x62\x02\0\x02",
-        b"\x34\x0C\0\x01q\0\x03\0missed",
-        b"\x34\x0B\0\x01q\0\x04\0later",
-    ];
-    assert_eq!(rest, want.concat(), "{rest:02x?}");
+    let again = [&b"\x3C\x0A\0\x01q\0\x01\0sent"[..], b"\x62\x02\0\x02"].concat();
+    let (before, after) = rest.split_at(again.len());
+    assert_eq!(before, again, "{rest:02x?}");
+    // New ones have identifiers that nobody can foretell.
+    let texts = [&after[..5], &after[7..19], &after[21..]];
+    assert_eq!(texts, [&b"\x34\x0C\0\x01q"[..], b"\0missed\x34\x0B\0\x01q", b"\0later"], "{rest:02x?}");
+    assert_ne!(&after[5..7], &after[19..21]);
 }
 
 #[test]
@@ -225,6 +252,166 @@ fn the_time_away_counts_while_nothing_runs() {
     let copy = crashed(&dir.path().join("broker.db"));
     let life = Life::begin(&copy.path().join("broker.db"));
     assert!(life.core.seats.is_empty(), "an hour is over");
+}
+
+#[test]
+fn a_will_whose_delay_has_begun_survives_a_kill_and_comes_when_it_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    let key = life.connect("c", 3600, Some(60));
+    life.window();
+    life.core.gone(life.now, key);
+    life.window();
+    let (_copy, mut life) = life.kill(&path);
+    // The wall clock of the disk counts whole seconds, and the two saves took one.
+    life.pass(57);
+    assert_eq!(life.retained("c"), None);
+    life.pass(4);
+    assert_eq!(life.retained("c").unwrap(), "gone");
+}
+
+#[test]
+fn the_will_of_a_client_that_was_connected_at_a_kill_comes_after_its_delay_unless_the_client_is_back() {
+    for (delay, back, wants) in [(0, false, [1, 1]), (60, false, [0, 1]), (60, true, [0, 0])] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.db");
+        let mut life = Life::begin(&path);
+        life.connect("c", 3600, Some(delay));
+        life.window();
+        let (_copy, mut life) = life.kill(&path);
+        if back {
+            life.connect("c", 3600, None);
+        }
+        for (seconds, want) in [(50, wants[0]), (20, wants[1])] {
+            life.pass(seconds);
+            assert_eq!(life.retained("c").iter().len(), want, "delay {delay}, back {back}, {seconds}");
+        }
+    }
+}
+
+#[test]
+fn the_will_of_a_session_that_ended_with_its_connection_is_published_at_the_start_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    life.connect("c", 0, Some(60));
+    life.window();
+    let (copy, mut life) = life.kill(&path);
+    assert!(life.core.seats.is_empty());
+    assert_eq!(life.retained("c").unwrap(), "gone");
+    life.publish("c", "", Retain::Yes);
+    life.window();
+    let (_copy, life) = life.kill(&copy.path().join("broker.db"));
+    assert_eq!(life.retained("c"), None);
+}
+
+#[test]
+fn a_will_that_was_called_off_or_published_is_not_on_the_disk_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    let (polite, dropped) = (life.connect("polite", 3600, Some(0)), life.connect("dropped", 3600, Some(0)));
+    life.window();
+    life.say(polite, b"\xE0\0");
+    life.core.gone(life.now, dropped);
+    life.publish("dropped", "", Retain::Yes);
+    life.window();
+    let (_copy, mut life) = life.kill(&path);
+    life.pass(1);
+    assert_eq!((life.retained("polite"), life.retained("dropped")), (None, None));
+}
+
+#[test]
+fn a_stop_publishes_wills_without_a_delay_and_keeps_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    for (id, expiry, delay) in [("now", 3600, 0), ("later", 3600, 60), ("with", 0, 60)] {
+        life.connect(id, expiry, Some(delay));
+    }
+    life.core.shut_down(life.now);
+    let batch = life.core.save(life.now, Depth::All).unwrap();
+    life.db.apply(&batch).unwrap();
+    let (_copy, mut life) = life.kill(&path);
+    assert_eq!(["now", "later", "with"].map(|id| life.retained(id).iter().len()), [1, 0, 1]);
+    life.pass(61);
+    assert_eq!(life.retained("later").unwrap(), "gone");
+}
+
+#[test]
+fn a_file_of_the_layout_before_is_taken_over_and_read_where_it_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    life.publish("a", "1", Retain::Yes);
+    life.join("c");
+    life.window();
+    life.db.close();
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch("DROP TABLE will; PRAGMA user_version = 1").unwrap();
+    drop(old);
+    let saved = super::db::read_only(&path);
+    assert_eq!((saved.retained.len(), saved.sessions.len()), (1, 1));
+    let mut life = Life::begin(&path);
+    assert!(life.retained("a").is_some() && life.core.seats.len() == 1);
+    life.connect("d", 0, Some(0));
+    life.window();
+    let (_copy, life) = life.kill(&path);
+    assert!(life.retained("d").is_some());
+}
+
+#[test]
+fn a_message_grows_old_while_nothing_runs() {
+    let clocks = |wall_s| Clocks { now: Instant::now(), wall_s };
+    let saved = clocks(1_800_000_000);
+    let mut message = Message::plain(TopicName::new("q").unwrap(), "x".into(), Qos::AtLeastOnce, Retain::Yes);
+    message.properties = Some(Arc::new(Properties { expiry: Some(100), ..Properties::default() }));
+    let stored = Stored { message, born: saved.now - Duration::from_secs(10) };
+    let mut blob = Vec::new();
+    rows::put_stored(&mut blob, &stored, saved);
+    for (later, want) in
+        [(30, stored::Life::Seconds(60)), (200, stored::Life::Expired), (-5000, stored::Life::Seconds(100))]
+    {
+        let clocks = clocks(1_800_000_000 + later);
+        let back = rows::get_stored(&blob, clocks).unwrap();
+        assert_eq!(back.life(clocks.now), want, "{later}");
+    }
+}
+
+#[test]
+fn the_last_will_and_the_group_of_an_item_read_back_as_they_were_written() {
+    let clocks = Clocks { now: Instant::now(), wall_s: 1_800_000_000 };
+    let message = Message::plain(TopicName::new("q").unwrap(), "x".into(), Qos::AtLeastOnce, Retain::Yes);
+    let stored = Arc::new(Stored { message: message.clone(), born: clocks.now });
+    for share in [None, Some(Arc::new(Share { group: "g".into(), filter: TopicFilter::new("q/#").unwrap() }))] {
+        let item =
+            Item { stored: Arc::clone(&stored), qos: Qos::ExactlyOnce, retain: true, identifiers: vec![7, 9], share };
+        let back = rows::get_item(&rows::put_item(&item, clocks), clocks).unwrap();
+        assert_eq!((back.share, back.identifiers, back.retain), (item.share, vec![7, 9], true));
+    }
+    assert_eq!(rows::get_stored(&rows::put_message(&message, clocks), clocks).unwrap().message, message);
+}
+
+#[test]
+fn what_a_members_disk_had_goes_to_another_member_when_its_session_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    let (away, there) = (life.connect("away", 30, None), life.connect("there", 3600, None));
+    for key in [away, there] {
+        life.say(key, b"\x82\x10\0\x01\0\0\x0A$share/g/q\x01");
+        life.core.gone(life.now, key);
+    }
+    for _ in 0..2 {
+        life.publish("q", "x", Retain::No);
+    }
+    life.window();
+    let (_copy, mut life) = life.kill(&path);
+    life.pass(60);
+    let key = life.connect("there", 3600, None);
+    let heard = life.heard(key);
+    assert_eq!(heard.windows(3).filter(|bytes| bytes == b"\0\x01q").count(), 2, "{heard:02x?}");
 }
 
 #[test]
@@ -354,7 +541,7 @@ async fn a_disk_that_refuses_stops_nobody_and_gets_everything_when_it_is_back() 
     assert_eq!(Life::begin(&state.join("broker.db")).retained("a").unwrap(), "1");
 }
 
-fn stored() -> impl Strategy<Value = Stored> {
+fn any_stored() -> impl Strategy<Value = Stored> {
     let text = || proptest::option::of("[a-zé]{0,5}");
     let properties = (
         proptest::option::of(0_u8..2),
@@ -390,7 +577,7 @@ fn stored() -> impl Strategy<Value = Stored> {
 
 proptest! {
     #[test]
-    fn a_message_reads_back_as_it_was_written(stored in stored()) {
+    fn a_message_reads_back_as_it_was_written(stored in any_stored()) {
         let clocks = Clocks { now: stored.born, wall_s: 1_800_000_000 };
         let mut blob = Vec::new();
         rows::put_stored(&mut blob, &stored, clocks);

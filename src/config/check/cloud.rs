@@ -222,16 +222,17 @@ impl Checker {
     }
 
     /// The points against the topics and payloads that the clouds take: told here, not by a refusal at night.
-    pub(super) fn topics_of_points(&mut self, upstreams: &[Upstream], points: &[Point]) {
+    pub(super) fn topics_of_points(&mut self, upstreams: &[Upstream], points: &[Arc<Point>]) {
         for upstream in upstreams {
             let Some(preset) = upstream.preset else { continue };
             for (index, rule) in upstream.send.iter().enumerate() {
-                let mine =
-                    points.iter().filter(|p| deciding(&upstream.send, &p.topic).is_some_and(|(n, _)| n == index));
-                let mut sent = mine.map(|p| (p, rule.rename(&p.topic)));
+                let mine = points
+                    .iter()
+                    .filter(|p| deciding(&upstream.send, &p.series.topic).is_some_and(|(n, _)| n == index));
+                let mut sent = mine.map(|p| (p, rule.rename(&p.series.topic)));
                 let wrong = sent.find_map(|(point, name)| match name {
                     Ok(name) => unfit(preset, point, name.as_str()),
-                    Err(e) => Some(format!("`{}` gets no name: {e}", point.topic)),
+                    Err(e) => Some(format!("`{}` gets no name: {e}", point.series.topic)),
                 });
                 let ruled = self.rules.iter();
                 let mut here = ruled.filter(|r| r.direction == Direction::Send && r.upstream == upstream.name);
@@ -249,10 +250,12 @@ impl Checker {
 
 fn unfit(preset: Preset, point: &Point, name: &str) -> Option<String> {
     if let Some(why) = preset.topic_refusal(name) {
-        return Some(format!("`{}` would go out as `{name}`: {why}", point.topic));
+        return Some(format!("`{}` would go out as `{name}`: {why}", point.series.topic));
     }
-    let bare = preset.facts().json && point.payload == Format::Value;
-    bare.then(|| format!("`{}` is sent as a bare value, {} takes JSON objects", point.topic, preset.facts().cloud))
+    let bare = preset.facts().json && point.series.format == Format::Value;
+    bare.then(|| {
+        format!("`{}` is sent as a bare value, {} takes JSON objects", point.series.topic, preset.facts().cloud)
+    })
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Checker {
         roots: &[Node],
         lines: &[Line],
         publish: Option<&Node>,
-    ) -> (Vec<Device>, Vec<Point>) {
+    ) -> (Vec<Device>, Vec<Arc<Point>>) {
         if let Some(publish) = publish {
             self.reader.keys(publish, PUBLISH_KEYS);
         }
@@ -72,7 +72,7 @@ impl Checker {
         node: &Node,
         lines: &[Line],
         publish: Option<&Node>,
-        (plant, taken): (&mut (Vec<Device>, Vec<Point>), &mut Taken),
+        (plant, taken): (&mut (Vec<Device>, Vec<Arc<Point>>), &mut Taken),
     ) {
         self.reader.keys(node, DEVICE_KEYS);
         let profile = node.get("profile").and_then(|n| {
@@ -227,7 +227,7 @@ impl Checker {
         &mut self,
         entry: &Entry<'_>,
         (name, unit): (&str, UnitId),
-        plant: &mut (Vec<Device>, Vec<Point>),
+        plant: &mut (Vec<Device>, Vec<Arc<Point>>),
         taken: &mut Taken,
     ) {
         let (devices, points) = plant;
@@ -272,13 +272,13 @@ impl Checker {
             );
         }
         for (point, at) in &own {
-            if let Some(first) = taken.topics.insert(point.topic.to_string(), *at) {
+            if let Some(first) = taken.topics.insert(point.series.topic.to_string(), *at) {
                 let help =
                     format!("the first stands in line {}; put {{device}} and {{point}} into the topic", first.line);
-                self.reader.error(*at, format!("two points have the topic `{}`", point.topic), help);
+                self.reader.error(*at, format!("two points have the topic `{}`", point.series.topic), help);
             }
         }
-        points.extend(own.into_iter().map(|(point, _)| point));
+        points.extend(own.into_iter().map(|(point, _)| Arc::new(point)));
         let last = u32::try_from(points.len()).unwrap_or(u32::MAX);
         devices.push(Device { points: first..last, ..device });
     }

@@ -4,11 +4,13 @@
 mod broker;
 mod cloud;
 mod devices;
+mod failsafe;
 mod lines;
 mod loops;
 mod mapping;
 mod point;
 mod rules;
+mod shared;
 mod site;
 mod upstream;
 
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use crate::config::Note;
 use crate::config::Plant;
+use crate::config::failsafe::FailSafe;
 use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
@@ -27,10 +30,12 @@ use crate::config::plant::Endpoint;
 use crate::config::plant::Schedule;
 use crate::config::profile::Shelf;
 use crate::config::report::Problem;
+use shared::Shared;
 
 pub(super) use broker::BROKER_KEYS;
 pub(super) use devices::DEVICE_KEYS;
 pub(super) use devices::PUBLISH_KEYS;
+pub(super) use failsafe::FAIL_SAFE_KEYS;
 pub(super) use lines::LINE_KEYS;
 pub(super) use mapping::MAPPING_KEYS;
 pub(super) use point::POINT_KEYS;
@@ -51,6 +56,7 @@ pub(super) struct Checker {
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
+    shared: Shared,
     /// Where the plant's lines are written, in their order.
     line_at: Vec<At>,
     /// What presets decided.
@@ -59,6 +65,8 @@ pub(super) struct Checker {
     pub(super) rules: Vec<mapping::Ruled>,
     /// The URLs of all upstreams and where they stand.
     urls: Vec<(At, Endpoint)>,
+    /// Every `fail_safe`, and where its commander is named.
+    fail_safes: Vec<(FailSafe, At)>,
 }
 
 impl Checker {
@@ -70,10 +78,12 @@ impl Checker {
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
+            shared: Shared::default(),
             line_at: Vec::new(),
             notes: Vec::new(),
             rules: Vec::new(),
             urls: Vec::new(),
+            fail_safes: Vec::new(),
         }
     }
 
@@ -128,6 +138,7 @@ impl Checker {
         let section = self.once(roots, "broker");
         let broker = self.broker(section, points.len());
         let upstreams = self.upstreams(roots);
+        let fail_safes = self.fail_safes(&upstreams);
         self.topics_of_points(&upstreams, &points);
         self.loops(&upstreams, &broker);
         let section = self.once(roots, "spool");
@@ -141,6 +152,7 @@ impl Checker {
             lines,
             devices,
             points,
+            fail_safes,
             broker,
             upstreams,
             spool,

@@ -20,6 +20,7 @@ use crate::config::plant::Wire;
 use crate::config::plant::Write;
 use crate::message::Class;
 use crate::payload::Format;
+use crate::payload::Series;
 use crate::point::AddressRange;
 use crate::point::BitSpan;
 use crate::point::DataType;
@@ -54,6 +55,7 @@ pub(in crate::config) const POINT_KEYS: &[&str] = &[
     "schedule",
     "report",
     "write",
+    "fail_safe",
     "topic",
     "payload",
     "qos",
@@ -100,6 +102,13 @@ impl Context<'_> {
             _ => self.device.tags.get(key.strip_prefix("tags.")?).cloned(),
         }
     }
+
+    /// What the template of a payload may use.
+    fn names(&self, point: &str, gateway: &str) -> BTreeMap<String, String> {
+        let own = [("gateway", gateway), ("device", &*self.device.name), ("point", point)];
+        let tags = self.device.tags.iter().map(|(key, value)| (format!("tags.{key}"), value.clone()));
+        own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).chain(tags).collect()
+    }
 }
 
 impl Checker {
@@ -120,25 +129,47 @@ impl Checker {
         let value = Layers(&[own, mapped, defaults]);
         let all = Layers(&[own, mapped, Some(context.entry), defaults, context.publish]);
         let source = self.source(value, (name, at), context, ids);
-        let unit = value.get("unit").and_then(|n| self.reader.text(n)).unwrap_or_default();
-        let topic = self.topic(all, name, context);
+        let series = self.series(value, all, (name, context));
         let point = Point {
             id: PointId(id),
             device: context.device.id,
-            name: name.into(),
-            unit: unit.into(),
-            range: value.get("range").and_then(|n| self.range(n)),
+            name: self.shared.text(name),
+            range: value.get("range").and_then(|n| self.range(n)).map(Box::new),
             schedule: self.schedule_of(all),
-            report: self.report_of(all),
-            write: value.get("write").and_then(|n| self.write(n, source.as_ref())),
+            report: {
+                let report = self.report_of(all);
+                self.shared.report(report)
+            },
+            write: value.get("write").and_then(|n| self.write(n, source.as_ref())).map(Box::new),
             source: source?,
-            topic: topic?,
-            payload: all.get("payload").and_then(|n| self.payload(n)).unwrap_or(Format::Json),
+            series: Arc::new(series?),
+        };
+        if let Some(node) = value.get("fail_safe") {
+            self.fail_safe(node, &point);
+        }
+        Some((point, all.get("topic").map_or(at, |n| n.at)))
+    }
+
+    /// What its readings are published as; `None` where there is no topic for them.
+    fn series(&mut self, value: Layers<'_>, all: Layers<'_>, whose: (&str, &Context<'_>)) -> Option<Series> {
+        let (name, context) = whose;
+        let unit = value.get("unit").and_then(|n| self.reader.text(n)).unwrap_or_default();
+        let topic = self.topic(all, name, context);
+        let format = all.get("payload").and_then(|n| self.payload(n)).unwrap_or(Format::Json);
+        // Half a kilobyte a point, which nobody but a template reads.
+        let names = match &format {
+            Format::Template(_) => context.names(name, &self.gateway),
+            Format::Json | Format::Value => BTreeMap::new(),
+        };
+        Some(Series {
+            unit: self.shared.text(&unit),
+            names,
             qos: all.get("qos").and_then(|n| self.qos(n)).unwrap_or(Qos::AtLeastOnce),
             retain: all.get("retain").and_then(|n| self.reader.bool(n)).unwrap_or(true),
             class: all.get("class").and_then(|n| self.class(n)).unwrap_or_default(),
-        };
-        Some((point, all.get("topic").map_or(at, |n| n.at)))
+            topic: topic?,
+            format,
+        })
     }
 
     fn topic(&mut self, layers: Layers<'_>, point: &str, context: &Context<'_>) -> Option<TopicName> {
@@ -241,7 +272,7 @@ impl Checker {
         }
         let bits = self.bits(layers, table, data_type);
         let scale = self.scale(layers, data_type);
-        Some(Source::Wire(Wire {
+        let wire = Wire {
             table,
             range,
             data_type,
@@ -251,7 +282,8 @@ impl Checker {
             scale_from: layers.get("scale_from").and_then(|n| self.scale_from(n, name, ids)),
             names: layers.get("values").map(|n| self.values(n)).unwrap_or_default(),
             invalid: layers.get("invalid").map(|n| self.invalid(n, data_type)).unwrap_or_default(),
-        }))
+        };
+        Some(Source::Wire(self.shared.wire(wire)))
     }
 
     fn address_of(&mut self, place: &str, node: &Node) -> Option<(Table, u16)> {
@@ -479,6 +511,6 @@ impl Checker {
                 }
             }
         }
-        Some(Source::Compute(Compute { expression: text.into(), inputs }))
+        Some(Source::Compute(Arc::new(Compute { expression: text.into(), inputs })))
     }
 }

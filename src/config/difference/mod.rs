@@ -67,6 +67,8 @@ pub enum Part {
     Access,
     /// Bounds of the broker.
     Limits,
+    /// What is written where a commander is gone.
+    FailSafes,
     /// Store and forward.
     Spool,
     /// How often the gateway tells about itself.
@@ -94,8 +96,19 @@ impl Difference {
     /// What has to be done so that `new` runs where `running` does.
     pub fn between(running: &Plant, new: &Plant) -> Self {
         // Whoever adds a part to the plant decides here what a reload does with it.
-        let Plant { gateway, lines: _, devices: _, points: _, broker, upstreams: _, spool, stats, web, state_dir } =
-            new;
+        let Plant {
+            gateway,
+            lines: _,
+            devices: _,
+            points: _,
+            fail_safes,
+            broker,
+            upstreams: _,
+            spool,
+            stats,
+            web,
+            state_dir,
+        } = new;
         let mut it = Self::default();
         let mut fixed = |name: &str, was: &str, is: &str| {
             if was != is {
@@ -113,6 +126,7 @@ impl Difference {
             (Part::Listeners, before.listen != broker.listen),
             (Part::Access, who(before) != who(broker)),
             (Part::Limits, before.limits != broker.limits),
+            (Part::FailSafes, running.fail_safes != *fail_safes),
             (Part::Spool, running.spool != *spool),
             (Part::Stats, running.stats != *stats),
             (Part::Web, running.web != *web),
@@ -293,6 +307,12 @@ stats: {every: 60s}
             ("1883}]}", "1883}], anonymous: always}", Part::Access, "~ broker: anonymous loopback → always"),
             ("1883}]}", "1883}], access: [{read: [\"#\"]}]}", Part::Access, "~ broker: access rules"),
             ("1883}]}", "1883}], limits: {queue: 9}}", Part::Limits, "~ broker: limits: queue 1000 → 9"),
+            (
+                "write: true",
+                "write: true, fail_safe: {value: 0, after: 5s, when: cloud}",
+                Part::FailSafes,
+                "+ fail-safe of c/r",
+            ),
             ("max_age: 30d", "max_age: 7d", Part::Spool, "~ spool: max_age 2592000s → 604800s"),
             ("every: 60s", "every: 10s", Part::Stats, "~ stats: every 60s → 10s"),
             ("stats:", "web: {listen: 127.0.0.1:8080}\nstats:", Part::Web, "~ web: listen nowhere → 127.0.0.1:8080"),

@@ -1,7 +1,9 @@
 //! A difference in words, a line a part, in the words of the file. What has no words of its own is still told to have
 //! changed: nothing that differs is passed over in silence, and no secret is ever shown.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Change;
@@ -9,6 +11,7 @@ use super::Deed;
 use super::Sign;
 use super::is_same_but_for_points;
 use crate::config::Plant;
+use crate::config::failsafe::FailSafe;
 use crate::config::plant::AccessRule;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Broker;
@@ -41,6 +44,7 @@ pub(super) fn all(running: &Plant, new: &Plant, deeds: &[(LineId, Deed)]) -> Vec
     let mut out = Vec::new();
     lines(&mut out, running, new, deeds);
     devices(&mut out, running, new);
+    fail_safes(&mut out, running, new);
     broker(&mut out, &running.broker, &new.broker);
     upstreams(&mut out, running, new);
     spool(&mut out, &running.spool, &new.spool);
@@ -180,7 +184,7 @@ fn device_and_points(
     let (was, is) = (was_device, device);
     let line = |plant: &Plant, device: &Device| plant.line(device.line).name.clone();
     if !is_same_but_for_points(was, is) {
-        let profile = |profile: &Option<std::sync::Arc<str>>| profile.as_deref().unwrap_or("none").to_owned();
+        let profile = |profile: &Option<Arc<str>>| profile.as_deref().unwrap_or("none").to_owned();
         let facts = Facts::default()
             .shown("line", (&line(running, was), &line(new, is)))
             .shown("unit_id", (&was.unit_id, &is.unit_id))
@@ -191,7 +195,7 @@ fn device_and_points(
         out.push(told(Sign::Changed, format!("device {}: {}", is.name, facts.text()), ""));
     }
     let (before, now) = (running.points_of(was.id), new.points_of(is.id));
-    let same = |a: &Point, b: &Point| a.name == b.name;
+    let same = |a: &Arc<Point>, b: &Arc<Point>| a.name == b.name;
     for point in now.iter().filter(|p| before.iter().all(|q| !same(p, q))) {
         out.push(told(Sign::Added, format!("point {}/{}: {}", is.name, point.name, source(&point.source)), ""));
     }
@@ -227,6 +231,27 @@ fn is_made_of_others(point: &Point) -> bool {
     }
 }
 
+fn fail_safes(out: &mut Vec<Change>, running: &Plant, new: &Plant) {
+    let name = |plant: &Plant, rule: &FailSafe| {
+        let point = plant.point(rule.point);
+        format!("{}/{}", plant.device(point.device).name, point.name)
+    };
+    let before: BTreeMap<String, &FailSafe> = running.fail_safes.iter().map(|r| (name(running, r), r)).collect();
+    let now: BTreeMap<String, &FailSafe> = new.fail_safes.iter().map(|r| (name(new, r), r)).collect();
+    for (name, rule) in &now {
+        let sign = match before.get(name) {
+            None => Sign::Added,
+            // By another number it is another point, which is told.
+            Some(was) if FailSafe { point: rule.point, ..(*was).clone() } != **rule => Sign::Changed,
+            Some(_) => continue,
+        };
+        out.push(told(sign, format!("fail-safe of {name}"), ""));
+    }
+    for name in before.keys().filter(|name| !now.contains_key(*name)) {
+        out.push(told(Sign::Removed, format!("fail-safe of {name}"), "what it has written stands"));
+    }
+}
+
 fn listed(names: &[&str]) -> String {
     let shown = names.iter().take(NAMES).copied().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMES) {
@@ -255,19 +280,20 @@ fn point_facts(was: &Point, is: &Point) -> Facts {
             .named("invalid", (&a.invalid, &b.invalid)),
         (a, b) => Facts::default().told("source", (&source(a), &source(b)), Clone::clone),
     };
-    let unit = |unit: &std::sync::Arc<str>| if unit.is_empty() { "none".to_owned() } else { unit.to_string() };
-    let facts = facts.told("unit", (&was.unit, &is.unit), unit).named("range", (&was.range, &is.range)).told(
+    let unit = |unit: &Arc<str>| if unit.is_empty() { "none".to_owned() } else { unit.to_string() };
+    let (before, now) = (&was.series, &is.series);
+    let facts = facts.told("unit", (&before.unit, &now.unit), unit).named("range", (&was.range, &is.range)).told(
         "every",
         (&was.schedule, &is.schedule),
         schedule,
     );
     report(facts, &was.report, &is.report)
         .named("write", (&was.write, &is.write))
-        .shown("topic", (&was.topic, &is.topic))
-        .named("payload", (&was.payload, &is.payload))
-        .shown("qos", (&was.qos, &is.qos))
-        .shown("retain", (&was.retain, &is.retain))
-        .named("class", (&was.class, &is.class))
+        .shown("topic", (&before.topic, &now.topic))
+        .named("payload", (&before.format, &now.format))
+        .shown("qos", (&before.qos, &now.qos))
+        .shown("retain", (&before.retain, &now.retain))
+        .named("class", (&before.class, &now.class))
 }
 
 fn schedule(schedule: &Schedule) -> String {

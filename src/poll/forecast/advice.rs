@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::plant::{Device, Line, Point, Port, Schedule, Source};
@@ -74,11 +75,11 @@ fn seconds(period: Duration) -> String {
 
 /// What would bring this line's load down to what is comfortable, the gentlest change first; nothing where it is so
 /// already.
-pub fn proposals(line: &Line, devices: &[Device], points: &[Point], turnaround: Duration) -> Vec<Proposal> {
+pub fn proposals(line: &Line, devices: &[Device], points: &[Arc<Point>], turnaround: Duration) -> Vec<Proposal> {
     let own = |id| devices.iter().any(|d| d.id == id && d.line == line.id);
-    let on_wire = |p: &&Point| own(p.device) && matches!(p.source, Source::Wire(_));
-    let points: Vec<Point> = points.iter().filter(on_wire).cloned().collect();
-    let load = |line: &Line, points: &[Point]| forecast::load(line, devices, points, turnaround);
+    let on_wire = |p: &&Arc<Point>| own(p.device) && matches!(p.source, Source::Wire(_));
+    let points: Vec<Arc<Point>> = points.iter().filter(on_wire).cloned().collect();
+    let load = |line: &Line, points: &[Arc<Point>]| forecast::load(line, devices, points, turnaround);
     let now = load(line, &points);
     if now <= COMFORTABLE {
         return Vec::new();
@@ -87,18 +88,18 @@ pub fn proposals(line: &Line, devices: &[Device], points: &[Point], turnaround: 
     rarer.into_iter().chain([longer(&points, now)]).chain(faster(line, |line| load(line, &points))).collect()
 }
 
-fn periods(points: &[Point]) -> BTreeSet<Duration> {
-    points.iter().filter_map(forecast::period).collect()
+fn periods(points: &[Arc<Point>]) -> BTreeSet<Duration> {
+    points.iter().filter_map(|p| forecast::period(p)).collect()
 }
 
 /// The fewest points that help: those with the shortest periods, raised to the next that others have.
-fn rarer(points: &[Point], load: impl Fn(&[Point]) -> f64) -> Option<Proposal> {
+fn rarer(points: &[Arc<Point>], load: impl Fn(&[Arc<Point>]) -> f64) -> Option<Proposal> {
     let mut changed = points.to_vec();
     periods(points).into_iter().skip(1).find_map(|next| {
         let mut moved = 0;
         for point in &mut changed {
-            if let Schedule::Every { period, .. } = &mut point.schedule
-                && *period < next
+            if forecast::period(point).is_some_and(|period| period < next)
+                && let Schedule::Every { period, .. } = &mut Arc::make_mut(point).schedule
             {
                 *period = next;
                 moved += 1;
@@ -110,7 +111,7 @@ fn rarer(points: &[Point], load: impl Fn(&[Point]) -> f64) -> Option<Proposal> {
 }
 
 /// A load is inverse to the periods, for their grids meet as before when all are stretched alike.
-fn longer(points: &[Point], now: f64) -> Proposal {
+fn longer(points: &[Arc<Point>], now: f64) -> Proposal {
     let factor = (now / COMFORTABLE * 10.0).ceil() / 10.0;
     let load = now / factor;
     let mut periods = periods(points).into_iter();
@@ -169,7 +170,7 @@ mod tests {
     fn the_few_that_are_read_too_often_are_slowed_first() {
         let mut parts = reference(9_600, 3_000);
         for point in parts.points.iter_mut().filter(|p| p.id.0 % 30 == 29) {
-            point.schedule = Schedule::Every { period: Duration::from_millis(200), align: false };
+            Arc::make_mut(point).schedule = Schedule::Every { period: Duration::from_millis(200), align: false };
         }
         let told = said(&parts);
         assert_eq!(told[0], "3 s for the points that are read more often (10 of them): load 73 %");
@@ -181,7 +182,7 @@ mod tests {
             panic!("{told:?}")
         };
         for point in &mut parts.points {
-            let Schedule::Every { period, .. } = &mut point.schedule else { panic!("no cron here") };
+            let Schedule::Every { period, .. } = &mut Arc::make_mut(point).schedule else { panic!("no cron here") };
             *period = period.mul_f64(factor);
         }
         let stretched = forecast::load(&parts.line, &parts.devices, &parts.points, USUAL_TURNAROUND);

@@ -45,7 +45,7 @@ fn a_period_that_cannot_be_met_is_named_with_one_that_can() {
 #[test]
 fn an_hourly_point_does_not_hide_an_overload() {
     let (mut parts, _) = reference((9_600, F8N1), Duration::from_millis(20));
-    parts.points[7].schedule = Schedule::Every { period: Duration::from_secs(3600), align: false };
+    Arc::make_mut(&mut parts.points[7]).schedule = Schedule::Every { period: Duration::from_secs(3600), align: false };
     let load = load(&parts.line, &parts.devices, &parts.points, USUAL_TURNAROUND);
     assert!((100.0..110.0).contains(&load), "{load}");
 }
@@ -54,7 +54,7 @@ fn an_hourly_point_does_not_hide_an_overload() {
 fn points_whose_periods_meet_share_their_requests() {
     let (mut parts, _) = reference((115_200, F8N1), Duration::from_secs(1));
     for point in parts.points.iter_mut().filter(|p| p.id.0 % 2 == 1) {
-        point.schedule = Schedule::Every { period: Duration::from_secs(2), align: false };
+        Arc::make_mut(point).schedule = Schedule::Every { period: Duration::from_secs(2), align: false };
     }
     let forecast = of(&parts.line, &parts.devices, &parts.points);
     let (mean, wire): (Vec<f64>, Vec<f64>) =
@@ -107,7 +107,9 @@ fn running(parts: &Parts, slowed: u32, dies: Option<(u8, Duration)>) -> Running 
     let mut parts = parts.clone();
     parts.line = wire::slow_motion(&parts.line, slowed);
     for point in &mut parts.points {
-        let Schedule::Every { period, .. } = &mut point.schedule else { panic!("cron cannot be slowed") };
+        let Schedule::Every { period, .. } = &mut Arc::make_mut(point).schedule else {
+            panic!("cron cannot be slowed")
+        };
         *period *= slowed;
     }
     let (out, samples) = mpsc::channel(64);

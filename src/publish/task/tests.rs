@@ -1,9 +1,11 @@
 //! Samples in, messages out, under a paused clock.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::config::plant::{Compute, Report, Schedule, Source, When};
 use crate::message::Class;
-use crate::payload::Format;
+use crate::payload::{Format, Series};
 use crate::sample::{Reason, Value};
 use crate::topic::Qos;
 
@@ -12,17 +14,20 @@ fn point(id: u32, at_most: Option<Duration>) -> Point {
         id: PointId(id),
         device: DeviceId(4),
         name: format!("p{id}").into(),
-        source: Source::Compute(Compute { expression: "0".into(), inputs: Vec::new() }),
-        unit: "V".into(),
+        source: Source::Compute(Arc::new(Compute { expression: "0".into(), inputs: Vec::new() })),
         range: None,
         schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
-        report: Report { when: When::Change, deadband: None, at_least: None, at_most },
+        report: Arc::new(Report { when: When::Change, deadband: None, at_least: None, at_most }),
         write: None,
-        topic: TopicName::new(format!("g/m/p{id}")).unwrap(),
-        payload: Format::Value,
-        qos: Qos::AtLeastOnce,
-        retain: true,
-        class: Class::Normal,
+        series: Arc::new(Series {
+            topic: TopicName::new(format!("g/m/p{id}")).unwrap(),
+            format: Format::Value,
+            unit: "V".into(),
+            names: BTreeMap::new(),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            class: Class::Normal,
+        }),
     }
 }
 
@@ -38,7 +43,7 @@ fn parts(at_most: Option<Duration>, count: u32) -> Parts<'static> {
         tags: BTreeMap::new(),
         points: 0..count,
     };
-    let points: Vec<Point> = (0..count).map(|n| point(n, at_most)).collect();
+    let points: Vec<Arc<Point>> = (0..count).map(|n| Arc::new(point(n, at_most))).collect();
     Parts { gateway: "g", devices: vec![device].leak(), points: points.leak() }
 }
 

@@ -1,0 +1,4 @@
+//! See `src/command.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| trunkline_fuzz::command::run(data));

@@ -1,0 +1,4 @@
+//! See `src/frames.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| trunkline_fuzz::frames::run(data));

@@ -1,0 +1,4 @@
+//! See `src/matching.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| trunkline_fuzz::matching::run(data));

@@ -1,0 +1,4 @@
+//! See `src/packet.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| trunkline_fuzz::packet::run(data));

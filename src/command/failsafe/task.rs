@@ -1,0 +1,281 @@
+//! Minds all fail-safes: looks twice a second who is there, lets the guards decide, hands their writes to the command task,
+//! and tells how they stand. Looking, not being told: a link's status changes with each acknowledgement, and a client that
+//! is taken over is there all the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::Floor;
+use crate::command::Outlet;
+use crate::command::failsafe::Desk;
+use crate::command::failsafe::Door;
+use crate::command::failsafe::News;
+use crate::command::failsafe::Note;
+use crate::command::failsafe::Own;
+use crate::command::failsafe::guard::Guard;
+use crate::command::failsafe::guard::Sight;
+use crate::command::failsafe::guard::Standing;
+use crate::command::failsafe::joined;
+use crate::command::failsafe::told;
+use crate::config::failsafe::Commander;
+use crate::config::failsafe::FailSafe;
+use crate::config::plant::Plant;
+use crate::message::Message;
+use crate::message::Retain;
+use crate::point::PointId;
+use crate::status::BrokerStatus;
+use crate::status::DeviceState;
+use crate::status::FailSafeState;
+use crate::status::FailSafeStatus;
+use crate::status::LineStatus;
+use crate::status::LinkState;
+use crate::status::UpstreamStatus;
+use crate::topic::Qos;
+use crate::topic::TopicName;
+
+/// The broker renews its status every second.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// By which is seen who is there; lines and upstreams in the order of the plant.
+#[derive(Debug, Clone)]
+pub struct Eyes {
+    /// Links.
+    pub upstreams: Vec<watch::Receiver<UpstreamStatus>>,
+    /// Local clients.
+    pub broker: watch::Receiver<BrokerStatus>,
+    /// Devices.
+    pub lines: Vec<watch::Receiver<LineStatus>>,
+}
+
+/// Where the task's knowledge goes.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// What outlives the task and, where it matters, the process.
+    pub kept: watch::Sender<Vec<Note>>,
+    /// For the board.
+    pub status: watch::Sender<Vec<FailSafeStatus>>,
+}
+
+#[derive(Debug)]
+enum Commanding {
+    Upstream(watch::Receiver<UpstreamStatus>),
+    Client(Arc<str>, watch::Receiver<BrokerStatus>),
+}
+
+impl Commanding {
+    fn look(&self) -> Sight {
+        let is_there = match self {
+            Self::Upstream(status) => status.borrow().state == LinkState::Connected,
+            Self::Client(id, status) => status.borrow().clients.iter().any(|client| *client.id == **id),
+        };
+        if is_there { Sight::There } else { Sight::Gone }
+    }
+}
+
+/// One point's fail-safe and what surrounds it.
+#[derive(Debug)]
+struct Minded {
+    guard: Guard,
+    /// `{device}/{point}`.
+    name: String,
+    device: Arc<str>,
+    line: watch::Receiver<LineStatus>,
+    commanding: Commanding,
+    topic: Option<TopicName>,
+    /// As told last.
+    told: Option<Standing>,
+}
+
+impl Minded {
+    fn look(&mut self, now: Instant) {
+        self.guard.see(self.commanding.look(), now);
+        let is_away =
+            |line: &LineStatus| line.devices.iter().any(|d| *d.name == *self.device && d.state == DeviceState::Offline);
+        let device = if is_away(&self.line.borrow()) { Sight::Gone } else { Sight::There };
+        self.guard.see_device(device, now);
+    }
+
+    fn who(&self) -> Arc<str> {
+        let is_back = self.guard.standing().state == FailSafeState::Returning;
+        let commander = &self.guard.rule.commander;
+        let words = if is_back { format!("{commander} is back") } else { format!("{commander} is gone") };
+        words.into()
+    }
+}
+
+/// Runs beside the command task.
+#[derive(Debug)]
+pub struct FailSafeTask {
+    all: Vec<Minded>,
+    floors: watch::Receiver<Floor>,
+    desk: Desk,
+    answers: Outlet,
+    links: Links,
+}
+
+/// The task, and the door for the command task.
+pub fn new(floors: watch::Receiver<Floor>, answers: Outlet, links: Links) -> (Door, FailSafeTask) {
+    let (door, desk) = joined();
+    let mut task = FailSafeTask { all: Vec::new(), floors, desk, answers, links };
+    task.arrange(Instant::now());
+    (door, task)
+}
+
+fn minded(plant: &Plant, eyes: &Eyes, rule: &FailSafe, (notes, now): (&[Note], Instant)) -> Option<Minded> {
+    let point = plant.point(rule.point);
+    let device = plant.device(point.device);
+    let name = format!("{}/{}", device.name, point.name);
+    let commanding = match &rule.commander {
+        Commander::Upstream(name) => {
+            let at = plant.upstreams.iter().position(|upstream| upstream.name == *name)?;
+            Commanding::Upstream(eyes.upstreams.get(at)?.clone())
+        }
+        Commander::Client(id) => Commanding::Client(Arc::clone(id), eyes.broker.clone()),
+    };
+    let note = notes.iter().find(|note| note.point == name && note.commander == rule.commander.to_string());
+    Some(Minded {
+        guard: Guard::new(rule.clone(), note, now),
+        device: Arc::clone(&device.name),
+        line: eyes.lines.get(plant.lines.iter().position(|line| line.id == device.line)?)?.clone(),
+        commanding,
+        topic: TopicName::new(format!("{}/{name}/$fail_safe", plant.gateway)).ok(),
+        name,
+        told: None,
+    })
+}
+
+enum Event {
+    Look,
+    News(News),
+    Reloaded,
+    End,
+}
+
+impl FailSafeTask {
+    /// Until cancelled, or the command task has gone. Nothing is written at the end: a gateway that is stopped on purpose
+    /// leaves the machine as it is.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => Event::End,
+                // A gateway without fail-safes has nothing to look at.
+                _ = looks.tick(), if !self.all.is_empty() => Event::Look,
+                news = self.desk.news.recv() => news.map_or(Event::End, Event::News),
+                Ok(()) = self.floors.changed() => Event::Reloaded,
+            };
+            let now = Instant::now();
+            match event {
+                Event::End => return,
+                Event::Look => self.all.iter_mut().for_each(|minded| minded.look(now)),
+                Event::News(news) => self.hear(news, now),
+                Event::Reloaded => self.reload(now).await,
+            }
+            if !self.order(now).await {
+                return;
+            }
+            self.tell().await;
+        }
+    }
+
+    /// A guard for each rule of the floor as it is now: one whose rule is as it was stays as it is, the others know what is
+    /// noted of their point. Gives those that have none any more.
+    fn arrange(&mut self, now: Instant) -> Vec<Minded> {
+        let Floor { plant, eyes, .. } = self.floors.borrow_and_update().clone();
+        let mut before = std::mem::take(&mut self.all);
+        for rule in &plant.fail_safes {
+            let found = minded(&plant, &eyes, rule, (&self.links.kept.borrow(), now));
+            let Some(mut minded) = found else { continue };
+            if let Some(at) = before.iter().position(|was| was.name == minded.name) {
+                let was = before.swap_remove(at);
+                minded.told = was.told;
+                if was.guard.rule == *rule {
+                    minded.guard = was.guard;
+                }
+            }
+            self.all.push(minded);
+        }
+        self.desk.mind(self.all.iter().map(|minded| minded.guard.rule.point));
+        before
+    }
+
+    /// Other rules; of those that are gone nothing stays.
+    async fn reload(&mut self, now: Instant) {
+        let gone = self.arrange(now);
+        let topics = gone.into_iter().filter_map(|minded| minded.topic);
+        let cleared = |topic| Message::plain(topic, Bytes::new(), Qos::AtLeastOnce, Retain::Yes);
+        let messages: Vec<Message> = topics.map(cleared).collect();
+        if !messages.is_empty() && self.answers.send(messages).await.is_err() {
+            tracing::debug!("broker gone, nobody is told of fail-safes");
+        }
+    }
+
+    fn hear(&mut self, news: News, now: Instant) {
+        let (News::Own(point, ..) | News::Commanded(point, _)) = &news;
+        let Some(guard) = self.guard(*point) else { return };
+        match news {
+            News::Own(_, end, before) => guard.ended(end, before, now),
+            News::Commanded(_, how) => guard.commanded(how, now),
+        }
+    }
+
+    fn guard(&mut self, point: PointId) -> Option<&mut Guard> {
+        self.all.iter_mut().map(|minded| &mut minded.guard).find(|guard| guard.rule.point == point)
+    }
+
+    /// Orders what is to be written now; false when nobody writes any more.
+    async fn order(&mut self, now: Instant) -> bool {
+        for minded in &mut self.all {
+            let Some(step) = minded.guard.next(now) else { continue };
+            let who = minded.who();
+            let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, who };
+            if self.desk.orders.send(own).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells what has changed.
+    async fn tell(&mut self) {
+        let mut messages = Vec::new();
+        for minded in &mut self.all {
+            let new = minded.guard.standing();
+            let is_news = |old: &Standing| (old.state, &old.reason) != (new.state, &new.reason);
+            if minded.told.as_ref().is_some_and(|old| !is_news(old)) {
+                continue;
+            }
+            if let Some(old) = &minded.told {
+                told::log(&minded.name, &minded.guard, old, &new);
+            }
+            messages.extend(minded.topic.clone().map(|topic| told::message(topic, &minded.guard, &new)));
+            minded.told = Some(new);
+        }
+        if !messages.is_empty() && self.answers.send(messages).await.is_err() {
+            tracing::debug!("broker gone, nobody is told of fail-safes");
+        }
+        self.keep();
+    }
+
+    fn keep(&self) {
+        let notes: Vec<Note> = self.all.iter().map(|minded| Note::of(&minded.guard, &minded.name)).collect();
+        self.links.kept.send_if_modified(|kept| {
+            let is_news = *kept != notes;
+            *kept = notes;
+            is_news
+        });
+        let status: Vec<_> = self.all.iter().map(|minded| told::status(&minded.name, &minded.guard)).collect();
+        self.links.status.send_if_modified(|shown| {
+            let is_news = *shown != status;
+            *shown = status;
+            is_news
+        });
+    }
+}
