@@ -22,6 +22,7 @@ pub mod control;
 pub mod daemon;
 pub mod decode;
 pub mod demo;
+pub mod formula;
 pub mod message;
 pub mod payload;
 pub mod point;

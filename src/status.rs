@@ -387,6 +387,18 @@ pub struct ClientStatus {
     pub user: Option<String>,
     /// Keep-alive in seconds.
     pub keep_alive_s: u16,
+    /// It wished for a new session.
+    #[serde(default)]
+    pub clean_start: bool,
+    /// Seconds its session is kept after it has gone; 0: not at all, 4294967295: for ever.
+    #[serde(default)]
+    pub session_expiry_s: u32,
+    /// Seconds since it connected.
+    #[serde(default)]
+    pub connected_s: u64,
+    /// What passes.
+    #[serde(default)]
+    pub rates: Rates,
     /// Number of subscriptions.
     pub subscriptions: usize,
     /// Messages waiting.
@@ -431,6 +443,19 @@ pub enum ConfigOutcome {
     Confirmed,
     /// It was applied and not confirmed; the one before is in force.
     Reverted,
+}
+
+/// What passes between the broker and a client each second, as averages that fade within seconds; in: from the client.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq)]
+pub struct Rates {
+    /// PUBLISH packets from it.
+    pub messages_in: f64,
+    /// PUBLISH packets to it.
+    pub messages_out: f64,
+    /// Bytes from it.
+    pub bytes_in: f64,
+    /// Bytes to it.
+    pub bytes_out: f64,
 }
 
 /// Everything at one moment: what `trunkline status --json` prints.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "time",
     "topic",
+    "formula",
     "point",
     "sample",
     "message",
@@ -41,7 +42,8 @@ const STRANGERS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("supervise", &["backoff"]),
     ("systemd", &[]),
-    ("decode", &["point", "sample"]),
+    ("formula", &[]),
+    ("decode", &["formula", "point", "sample"]),
     ("bus", &["point", "time", "config", "backoff", "status"]),
     ("poll", &["point", "sample", "time", "config", "backoff", "status", "decode", "bus"]),
     ("publish", &["point", "sample", "topic", "message", "payload", "time", "config", "status", "poll"]),

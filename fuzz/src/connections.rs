@@ -15,6 +15,7 @@ use trunkline::bench::mqtt::packets;
 use trunkline::bench::mqtt::read;
 use trunkline::bench::mqtt::write;
 use trunkline::broker::access::Access;
+use trunkline::broker::access::Proof;
 use trunkline::broker::core::Core;
 use trunkline::broker::core::Guest as Peer;
 use trunkline::broker::keep::Saved;
@@ -32,7 +33,15 @@ use trunkline::topic::TopicFilter;
 use self::guest::Guest;
 
 /// Small, so that every bound is met.
-const LIMITS: Limits = Limits { clients: 5, packet: 4096, queue: 20 };
+const LIMITS: Limits = Limits {
+    clients: 5,
+    packet: 4096,
+    queue: 20,
+    queue_bytes: None,
+    subscriptions: 20_000,
+    rate: None,
+    connect_timeout: Duration::from_secs(10),
+};
 /// Clients that misbehave.
 const GUESTS: usize = 4;
 /// Whose publisher and subscriber behave.
@@ -61,6 +70,7 @@ fn access() -> Access {
     let filters = |texts: &[&str]| texts.iter().map(|text| TopicFilter::new(*text).expect("a filter")).collect();
     let rule = |user: Option<&str>, write: &[&str]| AccessRule {
         user: user.map(Into::into),
+        client: None,
         read: filters(&["#"]),
         write: filters(write),
     };
@@ -131,7 +141,7 @@ impl World {
             }
             1 => drop(self.core.kick(self.now, choices.one_of(&packets::NAMES))),
             2 => self.core.publish_sys(self.now),
-            3 => self.core.set_access(access()),
+            3 => drop(self.core.readmit(self.now, access(), LIMITS)),
             _ => {
                 let message = Message::plain(
                     packets::open_topic(choices),
@@ -223,5 +233,7 @@ impl World {
 }
 
 fn at_home(user: Option<&str>) -> Peer {
-    Peer { peer: ([127, 0, 0, 1], 1).into(), user: user.map(Into::into) }
+    // Named ones show a certificate, so that new users do not shut them out.
+    let proof = if user.is_some() { Proof::Certificate } else { Proof::Nothing };
+    Peer { user: user.map(Into::into), proof, ..Peer::nobody(([127, 0, 0, 1], 1).into(), LIMITS) }
 }

@@ -131,9 +131,9 @@ struct Listening {
 impl Listening {
     fn new() -> Self {
         let now = Instant::now();
-        let limits = Limits { clients: 1, packet: 64 * 1024, queue: 100 };
+        let limits = Limits { clients: 1, packet: 64 * 1024, queue: 100, ..Limits::default() };
         let mut core = Core::new(limits, Access::new(Anonymous::Always, Vec::new(), Vec::new()), now);
-        let guest = Guest { peer: SocketAddr::from(([127, 0, 0, 1], 1)), user: None };
+        let guest = Guest::nobody(SocketAddr::from(([127, 0, 0, 1], 1)), limits);
         let (mut bytes, mut decoder) = (BytesMut::from(CLIENT), Decoder::new(limits.packet));
         let Ok(Some(Packet::Connect(connect))) = decoder.next(&mut bytes) else { unreachable!("the bytes are above") };
         let client = core.connect(now, *connect, guest).expect("anybody may come in");

@@ -3,13 +3,16 @@
 //! broker's thread and at most two at once.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use argon2::Argon2;
 use argon2::PasswordHash;
 use argon2::PasswordHasher;
 use argon2::PasswordVerifier;
 
+use super::admission::Guest;
 use super::packet::Code;
 use crate::config::plant::AccessRule;
 use crate::config::plant::Anonymous;
@@ -38,11 +41,34 @@ pub fn is_hash(text: &str) -> bool {
     PasswordHash::new(text).is_ok()
 }
 
+/// A password's hash. Kept out of whatever is printed for debugging: it can be tried against guesses.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hash(Arc<str>);
+
+impl Hash {
+    /// In the form that [`verify_password`] checks.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Hash {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(…)")
+    }
+}
+
 /// The rules of one broker.
 #[derive(Debug, Clone)]
 pub struct Access {
     anonymous: Anonymous,
-    users: HashMap<String, String>,
+    users: HashMap<String, Hash>,
     rules: Vec<AccessRule>,
 }
 
@@ -54,7 +80,18 @@ pub enum Login {
     /// Stays out.
     Refused(Code),
     /// Comes in if the password belongs to this hash.
-    Check(String),
+    Check(Hash),
+}
+
+/// How somebody showed who they are. Users come and go while the broker runs; what was shown must still be worth something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// Not at all: without a name.
+    Nothing,
+    /// By the password of this hash.
+    Password(Hash),
+    /// By a certificate.
+    Certificate,
 }
 
 /// What one connection may do.
@@ -74,7 +111,11 @@ pub enum Grant {
 impl Access {
     /// Takes the rules and the users with their hashes.
     pub fn new(anonymous: Anonymous, users: Vec<(String, String)>, rules: Vec<AccessRule>) -> Self {
-        Self { anonymous, users: users.into_iter().collect(), rules }
+        Self {
+            anonymous,
+            users: users.into_iter().map(|(name, hash)| (name, Hash::from(hash.as_str()))).collect(),
+            rules,
+        }
     }
 
     /// First step of a login; the password itself is checked elsewhere.
@@ -86,14 +127,26 @@ impl Access {
             (_, Anonymous::Loopback) if is_loopback(peer) && (username.is_none() || self.users.is_empty()) => {
                 Login::Allowed
             }
-            (Some(_), _) => Login::Check(NOBODY.to_owned()),
+            (Some(_), _) => Login::Check(NOBODY.into()),
             (None, _) => Login::Refused(Code::NOT_AUTHORIZED),
         }
     }
 
-    /// The first rule for the user decides; without one only loopback may do anything.
+    /// Whether somebody who is in would be let in again. Who came without a name stays as long as anybody may.
+    pub fn still_admits(&self, guest: &Guest) -> bool {
+        match (&guest.user, &guest.proof) {
+            (Some(user), Proof::Password(hash)) => self.users.get(&**user) == Some(hash),
+            (Some(_), Proof::Certificate) => true,
+            _ => self.login(None, guest.peer.ip()) == Login::Allowed,
+        }
+    }
+
+    /// The first rule for the user and the client id decides; without one only loopback may do anything.
     pub fn grant(&self, user: Option<&str>, client_id: &str, peer: IpAddr) -> Grant {
-        let applies = |rule: &&AccessRule| rule.user.as_deref().is_none_or(|wanted| Some(wanted) == user);
+        let applies = |rule: &&AccessRule| {
+            let client = rule.client.as_deref().is_none_or(|pattern| is_client(pattern, client_id));
+            client && rule.user.as_deref().is_none_or(|wanted| Some(wanted) == user)
+        };
         match self.rules.iter().find(applies) {
             Some(rule) => {
                 let fill =
@@ -118,12 +171,28 @@ impl Grant {
         }
     }
 
+    /// Whether it may be given what is published there.
+    pub fn may_read_topic(&self, topic: &TopicName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { read, .. } => read.iter().any(|filter| filter.matches(topic)),
+        }
+    }
+
     /// Whether it may subscribe to everything the filter can match.
     pub fn may_read(&self, filter: &TopicFilter) -> bool {
         match self {
             Self::All => true,
             Self::Only { read, .. } => read.iter().any(|rule| covers(rule, filter)),
         }
+    }
+}
+
+/// The id itself, or how it begins.
+fn is_client(pattern: &str, client_id: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => client_id.starts_with(beginning),
+        None => client_id == pattern,
     }
 }
 
@@ -167,8 +236,6 @@ fn is_loopback(peer: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    use std::sync::Arc;
-
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -179,6 +246,7 @@ mod tests {
     fn access(anonymous: Anonymous) -> Access {
         let rule = |user: Option<&str>, read: &str, write: &str| AccessRule {
             user: user.map(Arc::from),
+            client: None,
             read: vec![filter(read)],
             write: vec![filter(write)],
         };
@@ -220,6 +288,35 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_may_be_for_one_client_id_or_for_all_that_begin_alike() {
+        let rule = |user: Option<&str>, client: Option<&str>, read: &str| AccessRule {
+            user: user.map(Arc::from),
+            client: client.map(Arc::from),
+            read: vec![filter(read)],
+            write: Vec::new(),
+        };
+        let rules = vec![
+            rule(Some("hmi"), Some("panel-1"), "one/#"),
+            rule(Some("hmi"), Some("panel-*"), "any/#"),
+            rule(Some("hmi"), None, "rest/#"),
+            rule(None, Some("guest-*"), "guest/#"),
+        ];
+        let access = Access::new(Anonymous::Always, Vec::new(), rules);
+        for (user, client, may) in [
+            (Some("hmi"), "panel-1", "one/x"),
+            (Some("hmi"), "panel-12", "any/x"),
+            (Some("hmi"), "panel-", "any/x"),
+            (Some("hmi"), "else", "rest/x"),
+            (None, "guest-7", "guest/x"),
+        ] {
+            let grant = access.grant(user, client, AWAY);
+            let allowed = ["one/x", "any/x", "rest/x", "guest/x"].into_iter().filter(|t| grant.may_read(&filter(t)));
+            assert_eq!(allowed.collect::<Vec<_>>(), [may], "{user:?} {client}");
+        }
+        assert!(!access.grant(None, "panel-1", AWAY).may_read(&filter("one/x")));
+    }
+
+    #[test]
     fn nobody_writes_to_sys() {
         assert!(!Grant::All.may_write(&TopicName::new("$SYS/broker/uptime").unwrap()));
         assert!(Grant::All.may_write(&TopicName::new("$else").unwrap()));
@@ -232,6 +329,10 @@ mod tests {
         assert!(verify_password(b"secret", &hash));
         assert!(!verify_password(b"Secret", &hash));
         assert!(is_hash(NOBODY));
+        let access = Access::new(Anonymous::Never, vec![("hmi".into(), hash.clone())], Vec::new());
+        let shown =
+            format!("{access:?} {:?} {:?}", access.login(Some("hmi"), HERE), Proof::Password(hash.as_str().into()));
+        assert!(shown.contains("hmi") && !shown.contains("argon2"), "{shown}");
         assert!(!verify_password(b"", NOBODY));
     }
 }

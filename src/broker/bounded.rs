@@ -20,8 +20,10 @@ use super::access::Access;
 use super::client;
 use super::core::Core;
 use super::core::Guest;
+use super::deliver::Local;
 use super::hub::Hub;
 use super::keep::Saved;
+use super::local;
 use super::packet::Options;
 use super::packet::Packet;
 use super::packet::decode::Decoder;
@@ -34,6 +36,7 @@ use super::router::Subscription;
 use super::session::Session;
 use super::session::Subscribed;
 use super::stored::Stored;
+use super::tls::Certified;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Limits;
 use crate::message::Message;
@@ -48,14 +51,17 @@ const IDLE: Duration = Duration::from_secs(1);
 
 fn core() -> Core {
     let access = Access::new(Anonymous::Always, Vec::new(), Vec::new());
-    Core::new(Limits { clients: 10, packet: 4096, queue: 100 }, access, Instant::now())
+    Core::new(Limits { clients: 10, packet: 4096, queue: 100, ..Limits::default() }, access, Instant::now())
 }
 
 /// A client that has just been let in.
 async fn join(hub: &Rc<Hub>) -> DuplexStream {
     let (mut near, far) = tokio::io::duplex(1024);
     let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    tokio::task::spawn_local(client::serve(far, peer, Rc::clone(hub)));
+    let limits = hub.with(|core, _| core.limits());
+    let until = tokio::time::Instant::now() + IDLE;
+    let arrival = client::Arrival { peer, door: 0, limits, until, certified: Certified::No };
+    tokio::task::spawn_local(client::serve(far, arrival, Rc::clone(hub)));
     near.write_all(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c").await.unwrap();
     let mut answer = [0; 4];
     near.read_exact(&mut answer).await.unwrap();
@@ -203,18 +209,24 @@ fn long_names_kept_and_cleared_are_not_remembered_for_the_disk_without_limit() {
 
 /// Packets of one client without a socket; what it is told.
 fn converse(core: &mut Core, bytes: &[u8]) -> Vec<u8> {
+    let key = join_core(core, bytes);
+    core.take_output(key).chunks.into_iter().flatten().collect()
+}
+
+/// Packets of one client without a socket; its connection.
+fn join_core(core: &mut Core, bytes: &[u8]) -> usize {
     let (mut decoder, mut buffer, now) = (Decoder::new(1 << 20), BytesMut::from(bytes), Instant::now());
     let mut key = None;
     while let Some(packet) = decoder.next(&mut buffer).unwrap() {
         match (packet, key) {
             (Packet::Connect(connect), None) => {
-                let guest = Guest { peer: "127.0.0.1:1".parse().unwrap(), user: None };
+                let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), Limits::default());
                 key = Some(core.connect(now, *connect, guest).unwrap());
             }
             (packet, key) => core.packet(now, key.unwrap(), packet),
         }
     }
-    core.take_output(key.unwrap()).chunks.into_iter().flatten().collect()
+    key.unwrap()
 }
 
 #[test]
@@ -249,4 +261,78 @@ proptest! {
         }
         prop_assert_eq!((router.len(), router.bytes()), (0, 0));
     }
+}
+
+#[test]
+fn what_waits_for_all_who_are_away_together_is_bounded() {
+    let access = Access::new(Anonymous::Always, Vec::new(), Vec::new());
+    let mut core =
+        Core::new(Limits { clients: 100, packet: 1 << 20, queue: 1000, ..Limits::default() }, access, Instant::now());
+    let now = Instant::now();
+    for n in b'A'..b'A' + 40 {
+        // 3.1.1, kept session, subscribes to everything at QoS 1, and leaves.
+        let said = [&b"\x10\x0D\0\x04MQTT\x04\0\0\0\0\x01"[..], &[n], b"\x82\x06\0\x01\0\x01#\x01\xE0\0"].concat();
+        converse(&mut core, &said);
+    }
+    let payload = Bytes::from(vec![b'x'; 40_000]);
+    let publish = |core: &mut Core, count: usize| {
+        let topic = TopicName::new("t").unwrap();
+        let message = Message::plain(topic, payload.clone(), Qos::AtLeastOnce, Retain::No);
+        core.publish_local(now, "", vec![message; count]);
+        core.tick(now);
+        core.away_bytes
+    };
+    let full = publish(&mut core, 90);
+    assert!((60 << 20..66 << 20).contains(&full), "40 queues of 3.6 MB would be 144 MB: {full}");
+    assert_eq!(publish(&mut core, 90), full, "no more is taken");
+    let back = converse(&mut core, b"\x10\x0D\0\x04MQTT\x04\0\0\0\0\x01a");
+    assert_eq!(back[..4], [0x20, 2, 1, 0], "the session is there");
+    core.tick(now);
+    assert!(core.away_bytes < full, "what waits for one who is back is its own affair");
+}
+
+#[tokio::test]
+async fn the_payload_of_an_own_value_is_never_copied_on_its_way_to_whoever_keeps_it() {
+    let mut core = Core::new(
+        Limits { clients: 10, packet: 1 << 20, queue: 100, ..Limits::default() },
+        core().access().clone(),
+        Instant::now(),
+    );
+    let now = Instant::now();
+    let mut boxes = Vec::new();
+    for name in ["cloud", "web", "command"] {
+        let (inbox, subscription) = local::inbox(10);
+        let filters = vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
+        core.subscribe_local(now, Local { name: name.into(), inbox, filters });
+        boxes.push(subscription);
+    }
+    for n in [b'a', b'b'] {
+        let said = [&b"\x10\x0D\0\x04MQTT\x04\0\0\0\0\x01"[..], &[n], b"\x82\x06\0\x01\0\x01#\x01\xE0\0"].concat();
+        converse(&mut core, &said);
+    }
+    let message = |bytes: usize| {
+        let (topic, payload) = (TopicName::new("plant/meter/power").unwrap(), Bytes::from(vec![b'x'; bytes]));
+        Message::plain(topic, payload, Qos::AtLeastOnce, Retain::Yes)
+    };
+    let small = message(200);
+    let place = small.payload.as_ptr();
+    core.publish_local(now, "", [small]);
+    for subscription in &mut boxes {
+        assert_eq!(subscription.recv().await.unwrap()[0].payload.as_ptr(), place, "a part of this process");
+    }
+    let kept = core.retained.get(&TopicName::new("plant/meter/power").unwrap()).unwrap();
+    assert_eq!(kept.message.payload.as_ptr(), place, "the retained message");
+    for seat in core.seats.iter_mut().map(|seat| &mut seat.session) {
+        let waiting = seat.changes(Depth::All).put;
+        let payload = waiting[0].item.as_ref().map(|item| item.stored.message.payload.as_ptr());
+        assert_eq!(payload, Some(place), "the queue of a client that is away");
+    }
+    // To a client that is there a small payload is copied once, into what its socket gets; a large one goes there as it is.
+    let key = join_core(&mut core, b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c\x82\x06\0\x01\0\x01#\0");
+    core.take_output(key);
+    let large = message(10_000);
+    let place = large.payload.as_ptr();
+    core.publish_local(now, "", [large]);
+    let chunks = core.take_output(key).chunks;
+    assert!(chunks.iter().any(|chunk| chunk.as_ptr() == place), "what a socket is given");
 }

@@ -1,39 +1,21 @@
-//! What a reload changes in the core while clients stay connected: limits, the filters of a subscriber inside this process,
-//! and who is no longer welcome because the listener it came through is gone. Each takes effect between two packets.
+//! What a reload changes in the core while clients stay connected, beside rights and limits (`admission`): the filters of a
+//! subscriber inside this process, and who is no longer welcome because the listener it came through is gone. Each takes
+//! effect between two packets.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::core::Core;
-use super::core::bounds;
 use super::packet::Code;
 use super::packet::Fault;
 use super::packet::Options;
 use super::router::Subscriber;
 use super::router::Subscription;
-use crate::config::plant::Limits;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 
 impl Core {
-    /// Most connections at once.
-    pub const fn client_limit(&self) -> usize {
-        self.limits.clients
-    }
-
-    /// Other limits. Nobody is sent away for them: they hold for who and what comes from now on.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-        self.bounds = bounds(limits);
-        let keys: Vec<usize> = self.seats.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(seat) = self.seats.get_mut(key) {
-                seat.session.bound(self.bounds);
-            }
-        }
-    }
-
     /// Other filters for a subscriber inside this process, in the place of those it had: no message between the two is
     /// missed or given twice. Retained messages are not given: they are old. False: there is no subscriber of that name.
     pub fn refilter_local(&mut self, name: &str, filters: Vec<(TopicFilter, Qos)>) -> bool {
@@ -55,7 +37,7 @@ impl Core {
     /// Ends the connections that come from these addresses (0x98, administrative action). Their sessions stay.
     pub fn send_away(&mut self, now: Instant, peers: &HashSet<SocketAddr>) {
         let there: Vec<usize> =
-            self.conns.iter().filter(|(_, c)| peers.contains(&c.peer)).map(|(key, _)| key).collect();
+            self.conns.iter().filter(|(_, c)| peers.contains(&c.guest.peer)).map(|(key, _)| key).collect();
         for key in there {
             self.close(now, key, Fault { code: Code::ADMINISTRATIVE, why: "the gateway listens here no more" });
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Buf;
 use bytes::Bytes;
@@ -17,12 +18,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
 use tokio::sync::Notify;
+use tokio::time::sleep_until;
 use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::access;
 use super::access::Login;
-use super::core::Core;
-use super::core::Guest;
+use super::access::Proof;
+use super::admission::Guest;
 use super::hub::Hub;
 use super::packet::Code;
 use super::packet::Connect;
@@ -30,9 +33,10 @@ use super::packet::Fault;
 use super::packet::Packet;
 use super::packet::decode::Decoder;
 use super::packet::encode;
+use super::throttle::Pace;
+use super::tls::Certified;
+use crate::config::plant::Limits;
 
-/// From accept to CONNECT.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a closed connection may take to read its last bytes.
 const LINGER: Duration = Duration::from_secs(2);
 /// What a wrong password costs at least.
@@ -44,12 +48,27 @@ const READ_SMALL: usize = 2 * 1024;
 /// Read buffer of a client that fills it.
 const READ_LARGE: usize = 64 * 1024;
 
+/// Somebody at a listener who has not said yet who it is.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) peer: SocketAddr,
+    /// Number of the listener.
+    pub(super) door: usize,
+    /// What holds there.
+    pub(super) limits: Limits,
+    /// Until when the CONNECT is awaited.
+    pub(super) until: tokio::time::Instant,
+    /// What its certificate says.
+    pub(super) certified: Certified,
+}
+
 /// A socket's two halves and what was read and not understood yet.
 struct Wire<S> {
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
     buffer: BytesMut,
     decoder: Decoder,
+    pace: Pace,
 }
 
 /// Tells the core that the connection has gone, however the task ends.
@@ -65,16 +84,18 @@ impl Drop for Place<'_> {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, peer: SocketAddr, hub: Rc<Hub>) {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, arrival: Arrival, hub: Rc<Hub>) {
     let (reader, writer) = tokio::io::split(stream);
-    let max = hub.with(|core, _| core.packet_limit());
-    let mut wire = Wire { reader, writer, buffer: BytesMut::with_capacity(READ_SMALL), decoder: Decoder::new(max) };
+    let Arrival { peer, limits, .. } = arrival;
+    let (buffer, decoder) = (BytesMut::with_capacity(READ_SMALL), Decoder::new(limits.packet));
+    let mut wire = Wire { reader, writer, buffer, decoder, pace: Pace::new(limits.rate, Instant::now()) };
     let first = tokio::select! {
-        first = timeout(CONNECT_TIMEOUT, wire.first()) => first,
+        first = timeout_at(arrival.until, wire.first()) => first,
         () = hub.stopping.cancelled() => return,
     };
     let connect = match first {
-        Err(_) | Ok(None) => return,
+        Err(_) => return tracing::info!(%peer, "no CONNECT in time"),
+        Ok(None) => return,
         Ok(Some(Err(fault))) => {
             tracing::info!(%peer, reason = fault.why, "connection refused");
             return wire.refuse(fault.code, None).await;
@@ -82,7 +103,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, peer: SocketAddr
         Ok(Some(Ok(connect))) => connect,
     };
     let maximum = connect.packet_maximum;
-    let key = match admit(&hub, peer, *connect).await {
+    let key = match admit(&hub, arrival, *connect).await {
         Ok(key) => key,
         Err(code) => {
             tracing::info!(%peer, code = code.0, "client refused");
@@ -97,36 +118,54 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, peer: SocketAddr
 }
 
 /// Login, then the core's own judgement.
-async fn admit(hub: &Hub, peer: SocketAddr, connect: Connect) -> Result<usize, Code> {
-    let login = hub.with(|core, _| core.access().login(connect.username.as_deref(), peer.ip()));
-    let user = match login {
-        Login::Allowed => None,
-        Login::Refused(code) => return Err(code),
-        Login::Check(hash) => {
-            let turn = hub.failures.borrow_mut().turn(peer.ip(), std::time::Instant::now());
-            if turn > LONGEST_QUEUE {
-                return Err(Code::RATE_EXCEEDED);
-            }
-            if turn > Duration::ZERO {
-                tokio::time::sleep(turn).await;
-            }
-            let password = connect.password.clone().unwrap_or_default();
-            let permit = Arc::clone(&hub.checks).acquire_owned().await.map_err(|_| Code::SHUTTING_DOWN)?;
-            let right = tokio::task::spawn_blocking(move || {
-                let right = access::verify_password(&password, &hash);
-                drop(permit);
-                right
-            });
-            if !right.await.unwrap_or(false) {
-                hub.failures.borrow_mut().failed(peer.ip(), std::time::Instant::now());
-                tokio::time::sleep(FAILED_LOGIN).await;
-                return Err(Code::BAD_CREDENTIALS);
-            }
-            hub.failures.borrow_mut().forgive(peer.ip());
-            connect.username.as_deref().map(Arc::from)
+async fn admit(hub: &Hub, arrival: Arrival, connect: Connect) -> Result<usize, Code> {
+    let Arrival { peer, door, limits, certified, .. } = arrival;
+    let (user, proof) = match certified {
+        Certified::As(name) => (Some(name), Proof::Certificate),
+        Certified::No => log_in(hub, peer, &connect).await?,
+        Certified::Nameless => {
+            tracing::warn!(%peer, "the certificate has no common name that could be a user: one, in UTF-8, up to 64 characters");
+            return Err(Code::NOT_AUTHORIZED);
         }
     };
-    hub.with(|core, now| core.connect(now, connect, Guest { peer, user }))
+    let guest = Guest { peer, user, proof, door, limits };
+    hub.with(|core, now| {
+        // The password took its time to check; what it was checked against may be gone.
+        if !core.access().still_admits(&guest) {
+            return Err(Code::NOT_AUTHORIZED);
+        }
+        core.connect(now, connect, guest)
+    })
+}
+
+/// Who it is, by name and password.
+async fn log_in(hub: &Hub, peer: SocketAddr, connect: &Connect) -> Result<(Option<Arc<str>>, Proof), Code> {
+    let hash = match hub.with(|core, _| core.access().login(connect.username.as_deref(), peer.ip())) {
+        Login::Allowed => return Ok((None, Proof::Nothing)),
+        Login::Refused(code) => return Err(code),
+        Login::Check(hash) => hash,
+    };
+    let turn = hub.failures.borrow_mut().turn(peer.ip(), Instant::now());
+    if turn > LONGEST_QUEUE {
+        return Err(Code::RATE_EXCEEDED);
+    }
+    if turn > Duration::ZERO {
+        tokio::time::sleep(turn).await;
+    }
+    let (password, against) = (connect.password.clone().unwrap_or_default(), hash.clone());
+    let permit = Arc::clone(&hub.checks).acquire_owned().await.map_err(|_| Code::SHUTTING_DOWN)?;
+    let right = tokio::task::spawn_blocking(move || {
+        let right = access::verify_password(&password, against.as_str());
+        drop(permit);
+        right
+    });
+    if !right.await.unwrap_or(false) {
+        hub.failures.borrow_mut().failed(peer.ip(), Instant::now());
+        tokio::time::sleep(FAILED_LOGIN).await;
+        return Err(Code::BAD_CREDENTIALS);
+    }
+    hub.failures.borrow_mut().forgive(peer.ip());
+    Ok((connect.username.as_deref().map(Arc::from), Proof::Password(hash)))
 }
 
 impl<S: AsyncRead + AsyncWrite> Wire<S> {
@@ -160,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     async fn converse(&mut self, hub: &Hub, key: usize, waker: &Notify) {
         let mut chunks = VecDeque::new();
         let (mut closing, mut stalled) = (false, false);
-        hub.with(|core, now| understand(core, now, key, &mut self.decoder, &mut self.buffer));
+        let mut resume = self.understand(hub, key);
         loop {
             if chunks.is_empty() {
                 let output = hub.with(|core, _| core.take_output(key));
@@ -176,22 +215,21 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
             let free = if self.buffer.capacity() > READ_SMALL { READ_LARGE } else { READ_SMALL };
             self.buffer.reserve(if self.buffer.capacity() == self.buffer.len() { free } else { 0 });
             tokio::select! {
-                read = self.reader.read_buf(&mut self.buffer), if !stalled => {
-                    if !matches!(read, Ok(1..)) {
-                        return;
-                    }
+                read = self.reader.read_buf(&mut self.buffer), if !stalled && resume.is_none() => {
+                    let Ok(read @ 1..) = read else { return };
+                    hub.with(|core, _| core.read(key, read));
+                    resume = self.understand(hub, key);
                     // Looked at after every read, not only when the last output is out: that may never be.
-                    stalled = hub.with(|core, now| {
-                        core.read(*read.as_ref().unwrap_or(&0));
-                        understand(core, now, key, &mut self.decoder, &mut self.buffer);
-                        core.is_stalled(key)
-                    });
+                    stalled = hub.with(|core, _| core.is_stalled(key));
                     hub.heard();
-                    if self.buffer.is_empty() && read.is_ok_and(|n| n >= READ_SMALL) {
+                    if self.buffer.is_empty() && read >= READ_SMALL {
                         self.buffer.reserve(READ_LARGE);
                     }
                     // One buffer a turn: others have their turn and this one's subscribers write in between.
                     tokio::task::yield_now().await;
+                }
+                () = sleep_until(resume.unwrap_or_else(tokio::time::Instant::now)), if resume.is_some() => {
+                    resume = self.understand(hub, key);
                 }
                 pushed = push(&mut self.writer, &mut chunks), if !chunks.is_empty() => {
                     if pushed.is_err() {
@@ -208,6 +246,32 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                 }
             }
         }
+    }
+
+    /// Hands the core every whole packet of the buffer; when the client is too fast, until when the rest has to wait.
+    fn understand(&mut self, hub: &Hub, key: usize) -> Option<tokio::time::Instant> {
+        hub.with(|core, now| {
+            while !core.is_closing(key) {
+                if let Some(pause) = self.pace.pause(now) {
+                    return Some((now + pause).into());
+                }
+                match self.decoder.next(&mut self.buffer) {
+                    Ok(Some(packet)) => {
+                        if !is_answer(&packet) {
+                            self.pace.took(now);
+                        }
+                        core.packet(now, key, packet);
+                    }
+                    Ok(None) => return None,
+                    Err(fault) => {
+                        core.fault(now, key, fault);
+                        return None;
+                    }
+                }
+            }
+            self.buffer.clear();
+            None
+        })
     }
 
     /// Closing with unread bytes would reset the connection and destroy the last packet on its way (facts: lessons).
@@ -230,16 +294,9 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     }
 }
 
-/// Hands the core every whole packet of the buffer.
-fn understand(core: &mut Core, now: std::time::Instant, key: usize, decoder: &mut Decoder, buffer: &mut BytesMut) {
-    while !core.is_closing(key) {
-        match decoder.next(buffer) {
-            Ok(Some(packet)) => core.packet(now, key, packet),
-            Ok(None) => return,
-            Err(fault) => return core.fault(now, key, fault),
-        }
-    }
-    buffer.clear();
+/// Acknowledgements answer what was sent to the client: how many there are is not its doing.
+const fn is_answer(packet: &Packet) -> bool {
+    matches!(packet, Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_))
 }
 
 /// Writes all. Cancel safe: what was written is off the front.

@@ -1,12 +1,12 @@
 //! One connection as the core sees it: what it agreed on at CONNECT, what waits to be written, its topic aliases. Pure.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::access::Grant;
+use super::admission::Guest;
 use super::packet::Fault;
 use super::packet::Publish;
 use super::packet::Version;
@@ -15,6 +15,7 @@ use super::packet::encode::Alias;
 use super::packet::encode::Outbox;
 use super::queue::Item;
 use super::stored::Life;
+use super::traffic::Traffic;
 use crate::topic::TopicName;
 
 /// Topic aliases taken from a client and, at most, used towards one.
@@ -36,10 +37,8 @@ pub struct Conn {
     pub session: Option<usize>,
     /// Client id.
     pub client_id: Arc<str>,
-    /// Remote address.
-    pub peer: SocketAddr,
-    /// User name that was verified.
-    pub user: Option<Arc<str>>,
+    /// Who it is, and what holds for it.
+    pub guest: Guest,
     /// What it may do.
     pub grant: Grant,
     /// What it speaks.
@@ -64,6 +63,10 @@ pub struct Conn {
     pub aliases_out: HashMap<TopicName, u16>,
     /// How many it takes.
     pub alias_maximum: u16,
+    /// It wished to begin anew.
+    pub clean_start: bool,
+    /// What passes.
+    pub traffic: Traffic,
 }
 
 impl Conn {
@@ -129,6 +132,9 @@ impl Conn {
         let written = encode::publish(&mut self.outbox, self.version, &delivery).is_some();
         if let (true, Alias::New(n)) = (written, alias) {
             self.aliases_out.insert(message.topic.clone(), n);
+        }
+        if written {
+            self.traffic.delivered();
         }
         written
     }

@@ -3,12 +3,12 @@
 //! packets of a connected client, `deliver` moves messages to subscribers.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::access::Access;
+pub use super::admission::Guest;
 use super::conn::Conn;
 use super::conn::MAX_ALIASES;
 use super::conn::STALL;
@@ -28,19 +28,12 @@ use super::router::Router;
 use super::seat::Seat;
 use super::slab::Slab;
 use super::sys::Loads;
+use super::traffic::Counts;
+use super::traffic::Traffic;
 use crate::config::plant::Limits;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
 const MAX_KEEP_ALIVE: u16 = 3600;
-
-/// Who wants in, after the login.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    /// Remote address.
-    pub peer: SocketAddr,
-    /// User name whose password was right.
-    pub user: Option<Arc<str>>,
-}
 
 /// Bytes to write, and what then.
 #[derive(Debug, Default)]
@@ -51,29 +44,6 @@ pub struct Output {
     pub closing: bool,
     /// Do not read from it for now.
     pub stalled: bool,
-}
-
-/// Counters since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    /// PUBLISH taken in, the gateway's own included.
-    pub messages_in: u64,
-    /// PUBLISH given out.
-    pub messages_out: u64,
-    /// Dropped for slow or absent clients.
-    pub dropped: u64,
-    /// Bytes read from clients.
-    pub bytes_in: u64,
-    /// Bytes for clients.
-    pub bytes_out: u64,
-    /// Connections accepted since the start, refused ones not counted.
-    pub connects: u64,
-}
-
-/// Room for the count with small messages, and for some of the largest.
-pub(super) fn bounds(limits: Limits) -> Bounds {
-    let bytes = (limits.queue.saturating_mul(1024)).max(limits.packet.saturating_mul(4));
-    Bounds { messages: limits.queue, bytes }
 }
 
 /// The state machine.
@@ -99,6 +69,8 @@ pub struct Core {
     pub(super) loads: Loads,
     /// Bytes that QoS 0 may write ahead of one connection at this moment.
     pub(super) room: usize,
+    /// Bytes that wait for absent clients: exact at each tick, at most too many in between.
+    pub(super) away_bytes: usize,
     swept: Instant,
 }
 
@@ -107,7 +79,7 @@ impl Core {
     pub fn new(limits: Limits, access: Access, now: Instant) -> Self {
         Self {
             limits,
-            bounds: bounds(limits),
+            bounds: Bounds::of(&limits),
             access,
             conns: Slab::default(),
             seats: Slab::default(),
@@ -123,6 +95,7 @@ impl Core {
             keep: Keep::default(),
             loads: Loads::default(),
             room: WRITE_AHEAD,
+            away_bytes: 0,
             swept: now,
         }
     }
@@ -132,9 +105,9 @@ impl Core {
         &self.access
     }
 
-    /// Largest packet taken, in bytes.
-    pub const fn packet_limit(&self) -> usize {
-        self.limits.packet
+    /// In force now, where a listener has none of its own.
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Most messages that wait for one client.
@@ -144,24 +117,19 @@ impl Core {
 
     /// Whether the queue of a connected client is more than half full: it acknowledges slower than messages come.
     pub fn is_crowded(&self) -> bool {
-        self.seats.iter().any(|(_, seat)| seat.conn.is_some() && seat.session.waiting() > self.bounds.messages / 2)
+        self.seats.iter().any(|(_, seat)| seat.conn.is_some() && seat.session.is_crowded())
+    }
+
+    /// New bounds, for those who come from now on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.bounds = Bounds::of(&limits);
     }
 
     /// The client sent what is no packet.
     pub fn fault(&mut self, now: Instant, key: usize, fault: Fault) {
         self.close(now, key, fault);
         self.settle(now);
-    }
-
-    /// New rules and users: from now on for everybody, connected or not.
-    pub fn set_access(&mut self, access: Access) {
-        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(conn) = self.conns.get_mut(key) {
-                conn.grant = access.grant(conn.user.as_deref(), &conn.client_id, conn.peer.ip());
-            }
-        }
-        self.access = access;
     }
 
     /// Accepts a CONNECT or says why not. The answer is in the new connection's outbox.
@@ -171,7 +139,8 @@ impl Core {
         }
         let assigned = self.assign_id(&mut connect)?;
         let client_id: Arc<str> = connect.client_id.as_str().into();
-        if self.conns.len() >= self.limits.clients && !self.by_id.contains_key(&client_id) {
+        let full = self.conns.len() >= self.limits.clients || self.came_through(guest.door) >= guest.limits.clients;
+        if full && !self.by_id.contains_key(&client_id) {
             return Err(if connect.version.is_v5() { Code::QUOTA_EXCEEDED } else { Code::SERVER_BUSY });
         }
         let grant = self.access.grant(guest.user.as_deref(), &client_id, guest.peer.ip());
@@ -182,13 +151,14 @@ impl Core {
         }
         let asked = connect.keep_alive;
         let keep_alive = if connect.version.is_v5() { asked.min(MAX_KEEP_ALIVE) } else { asked };
+        let (limits, bounds) = (guest.limits, Bounds::of(&guest.limits));
         let mut ack = ConnAck {
             session_present: false,
             assigned_id: assigned.then(|| Arc::clone(&client_id)),
             keep_alive: (keep_alive != asked).then_some(keep_alive),
             receive_maximum: MAX_IN_FLIGHT,
             alias_maximum: MAX_ALIASES,
-            packet_maximum: u32::try_from(self.limits.packet).unwrap_or(u32::MAX),
+            packet_maximum: u32::try_from(limits.packet).unwrap_or(u32::MAX),
         };
         // Asked before anybody is taken over: who cannot be answered does not come in (MQTT-3.1.2-24).
         let mut outbox = encode::Outbox::limited(connect.packet_maximum);
@@ -198,12 +168,13 @@ impl Core {
         outbox.take();
         let seat;
         (seat, ack.session_present) = self.take_seat(now, &connect, &client_id, guest.user.as_ref());
+        // Rules may have changed while it was away.
+        self.prune(seat, &grant);
         encode::connack(&mut outbox, connect.version, &ack);
         let key = self.conns.insert(Conn {
             session: Some(seat),
             client_id,
-            peer: guest.peer,
-            user: guest.user,
+            guest,
             grant,
             version: connect.version,
             keep_alive,
@@ -216,12 +187,17 @@ impl Core {
             aliases_in: Vec::new(),
             aliases_out: HashMap::new(),
             alias_maximum: connect.alias_maximum.min(MAX_ALIASES),
+            clean_start: connect.clean_start,
+            traffic: Traffic::new(now),
         });
         self.counts.connects += 1;
+        self.counts.packets_in += 1;
+        self.counts.maximum = self.counts.maximum.max(self.conns.len() as u64);
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.conn = Some(key);
             seat.expiry = connect.session_expiry;
             seat.will.hold(connect.will);
+            seat.session.bound(bounds);
             seat.session.resume(connect.receive_maximum);
         }
         self.woken.push(key);
@@ -254,15 +230,23 @@ impl Core {
         true
     }
 
+    /// A socket was opened to a listener.
+    pub const fn accepted(&mut self) {
+        self.counts.sockets += 1;
+    }
+
     /// Bytes came from a client.
-    pub const fn read(&mut self, bytes: usize) {
+    pub fn read(&mut self, key: usize, bytes: usize) {
         self.counts.bytes_in += bytes as u64;
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.traffic.read(bytes);
+        }
     }
 
     /// Ends a connection because of what the client did or did not do; its will is sent.
     pub fn close(&mut self, now: Instant, key: usize, fault: Fault) {
         let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.closing) else { return };
-        tracing::info!(client = %conn.client_id, peer = %conn.peer, reason = fault.why, code = fault.code.0, "client closed");
+        tracing::info!(client = %conn.client_id, peer = %conn.guest.peer, reason = fault.why, code = fault.code.0, "client closed");
         self.say_goodbye_and_leave(now, key, fault);
     }
 
@@ -284,6 +268,8 @@ impl Core {
             self.close(now, key, Fault { code: Code::KEEP_ALIVE_TIMEOUT, why: "nothing heard for 1.5 keep-alives" });
         }
         self.expire(now);
+        let away = self.seats.iter().filter(|(_, seat)| seat.conn.is_none());
+        self.away_bytes = away.map(|(_, seat)| seat.session.bytes()).sum();
         if now.saturating_duration_since(self.swept) > Duration::from_secs(60) {
             self.swept = now;
             for expired in self.retained.sweep(now) {
@@ -307,13 +293,15 @@ impl Core {
         let Some(conn) = self.conns.get_mut(key) else { return Output { closing: true, ..Output::default() } };
         conn.writing += conn.outbox.len();
         self.counts.bytes_out += conn.outbox.len() as u64;
+        self.counts.packets_out += conn.outbox.take_count();
+        conn.traffic.written(conn.outbox.len());
         Output { chunks: conn.outbox.take(), closing: conn.closing, stalled }
     }
 
     /// Whether so much is unwritten that its packets are not to be read for now: answers to them are bytes too. One packet of
     /// any size may be written beyond the limit; that alone is no reason to be deaf.
     pub fn is_stalled(&self, key: usize) -> bool {
-        self.conns.get(key).is_some_and(|conn| conn.unwritten() > STALL + self.limits.packet)
+        self.conns.get(key).is_some_and(|conn| conn.unwritten() > STALL + conn.guest.limits.packet)
     }
 
     /// All that was taken is written: there is room for more.

@@ -1,6 +1,7 @@
 //! The core's way of a message: retained store, router, then each subscriber's outbox, queue or local box.
 //! Answers to "full": QoS 0 is dropped for that client; QoS 1 and 2 wait up to the session's bounds, then a connected
-//! client is closed (0x97) and for an absent one the newest is dropped; a local box drops the newest. All counted.
+//! client is closed (0x97) and for an absent one the newest is dropped, also when all absent ones together have too much; a local
+//! box drops the newest. All counted.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,6 +31,9 @@ use crate::message::Message;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 
+/// Bytes that wait for clients that are away, all sessions together, each message as often as it waits: so often it is on the disk.
+/// A thousand kept sessions with a full queue each would be a gigabyte.
+pub(super) const MAX_AWAY_BYTES: usize = 64 * 1024 * 1024;
 /// Retained messages fetched at once for a local subscriber.
 const LOCAL_STEP: usize = 1024;
 
@@ -51,6 +55,7 @@ impl Core {
         self.room = if unwritten < BURSTS { BURST_AHEAD } else { WRITE_AHEAD };
         for message in messages {
             self.counts.messages_in += 1;
+            self.counts.payload_in += message.payload.len() as u64;
             self.route(now, None, Some(name), message);
         }
         self.room = WRITE_AHEAD;
@@ -130,6 +135,7 @@ impl Core {
             return;
         }
         self.counts.messages_out += 1;
+        self.counts.payload_out += message.payload.len() as u64;
         local.inbox.offer(delivered(message, message.qos.min(found.qos), message.retain));
     }
 
@@ -142,10 +148,11 @@ impl Core {
             let Some(conn) = seat.conn else { return };
             return self.deliver_at_most_once(now, conn, &item);
         }
-        let room = seat.session.push(now, item);
+        let away = seat.conn.is_none();
+        let room = if away && self.away_bytes >= MAX_AWAY_BYTES { Room::Full } else { seat.session.push(now, item) };
         match (room, seat.conn) {
             (Room::Taken, Some(conn)) => self.pump(now, conn),
-            (Room::Taken, None) => {}
+            (Room::Taken, None) => self.away_bytes += stored.size(),
             (Room::Full, conn) => {
                 self.counts.dropped += 1;
                 if let Some(conn) = conn {
@@ -173,6 +180,7 @@ impl Core {
         let asleep = conn.outbox.is_empty();
         if conn.unwritten() < self.room && conn.publish(now, item, None, false) {
             self.counts.messages_out += 1;
+            self.counts.payload_out += item.stored.message.payload.len() as u64;
             // Once is enough until it is taken.
             if asleep {
                 self.woken.push(key);
@@ -196,6 +204,7 @@ impl Core {
                 Some(Step::Publish { id, dup, item }) => {
                     if conn.publish(now, &item, id, dup) {
                         self.counts.messages_out += 1;
+                        self.counts.payload_out += item.stored.message.payload.len() as u64;
                     } else {
                         self.counts.dropped += 1;
                         if let Some(id) = id {

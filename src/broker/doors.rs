@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::mem::discriminant;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use super::BrokerError;
 use super::hub::Hub;
 use super::listener;
 use super::listener::Door;
-use super::listener::Speech;
+use super::listener::Terms;
 use crate::config::plant::Listener;
 
 /// Between two looks whether everybody has left a closed listener: some may still have been on their way in.
@@ -31,7 +30,9 @@ pub(super) type Guests = Rc<RefCell<HashMap<SocketAddr, SocketAddr>>>;
 /// What a listener at work shares with its connections and with whoever changes it.
 #[derive(Clone)]
 pub(super) struct Desk {
-    pub(super) speech: Rc<RefCell<Speech>>,
+    /// Its own as long as it listens; no other listener has it, not even later.
+    pub(super) number: usize,
+    pub(super) terms: Rc<RefCell<Arc<Terms>>>,
     pub(super) guests: Guests,
     /// Said when it is to close.
     pub(super) stop: CancellationToken,
@@ -49,13 +50,15 @@ struct Open {
 pub(super) struct Doors {
     hub: Rc<Hub>,
     open: Vec<Open>,
+    /// Number of the next one to open.
+    next: usize,
     addresses: watch::Sender<Arc<[SocketAddr]>>,
 }
 
 impl Doors {
     /// Begins to accept.
     pub(super) fn open(hub: Rc<Hub>, doors: Vec<Door>, addresses: watch::Sender<Arc<[SocketAddr]>>) -> Self {
-        let mut all = Self { hub, open: Vec::new(), addresses };
+        let mut all = Self { hub, open: Vec::new(), next: 0, addresses };
         all.begin(doors);
         all.tell();
         all
@@ -68,17 +71,24 @@ impl Doors {
 
     fn begin(&mut self, doors: Vec<Door>) {
         for door in doors {
-            let (listener, address) = (door.listener.clone(), door.address);
-            let speech = Rc::new(RefCell::new(door.speech.clone()));
-            let desk = Desk { speech, guests: Guests::default(), stop: self.hub.stopping.child_token() };
-            let (hub, shared) = (Rc::clone(&self.hub), desk.clone());
-            let ended = tokio::task::spawn_local(async move {
-                if let Err(error) = door.run(hub, shared).await {
-                    tracing::error!(%address, %error, "listener ended");
-                }
-            });
-            self.open.push(Open { listener, address, desk, ended });
+            let number = self.next;
+            self.next += 1;
+            self.begin_as(number, door, Guests::default());
         }
+    }
+
+    fn begin_as(&mut self, number: usize, door: Door, guests: Guests) {
+        let (listener, address) = (door.listener.clone(), door.address);
+        let terms = Rc::new(RefCell::new(Arc::clone(&door.terms)));
+        let stop = self.hub.stopping.child_token();
+        let desk = Desk { number, terms, guests, stop };
+        let (hub, shared) = (Rc::clone(&self.hub), desk.clone());
+        let ended = tokio::task::spawn_local(async move {
+            if let Err(error) = door.run(hub, shared).await {
+                tracing::error!(%address, %error, "listener ended");
+            }
+        });
+        self.open.push(Open { listener, address, desk, ended });
     }
 
     fn tell(&self) {
@@ -86,23 +96,23 @@ impl Doors {
     }
 
     /// These from now on, or, on an error, those before.
-    pub(super) async fn change(&mut self, wanted: Vec<(Listener, Speech)>) -> Result<(), BrokerError> {
+    pub(super) async fn change(&mut self, wanted: Vec<(Listener, Arc<Terms>)>) -> Result<(), BrokerError> {
         let mut before: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
         let mut stay = Vec::new();
         let mut come = Vec::new();
-        for (listener, speech) in wanted {
+        for (listener, terms) in wanted {
             let here = before.iter().position(|o| o.as_ref().is_some_and(|o| is_same_place(&o.listener, &listener)));
             match here.and_then(|at| before[at].take()) {
-                Some(open) => stay.push((open, listener, speech)),
-                None => come.push((listener, speech)),
+                Some(open) => stay.push((open, listener, terms)),
+                None => come.push((listener, terms)),
             }
         }
         let mut go: Vec<Open> = before.into_iter().flatten().collect();
         let bound = bind(come, &mut go).await;
         let refused = bound.as_ref().err().cloned();
-        for (mut open, listener, speech) in stay {
+        for (mut open, listener, terms) in stay {
             if refused.is_none() {
-                open.desk.speech.replace(speech);
+                open.desk.terms.replace(terms);
                 open.listener = listener;
             }
             self.open.push(open);
@@ -127,10 +137,12 @@ impl Doors {
     fn come_back(&mut self, all: Vec<Open>) -> Vec<Open> {
         let (closed, rest): (Vec<Open>, Vec<Open>) = all.into_iter().partition(|open| open.desk.stop.is_cancelled());
         for was in closed {
-            let speech = was.desk.speech.borrow().clone();
+            let terms = Arc::clone(&was.desk.terms.borrow());
             let at = Listener { address: was.address, ..was.listener.clone() };
-            match listener::bind(&at, speech) {
-                Ok(door) => self.begin(vec![Door { listener: was.listener, ..door }]),
+            match listener::bind(&at, terms) {
+                Ok(door) => {
+                    self.begin_as(was.desk.number, Door { listener: was.listener, ..door }, was.desk.guests);
+                }
                 Err(error) => tracing::error!(address = %was.address, %error, "the listener cannot be opened again"),
             }
         }
@@ -139,9 +151,9 @@ impl Doors {
 
     /// Its guests go, but for those whom another listener would let in at the same address.
     fn see_out(&self, closed: &Open) {
-        let kind = discriminant(&closed.listener.kind);
+        let scheme = closed.listener.scheme();
         let open: Vec<SocketAddr> =
-            self.open.iter().filter(|o| discriminant(&o.listener.kind) == kind).map(|o| o.address).collect();
+            self.open.iter().filter(|o| o.listener.scheme() == scheme).map(|o| o.address).collect();
         let guests = Rc::clone(&closed.desk.guests);
         guests.borrow_mut().retain(|_, local| !open.iter().any(|address| is_reached(*address, *local)));
         let hub = Rc::clone(&self.hub);
@@ -157,8 +169,7 @@ impl Doors {
 
 /// Whether a listener can become the other without closing its socket. Two on "any port" are told apart by what is spoken.
 fn is_same_place(open: &Listener, wanted: &Listener) -> bool {
-    let same_kind = discriminant(&open.kind) == discriminant(&wanted.kind);
-    open.address == wanted.address && (open.address.port() != 0 || same_kind)
+    open.address == wanted.address && (open.address.port() != 0 || open.scheme() == wanted.scheme())
 }
 
 /// Whether who came to `local` would get in at a listener bound to `address`.
@@ -168,26 +179,24 @@ fn is_reached(address: SocketAddr, local: SocketAddr) -> bool {
 }
 
 /// Binds all of them or none. Where a port is held by one of those that go, that one goes first.
-async fn bind(come: Vec<(Listener, Speech)>, go: &mut [Open]) -> Result<Vec<Door>, BrokerError> {
+async fn bind(come: Vec<(Listener, Arc<Terms>)>, go: &mut [Open]) -> Result<Vec<Door>, BrokerError> {
     let mut doors = Vec::new();
     let mut blocked = Vec::new();
-    for (listener, speech) in come {
-        match listener::bind(&listener, speech.clone()) {
+    for (listener, terms) in come {
+        match listener::bind(&listener, Arc::clone(&terms)) {
             Ok(door) => doors.push(door),
-            Err(_) if go.iter().any(|o| o.address.port() == listener.address.port()) => {
-                blocked.push((listener, speech))
-            }
+            Err(_) if go.iter().any(|o| o.address.port() == listener.address.port()) => blocked.push((listener, terms)),
             Err(error) => return Err(error),
         }
     }
-    for (listener, speech) in blocked {
+    for (listener, terms) in blocked {
         for open in go.iter_mut().filter(|o| o.address.port() == listener.address.port() && !o.desk.stop.is_cancelled())
         {
             open.desk.stop.cancel();
             // Its socket is closed when its task has ended.
             let _ = (&mut open.ended).await;
         }
-        doors.push(listener::bind(&listener, speech)?);
+        doors.push(listener::bind(&listener, terms)?);
     }
     Ok(doors)
 }

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -21,7 +22,7 @@ pub(super) struct Hub {
     wakers: RefCell<Vec<Option<Rc<Notify>>>>,
     woken: RefCell<Vec<usize>>,
     /// Bounds the password checks.
-    pub(super) checks: std::sync::Arc<Semaphore>,
+    pub(super) checks: Arc<Semaphore>,
     /// Addresses whose logins failed.
     pub(super) failures: RefCell<super::throttle::Failures>,
     /// Sockets open now, those before CONNECT included.
@@ -38,7 +39,7 @@ impl Hub {
             core: RefCell::new(core),
             wakers: RefCell::default(),
             woken: RefCell::default(),
-            checks: std::sync::Arc::new(Semaphore::new(CHECKS)),
+            checks: Arc::new(Semaphore::new(CHECKS)),
             failures: RefCell::default(),
             sockets: Cell::new(0),
             stopping: tokio_util::sync::CancellationToken::new(),

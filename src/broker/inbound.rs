@@ -27,14 +27,13 @@ use crate::topic::Qos;
 
 /// An answer that the message's QoS, or how far it has got, does not allow (MQTT-3.3.4-1, 4.3).
 const OUT_OF_TURN: Fault = Fault::protocol("an acknowledgement of another kind than the message is due");
-/// Most subscriptions of one client; more are refused (0x97).
-const MAX_SUBSCRIPTIONS: usize = 20_000;
 
 impl Core {
     /// Handles one packet of a connected client.
     pub fn packet(&mut self, now: Instant, key: usize, packet: Packet) {
         let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.closing) else { return };
         conn.heard = now;
+        self.counts.packets_in += 1;
         let Some(seat) = conn.session else { return };
         let done = match packet {
             Packet::Publish(publish) => self.on_publish(now, key, seat, publish),
@@ -64,7 +63,9 @@ impl Core {
         let topic = conn.topic_of(&publish)?;
         let allowed = conn.grant.may_write(&topic);
         let v5 = conn.version.is_v5();
+        conn.traffic.published();
         self.counts.messages_in += 1;
+        self.counts.payload_in += publish.payload.len() as u64;
         let Publish { qos, retain, id, payload, properties, .. } = publish;
         let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None };
         let origin = Some(Subscriber::Session(seat));
@@ -172,14 +173,15 @@ impl Core {
         wanted: Wanted,
     ) -> (Code, Option<Subscribed>) {
         let Some(filter) = wanted.filter else { return (Code::FILTER_INVALID, None) };
-        let allowed = self.conns.get(key).is_some_and(|conn| conn.grant.may_read(&filter));
+        let Some(conn) = self.conns.get(key) else { return (Code::UNSPECIFIED, None) };
+        let (allowed, most) = (conn.grant.may_read(&filter), conn.guest.limits.subscriptions);
         let Some(session) = self.seats.get_mut(seat).map(|seat| &mut seat.session) else {
             return (Code::UNSPECIFIED, None);
         };
         if !allowed {
             return (Code::NOT_AUTHORIZED, None);
         }
-        let full = session.subscriptions().len() >= MAX_SUBSCRIPTIONS || self.router.is_full();
+        let full = session.subscriptions().len() >= most || self.router.is_full();
         if full && !session.subscriptions().contains_key(&wanted.text) {
             return (Code::QUOTA_EXCEEDED, None);
         }

@@ -4,36 +4,37 @@
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
-use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
 use tokio_rustls::TlsAcceptor;
 
 use super::BrokerError;
 use super::client;
+use super::client::Arrival;
 use super::doors::Desk;
 use super::doors::Guests;
 use super::hub::Hub;
 use super::throttle::Arrivals;
+use super::tls;
+use super::tls::Certified;
 use super::websocket;
+use crate::config::plant::CertificateUser;
+use crate::config::plant::Limits;
 use crate::config::plant::Listener;
 use crate::config::plant::ListenerKind;
 
 /// Sockets beyond the limit of clients that may be on their way in or out; more are closed at once.
 const MARGIN: usize = 64;
 
-/// A bound socket and what is spoken there.
+/// A bound socket.
 #[derive(Debug)]
 pub(super) struct Door {
     /// As configured.
@@ -41,44 +42,47 @@ pub(super) struct Door {
     pub(super) socket: StdListener,
     /// With the port really bound.
     pub(super) address: SocketAddr,
-    pub(super) speech: Speech,
+    /// What holds there at first.
+    pub(super) terms: Arc<Terms>,
 }
 
-/// What is spoken on a socket, ready to be spoken.
-#[derive(Clone)]
-pub(super) enum Speech {
-    Tcp,
-    Tls(TlsAcceptor),
-    WebSocket,
+/// What holds for those who come in through a listener. Can be replaced while it listens: certificates are renewed, limits
+/// change.
+pub(super) struct Terms {
+    kind: ListenerKind,
+    tls: Option<TlsAcceptor>,
+    user: CertificateUser,
+    pub(super) limits: Limits,
 }
 
-impl std::fmt::Debug for Speech {
+impl std::fmt::Debug for Terms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Tls(_) => "tls",
-            Self::WebSocket => "ws",
+        // The acceptor holds the private key.
+        f.debug_struct("Terms").field("kind", &self.kind).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Terms {
+    /// Reads what the listener needs from its files.
+    pub(super) fn of(listener: &Listener) -> Result<Self, BrokerError> {
+        let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        Ok(Self {
+            kind: listener.kind.clone(),
+            tls: listener.tls.as_ref().map(tls::acceptor).transpose()?,
+            user: clients.map_or(CertificateUser::ByPassword, |clients| clients.user),
+            limits: listener.limits,
         })
     }
 }
 
-/// Reads what a listener needs beside its socket: certificate and key.
-pub(super) fn speech(kind: &ListenerKind) -> Result<Speech, BrokerError> {
-    Ok(match kind {
-        ListenerKind::Tcp => Speech::Tcp,
-        ListenerKind::WebSocket => Speech::WebSocket,
-        ListenerKind::Tls { cert, key, client_ca } => Speech::Tls(acceptor(cert, key, client_ca.as_deref())?),
-    })
-}
-
 /// Binds one listener.
-pub(super) fn bind(listener: &Listener, speech: Speech) -> Result<Door, BrokerError> {
+pub(super) fn bind(listener: &Listener, terms: Arc<Terms>) -> Result<Door, BrokerError> {
     let refused = |error: io::Error| BrokerError::Bind { address: listener.address, why: in_words(&error) };
     // Sets SO_REUSEADDR, so that a restart does not wait for old connections to time out.
     let socket = StdListener::bind(listener.address).map_err(refused)?;
     socket.set_nonblocking(true).map_err(refused)?;
     let address = socket.local_addr().map_err(refused)?;
-    Ok(Door { listener: listener.clone(), socket, address, speech })
+    Ok(Door { listener: listener.clone(), socket, address, terms })
 }
 
 fn in_words(error: &io::Error) -> String {
@@ -94,42 +98,6 @@ fn in_words(error: &io::Error) -> String {
             .to_owned(),
         _ => error.to_string(),
     }
-}
-
-fn acceptor(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<TlsAcceptor, BrokerError> {
-    let wrong = |path: &Path, why: String| BrokerError::Tls { path: path.to_owned(), why };
-    let read = |path: &Path| std::fs::read(path).map_err(|e| wrong(path, e.to_string()));
-    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, BrokerError> {
-        let pem = read(path)?;
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        match found {
-            Ok(list) if !list.is_empty() => Ok(list),
-            Ok(_) => Err(wrong(path, "no certificate in it (PEM)".to_owned())),
-            Err(e) => Err(wrong(path, format!("not PEM: {e}"))),
-        }
-    };
-    let chain = certificates(cert)?;
-    let private =
-        PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| wrong(key, "no private key in it (PEM)".to_owned()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(cert, e.to_string()))?;
-    let builder = match client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|e| wrong(path, e.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|e| wrong(path, e.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let config = builder.with_single_cert(chain, private).map_err(|e| wrong(cert, e.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 impl Door {
@@ -151,7 +119,11 @@ impl Door {
                     continue;
                 }
             };
-            if hub.sockets.get() >= hub.with(|core, _| core.client_limit()) + MARGIN {
+            let most = hub.with(|core, _| {
+                core.accepted();
+                core.limits().clients
+            });
+            if hub.sockets.get() >= most + MARGIN {
                 tracing::debug!(%peer, "too many connections");
                 continue;
             }
@@ -159,9 +131,11 @@ impl Door {
             hub.sockets.set(hub.sockets.get() + 1);
             desk.guests.borrow_mut().insert(peer, stream.local_addr().unwrap_or(self.address));
             let counted = Counted { hub: Rc::clone(&hub), guests: Rc::clone(&desk.guests), peer };
-            let speech = desk.speech.borrow().clone();
+            let terms = Arc::clone(&desk.terms.borrow());
+            let until = Instant::now() + terms.limits.connect_timeout;
+            let arrival = Arrival { peer, door: desk.number, limits: terms.limits, until, certified: Certified::No };
             tokio::task::spawn_local(async move {
-                greet(stream, peer, speech, Rc::clone(&counted.hub)).await;
+                greet(stream, arrival, terms, Rc::clone(&counted.hub)).await;
                 drop(counted);
             });
             if pause > Duration::ZERO {
@@ -185,24 +159,31 @@ impl Drop for Counted {
     }
 }
 
-async fn greet(stream: TcpStream, peer: SocketAddr, speech: Speech, hub: Rc<Hub>) {
+async fn greet(stream: TcpStream, mut arrival: Arrival, terms: Arc<Terms>, hub: Rc<Hub>) {
     // Frames are collected before they are written, so waiting for more would only delay.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
-    match speech {
-        Speech::Tcp => client::serve(stream, peer, hub).await,
-        Speech::Tls(acceptor) => match timeout(client::CONNECT_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => Box::pin(client::serve(stream, peer, hub)).await,
-            Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
-            Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
-        },
-        Speech::WebSocket => {
-            let packet = hub.with(|core, _| core.packet_limit());
-            match timeout(client::CONNECT_TIMEOUT, websocket::accept(stream, packet)).await {
-                Ok(Ok(stream)) => Box::pin(client::serve(stream, peer, hub)).await,
-                Ok(Err(error)) => tracing::info!(%peer, %error, "WebSocket handshake failed"),
-                Err(_) => tracing::info!(%peer, "WebSocket handshake took too long"),
-            }
+    let peer = arrival.peer;
+    let Some(acceptor) = &terms.tls else { return speak(stream, arrival, &terms.kind, hub).await };
+    match timeout_at(arrival.until, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            arrival.certified = tls::certified(&stream, terms.user);
+            Box::pin(speak(stream, arrival, &terms.kind, hub)).await;
         }
+        Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
+        Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
+    }
+}
+
+async fn speak<S>(stream: S, arrival: Arrival, kind: &ListenerKind, hub: Rc<Hub>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let ListenerKind::WebSocket { origins } = kind else { return client::serve(stream, arrival, hub).await };
+    let peer = arrival.peer;
+    match timeout_at(arrival.until, websocket::accept(stream, arrival.limits.packet, origins)).await {
+        Ok(Ok(stream)) => Box::pin(client::serve(stream, arrival, hub)).await,
+        Ok(Err(error)) => tracing::info!(%peer, %error, "WebSocket handshake failed"),
+        Err(_) => tracing::info!(%peer, "WebSocket handshake took too long"),
     }
 }

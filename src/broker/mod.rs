@@ -3,6 +3,7 @@
 //! poller never delays a client. [`start`] binds before it returns; [`Broker`] is the handle.
 
 pub mod access;
+pub mod admission;
 pub mod conn;
 pub mod core;
 pub mod keep;
@@ -16,6 +17,8 @@ pub mod session;
 pub mod slab;
 pub mod stored;
 pub mod throttle;
+pub mod traffic;
+pub mod view;
 
 mod change;
 mod client;
@@ -28,6 +31,7 @@ mod listener;
 mod seat;
 mod store;
 mod sys;
+mod tls;
 mod websocket;
 mod will;
 
@@ -38,6 +42,7 @@ mod smoke;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -46,6 +51,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -53,6 +59,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 pub use access::hash_password;
+pub use admission::Readmitted;
 pub use local::LocalSubscription;
 
 use self::access::Access;
@@ -62,7 +69,7 @@ use self::doors::Doors;
 use self::hub::Hub;
 use self::keep::Saved;
 use self::listener::Door;
-use self::listener::Speech;
+use self::listener::Terms;
 use self::queue::Depth;
 use self::store::Store;
 use crate::config::plant;
@@ -70,6 +77,7 @@ use crate::message::Message;
 use crate::status::BrokerStatus;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
+use crate::topic::TopicName;
 
 /// Batches on their way in from one in-process publisher. Full: the publisher waits.
 const INLET: usize = 256;
@@ -84,7 +92,7 @@ const SYS_EVERY: u64 = 20;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// What the broker needs beside its part of the plant.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `{gateway}` in topics.
     pub gateway: Arc<str>,
@@ -93,6 +101,13 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// User names and argon2 hashes, as `config::users::load` reads them.
     pub users: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users: Vec<&str> = self.users.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Options").field("state_dir", &self.state_dir).field("users", &users).finish_non_exhaustive()
+    }
 }
 
 /// Why the broker cannot start.
@@ -130,16 +145,39 @@ pub enum BrokerError {
     Thread(String),
 }
 
+/// A look at the core, on its own thread.
+type Look = Box<dyn FnOnce(&Core, Instant) + Send>;
+
 /// What other threads ask of the broker's.
 enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
-    Access(Access),
-    Limits(plant::Limits),
     Refilter(Arc<str>, Vec<(TopicFilter, Qos)>, oneshot::Sender<bool>),
-    Listen(Vec<(plant::Listener, Speech)>, oneshot::Sender<Result<(), BrokerError>>),
+    Readmit(Box<Anew>, oneshot::Sender<Result<Readmitted, BrokerError>>),
     Kick(Arc<str>, oneshot::Sender<bool>),
+    Look(Look),
     Stop,
+}
+
+/// What holds from now on.
+struct Anew {
+    access: Access,
+    limits: plant::Limits,
+    listen: Vec<(plant::Listener, Arc<Terms>)>,
+}
+
+impl Anew {
+    fn of(settings: plant::Broker, users: Vec<(String, String)>) -> Result<Self, BrokerError> {
+        if let Some((name, _)) = users.iter().find(|(_, hash)| !access::is_hash(hash)) {
+            return Err(BrokerError::User(name.clone()));
+        }
+        let ready = |listener| Ok((Arc::new(Terms::of(&listener)?), listener));
+        let ready =
+            settings.listen.into_iter().map(ready).map(|ready| ready.map(|(terms, listener)| (listener, terms)));
+        let listen = ready.collect::<Result<_, BrokerError>>()?;
+        let access = Access::new(settings.anonymous, users, settings.access);
+        Ok(Self { access, limits: settings.limits, listen })
+    }
 }
 
 /// The handle. Cheap to clone; when all are dropped the broker stops.
@@ -155,18 +193,14 @@ pub struct Broker {
 
 /// Binds all listeners and starts the thread. Not async; needs no runtime.
 pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, BrokerError> {
-    if let Some((name, _)) = options.users.iter().find(|(_, hash)| !access::is_hash(hash)) {
-        return Err(BrokerError::User(name.clone()));
-    }
-    let bind = |listener: &plant::Listener| listener::bind(listener, listener::speech(&listener.kind)?);
-    let doors: Vec<Door> = settings.listen.iter().map(bind).collect::<Result<_, _>>()?;
+    let Anew { access, limits, listen } = Anew::of(settings, options.users)?;
+    let bind = |(listener, terms)| listener::bind(&listener, terms);
+    let doors: Vec<Door> = listen.into_iter().map(bind).collect::<Result<_, _>>()?;
     let listeners = doors.iter().map(|door| door.address.to_string()).collect();
     let (bound, addresses) = watch::channel(doors.iter().map(|door| door.address).collect());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (inlet, published) = mpsc::channel(INLET);
     let (told, status) = watch::channel(BrokerStatus { listeners, ..BrokerStatus::default() });
-    let access = Access::new(settings.anonymous, options.users, settings.access);
-    let limits = settings.limits;
     let (store, saved) = store::open(&options.state_dir)?;
     // Built here, so that a refusal is an error of `start` and not a silent end of the thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -208,15 +242,20 @@ impl Broker {
         subscription
     }
 
-    /// New users and rules, in force at once for everybody.
-    pub async fn set_access(&self, settings: &plant::Broker, users: Vec<(String, String)>) {
-        let access = Access::new(settings.anonymous, users, settings.access.clone());
-        let _ = self.requests.send(Request::Access(access)).await;
-    }
-
-    /// New limits, in force for who and what comes from now on.
-    pub async fn set_limits(&self, limits: plant::Limits) {
-        let _ = self.requests.send(Request::Limits(limits)).await;
+    /// New listeners, users, rules, limits and certificates, in force at once. Clients whose listener is gone are told (0x98)
+    /// and go, as do those whose user was removed or has another password and those with a subscription that is not allowed
+    /// any more (0x87); all others stay connected. New limits and certificates hold for who connects from now on. On an error
+    /// everything is as before. Reads certificate files.
+    pub async fn readmit(
+        &self,
+        settings: &plant::Broker,
+        users: Vec<(String, String)>,
+    ) -> Result<Readmitted, BrokerError> {
+        let anew = Box::new(Anew::of(settings.clone(), users)?);
+        let (done, readmitted) = oneshot::channel();
+        // A broker that has stopped has nobody to admit.
+        let _ = self.requests.send(Request::Readmit(anew, done)).await;
+        readmitted.await.unwrap_or_else(|_| Ok(Readmitted::default()))
     }
 
     /// Other filters for a subscription of this process, with no message missed or given twice in between, and none of those
@@ -227,21 +266,37 @@ impl Broker {
         refiltered.await.unwrap_or(false)
     }
 
-    /// Listens there from now on; certificates are read anew. Who is connected stays so, unless its listener is gone. On an
-    /// error everything is as before.
-    pub async fn listen(&self, listeners: &[plant::Listener]) -> Result<(), BrokerError> {
-        let ready = |listener: &plant::Listener| Ok((listener.clone(), listener::speech(&listener.kind)?));
-        let wanted = listeners.iter().map(ready).collect::<Result<Vec<_>, BrokerError>>()?;
-        let (done, changed) = oneshot::channel();
-        let _ = self.requests.send(Request::Listen(wanted, done)).await;
-        changed.await.unwrap_or_else(|_| Err(BrokerError::Thread("it has ended".to_owned())))
-    }
-
     /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
     pub async fn kick(&self, client_id: &str) -> bool {
         let (done, kicked) = oneshot::channel();
         let _ = self.requests.send(Request::Kick(client_id.into(), done)).await;
         kicked.await.unwrap_or(false)
+    }
+
+    /// Everybody the broker knows, without their subscriptions; `None` when it has stopped, here and below.
+    pub async fn clients(&self) -> Option<view::Clients> {
+        self.look(Core::clients).await
+    }
+
+    /// One client closely, or the ids of all when there is none of that id.
+    pub async fn client(&self, id: &str) -> Option<Result<view::Portrait, Vec<String>>> {
+        let id = id.to_owned();
+        self.look(move |core, now| core.portrait(now, &id).ok_or_else(|| core.client_ids())).await
+    }
+
+    /// Topics that match with their last value, at most `limit` of them, beginning behind `after`.
+    pub async fn topics(&self, filter: TopicFilter, after: Option<TopicName>, limit: usize) -> Option<view::Topics> {
+        self.look(move |core, now| core.topics(now, &filter, after.as_ref(), limit)).await
+    }
+
+    async fn look<T: Send + 'static>(&self, at: impl FnOnce(&Core, Instant) -> T + Send + 'static) -> Option<T> {
+        let (done, seen) = oneshot::channel();
+        let look = Box::new(move |core: &Core, now: Instant| {
+            // Whoever asked may have gone.
+            let _ = done.send(at(core, now));
+        });
+        self.requests.send(Request::Look(look)).await.ok()?;
+        seen.await.ok()
     }
 
     /// What is true now, renewed every second.
@@ -268,8 +323,8 @@ impl Broker {
 /// All that the thread owns.
 struct Owner {
     doors: Vec<Door>,
-    limits: plant::Limits,
     access: Access,
+    limits: plant::Limits,
     asked: mpsc::Receiver<Request>,
     published: mpsc::Receiver<Vec<Message>>,
     told: watch::Sender<BrokerStatus>,
@@ -280,7 +335,7 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self) {
-        let hub = Hub::new(Core::new(self.limits, self.access, std::time::Instant::now()));
+        let hub = Hub::new(Core::new(self.limits, self.access, Instant::now()));
         hub.with(|core, now| core.restore(now, self.saved));
         let mut doors = Doors::open(Rc::clone(&hub), self.doors, self.bound);
         tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), "".into(), self.published));
@@ -305,18 +360,17 @@ impl Owner {
                 Some(Request::Inlet(name, published)) => {
                     tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), name, published));
                 }
-                Some(Request::Access(access)) => hub.with(|core, _| core.set_access(access)),
-                Some(Request::Limits(limits)) => hub.with(|core, _| core.set_limits(limits)),
                 Some(Request::Refilter(name, filters, done)) => {
                     let _ = done.send(hub.with(|core, _| core.refilter_local(&name, filters)));
                 }
-                Some(Request::Listen(listeners, done)) => {
-                    let _ = done.send(doors.change(listeners).await);
+                Some(Request::Readmit(anew, done)) => {
+                    let _ = done.send(readmit(&hub, &mut doors, *anew).await);
                     self.told.send_modify(|status| status.listeners = doors.names());
                 }
                 Some(Request::Kick(client_id, done)) => {
                     let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
                 }
+                Some(Request::Look(look)) => hub.with(|core, now| look(core, now)),
                 Some(Request::Stop) | None => break,
             }
         }
@@ -326,6 +380,12 @@ impl Owner {
             tracing::error!("sessions and retained messages of the last moments could not be written");
         }
     }
+}
+
+/// Listeners first: they alone can fail, and then nothing has changed.
+async fn readmit(hub: &Hub, doors: &mut Doors, anew: Anew) -> Result<Readmitted, BrokerError> {
+    doors.change(anew.listen).await?;
+    Ok(hub.with(|core, now| core.readmit(now, anew.access, anew.limits)))
 }
 
 /// What changed goes to the disk, unless the disk is still busy with what changed before.
@@ -355,6 +415,7 @@ fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners:
             core.publish_sys(now);
         }
         if count.is_multiple_of(STATUS_EVERY) {
+            core.renew_rates(now);
             told.send_replace(core.status(listeners));
         }
     });

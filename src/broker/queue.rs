@@ -9,10 +9,18 @@ use std::time::Instant;
 use super::router::Share;
 use super::stored::Life;
 use super::stored::Stored;
+use crate::config::plant::Limits;
 use crate::topic::Qos;
+use crate::topic::TopicName;
 
 /// Most messages in flight to one client, whatever it allows: what is in flight is memory here.
 pub const MAX_IN_FLIGHT: u16 = 100;
+/// Most messages of QoS 2 in flight to a client that has not said how many it takes: Mosquitto, when it bridges to us, holds at
+/// most 20 that are not released (its `max_inflight_messages`), ends the connection over one more of either QoS, and would
+/// for ever, as they all come again. One place is left for QoS 1, which is acknowledged at once.
+const UNASKED_EXACTLY_ONCE: usize = 19;
+/// What a client takes that does not say (3.1.2.11.3), and any before 5.0.
+const UNSAID: u16 = u16::MAX;
 
 /// How much may wait for one client.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +29,14 @@ pub struct Bounds {
     pub messages: usize,
     /// Bytes in the queue and in flight.
     pub bytes: usize,
+}
+
+impl Bounds {
+    /// Where nothing is said of bytes: room for the count with small messages, and for some of the largest.
+    pub fn of(limits: &Limits) -> Self {
+        let usual = limits.queue.saturating_mul(1024).max(limits.packet.saturating_mul(4));
+        Self { messages: limits.queue, bytes: limits.queue_bytes.unwrap_or(usual) }
+    }
 }
 
 /// A message for this client.
@@ -133,6 +149,8 @@ struct InFlight {
 pub struct Queue {
     bounds: Bounds,
     window: usize,
+    /// Of these: QoS 2.
+    exactly_once: usize,
     next_id: u16,
     next_seq: u64,
     bytes: usize,
@@ -148,16 +166,12 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Other bounds for what comes from now on.
-    pub const fn bound(&mut self, bounds: Bounds) {
-        self.bounds = bounds;
-    }
-
     /// An empty one.
     pub const fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             window: MAX_IN_FLIGHT as usize,
+            exactly_once: UNASKED_EXACTLY_ONCE,
             next_id: 0,
             next_seq: 1,
             bytes: 0,
@@ -173,6 +187,7 @@ impl Queue {
     /// A connection begins: what was in flight goes again, in its order (4.4), at most `window` at once.
     pub fn resume(&mut self, window: u16) {
         self.window = usize::from(window.clamp(1, MAX_IN_FLIGHT));
+        self.exactly_once = if window == UNSAID { UNASKED_EXACTLY_ONCE } else { self.window };
         let later = std::mem::take(&mut self.resend);
         self.resend = std::mem::take(&mut self.in_flight);
         self.resend.extend(later);
@@ -193,9 +208,21 @@ impl Queue {
         self.bytes
     }
 
-    /// Whether another QoS 1 or 2 message may be sent now.
-    pub fn is_open(&self) -> bool {
+    /// Other bounds; what waits already may stay beyond them.
+    pub const fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// More than half of the messages wait that may.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting() > self.bounds.messages / 2
+    }
+
+    /// Whether one more of this QoS may be in flight.
+    pub fn is_open_for(&self, qos: Qos) -> bool {
+        let exact = |entry: &&InFlight| entry.item.as_ref().is_none_or(|item| item.qos == Qos::ExactlyOnce);
         self.in_flight.len() < self.window
+            && (qos != Qos::ExactlyOnce || self.in_flight.iter().filter(exact).count() < self.exactly_once)
     }
 
     /// Whether something of the last connection is still to be sent again; nothing overtakes it.
@@ -226,11 +253,20 @@ impl Queue {
     /// Forgets what waited longer than it was to live and was not sent yet (MQTT-3.3.2-5; what was sent is finished,
     /// MQTT-4.3.3-7).
     pub fn drop_expired(&mut self, now: Instant) {
-        let over = |waiting: &Waiting| waiting.item.stored.life(now) == Life::Expired;
-        if !self.waiting.iter().any(over) {
+        self.drop_waiting(|item| item.stored.life(now) == Life::Expired);
+    }
+
+    /// Drops what waits, was never sent, and is on a topic that is not for this client (any more).
+    pub fn forget_waiting(&mut self, foreign: impl Fn(&TopicName) -> bool) {
+        self.drop_waiting(|item| foreign(&item.stored.message.topic));
+    }
+
+    fn drop_waiting(&mut self, goes: impl Fn(&Item) -> bool) {
+        if !self.waiting.iter().any(|waiting| goes(&waiting.item)) {
             return;
         }
-        let (gone, left): (VecDeque<_>, _) = std::mem::take(&mut self.waiting).into_iter().partition(over);
+        let (gone, left): (VecDeque<_>, _) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| goes(&waiting.item));
         self.waiting = left;
         for waiting in gone {
             self.bytes -= waiting.item.stored.size();
@@ -241,11 +277,14 @@ impl Queue {
     /// What to send next; `None` when nothing waits or the window is full.
     pub fn next(&mut self, now: Instant) -> Option<Step> {
         if let Some(front) = self.resend.front() {
-            return if front.item.is_none() || self.is_open() { self.send_again() } else { None };
+            let goes = front.item.as_ref().is_none_or(|item| self.is_open_for(item.qos));
+            return if goes { self.send_again() } else { None };
         }
-        while self.is_open()
-            && let Some(waiting) = self.waiting.pop_front()
-        {
+        while let Some(waiting) = self.waiting.front() {
+            if waiting.item.stored.life(now) != Life::Expired && !self.is_open_for(waiting.item.qos) {
+                return None;
+            }
+            let waiting = self.waiting.pop_front()?;
             if waiting.item.stored.life(now) == Life::Expired {
                 self.bytes -= waiting.item.stored.size();
                 self.off_disk(waiting.seq, waiting.kept);
@@ -502,6 +541,27 @@ mod tests {
         assert_eq!(sent(&mut queue), [(3, true)]);
         queue.forget(3);
         assert_eq!(sent(&mut queue), [(4, false)]);
+    }
+
+    #[test]
+    fn who_does_not_say_how_much_it_takes_gets_nineteen_of_qos_2_at_once_also_when_they_come_again() {
+        let twice = || Item { qos: Qos::ExactlyOnce, ..item("x") };
+        let now = Instant::now();
+        let mut queue = Queue::new(Bounds { messages: 200, bytes: 100_000 });
+        queue.resume(50);
+        (0..50).for_each(|_| assert_eq!(queue.push(now, twice()), Room::Taken));
+        assert_eq!(sent(&mut queue).len(), 50, "it said fifty");
+        queue.resume(UNSAID);
+        queue.push(now, item("behind"));
+        assert_eq!(sent(&mut queue).len(), 19);
+        assert_eq!(queue.received(1), Told::Known, "PUBREC; the client counts it until PUBREL");
+        assert_eq!(sent(&mut queue), []);
+        queue.completed(1);
+        assert_eq!(sent(&mut queue), [(20, true)]);
+        let mut quick = Queue::new(Bounds { messages: 200, bytes: 100_000 });
+        quick.resume(UNSAID);
+        (0..150).for_each(|_| assert_eq!(quick.push(now, item("x")), Room::Taken));
+        assert_eq!(sent(&mut quick).len(), 100, "QoS 1 is acknowledged at once");
     }
 
     #[test]

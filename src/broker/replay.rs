@@ -43,6 +43,11 @@ impl Replays {
         self.waiting.retain(|replay| replay.filter != *filter);
     }
 
+    /// Forgets what was fetched ahead and is on a topic that is not for this client (any more).
+    pub fn forget(&mut self, foreign: impl Fn(&TopicName) -> bool) {
+        self.ready.retain(|item| !foreign(&item.stored.message.topic));
+    }
+
     /// QoS of the next one; `None` when nothing is left.
     pub fn peek(&mut self, now: Instant, retained: &Retained) -> Option<Qos> {
         while self.ready.is_empty() {

@@ -174,6 +174,7 @@ impl Core {
             }
         }
         let keys: Vec<usize> = self.seats.iter().filter(|(_, seat)| seat.is_over(now)).map(|(key, _)| key).collect();
+        self.counts.expired += keys.len() as u64;
         for key in keys {
             self.end_session(now, key);
         }

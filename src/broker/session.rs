@@ -18,6 +18,7 @@ use super::replay::Replays;
 use super::retained::Retained;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
+use crate::topic::TopicName;
 
 /// A subscription as the session keeps it; its key is the filter as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +87,6 @@ pub struct Session {
 }
 
 impl Session {
-    /// Other bounds for what comes from now on.
-    pub const fn bound(&mut self, bounds: Bounds) {
-        self.queue.bound(bounds);
-    }
-
     /// A new session.
     pub fn new(bounds: Bounds) -> Self {
         Self {
@@ -110,6 +106,22 @@ impl Session {
     /// Messages that wait, in flight not counted.
     pub fn waiting(&self) -> usize {
         self.queue.waiting()
+    }
+
+    /// Other bounds; what waits already may stay beyond them.
+    pub const fn bound(&mut self, bounds: Bounds) {
+        self.queue.bound(bounds);
+    }
+
+    /// More than half of the messages wait that may.
+    pub fn is_crowded(&self) -> bool {
+        self.queue.is_crowded()
+    }
+
+    /// Drops what waits, was never sent, and is on a topic that is not for this client (any more).
+    pub fn forget_waiting(&mut self, foreign: impl Fn(&TopicName) -> bool) {
+        self.replays.forget(&foreign);
+        self.queue.forget_waiting(foreign);
     }
 
     /// Sent and not acknowledged.
@@ -149,7 +161,7 @@ impl Session {
         if qos == Qos::AtMostOnce {
             return self.replays.pop().map(|item| Step::Publish { id: None, dup: false, item });
         }
-        if !self.queue.is_open() {
+        if !self.queue.is_open_for(qos) {
             return None;
         }
         self.replays.pop().map(|item| self.queue.send(item))

@@ -1,7 +1,8 @@
 //! The broker with its thread, over real sockets: what the core's own tests cannot see. Waits for events, never sleeps.
 
+mod doors;
+
 use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,12 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn settings(address: &str, anonymous: plant::Anonymous) -> plant::Broker {
     let address = address.parse().unwrap();
+    let limits = plant::Limits { clients: 10, packet: 65_536, queue: 100, ..plant::Limits::default() };
     plant::Broker {
-        listen: vec![plant::Listener { address, kind: plant::ListenerKind::Tcp }],
+        listen: vec![plant::Listener { limits, ..plant::Listener::plain(address) }],
         anonymous,
         users: None,
         access: Vec::new(),
-        limits: plant::Limits { clients: 10, packet: 65_536, queue: 100 },
+        limits,
     }
 }
 
@@ -271,59 +273,6 @@ async fn a_subscriber_that_never_reads_disturbs_nobody() {
     broker.stop().await;
 }
 
-fn listener(address: &str) -> plant::Listener {
-    plant::Listener { address: address.parse().unwrap(), kind: plant::ListenerKind::Tcp }
-}
-
-#[tokio::test]
-async fn listeners_come_and_go_while_clients_of_the_others_stay() {
-    let broker = broker();
-    let first = broker.addresses()[0];
-    let (mut stays, _) = join(first, &hello("stays", &[])).await;
-    let second = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    broker.listen(&[listener("127.0.0.1:0"), listener(&second)]).await.unwrap();
-    assert_eq!(broker.addresses(), [first, second.parse().unwrap()]);
-    let (mut goes, _) = join(second.parse().unwrap(), &hello("goes", &[])).await;
-    broker.listen(&[listener("127.0.0.1:0")]).await.unwrap();
-    assert_eq!(packet(&mut goes).await.unwrap().1[0], 0x98, "it hears why");
-    assert!(TcpStream::connect(&second).await.is_err(), "nobody listens there");
-    stays.write_all(b"\xC0\0").await.unwrap();
-    assert_eq!(packet(&mut stays).await.unwrap().0, 0xD0, "it was not disturbed");
-    broker.stop().await;
-}
-
-#[tokio::test]
-async fn a_listener_moves_to_all_interfaces_of_its_port_and_keeps_its_clients() {
-    let broker = broker();
-    let port = broker.addresses()[0].port();
-    // As if the port had been configured: only then do both want the same one.
-    broker.listen(&[listener("127.0.0.1:0")]).await.unwrap();
-    let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;
-    broker.listen(&[listener(&format!("0.0.0.0:{port}"))]).await.unwrap();
-    client.write_all(b"\xC0\0").await.unwrap();
-    assert_eq!(packet(&mut client).await.unwrap().0, 0xD0);
-    let (_other, code) = join(format!("127.0.0.1:{port}").parse().unwrap(), &hello("d", &[])).await;
-    assert_eq!(code, [0, 0]);
-    broker.stop().await;
-}
-
-#[tokio::test]
-async fn a_port_that_is_taken_changes_nothing() {
-    let broker = broker();
-    let before = broker.addresses();
-    let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = squatter.local_addr().unwrap().to_string();
-    let free = "127.0.0.1:0";
-    let error = broker.listen(&[listener(free), listener(&taken)]).await.unwrap_err();
-    assert!(error.to_string().contains(&taken) && error.to_string().contains("another program"), "{error}");
-    assert_eq!(broker.addresses(), before);
-    let tls = plant::ListenerKind::Tls { cert: "/none.pem".into(), key: "/none.pem".into(), client_ca: None };
-    let error = broker.listen(&[plant::Listener { kind: tls, ..listener(free) }]).await.unwrap_err();
-    assert!(error.to_string().contains("/none.pem"), "{error}");
-    join(before[0], &hello("c", &[])).await;
-    broker.stop().await;
-}
-
 #[tokio::test]
 async fn other_filters_of_a_subscription_miss_nothing_and_give_nothing_twice() {
     let broker = broker();
@@ -348,17 +297,5 @@ async fn other_filters_of_a_subscription_miss_nothing_and_give_nothing_twice() {
         send(topic, text).await.unwrap();
     }
     assert_eq!(until(&mut inbox, "5").await, ["1", "4", "5"], "what was retained is old, and not given");
-    broker.stop().await;
-}
-
-#[tokio::test]
-async fn other_limits_send_nobody_away_and_hold_for_who_comes() {
-    let broker = broker();
-    let (mut first, _) = join(broker.addresses()[0], &hello("first", &[])).await;
-    broker.set_limits(plant::Limits { clients: 1, packet: 65_536, queue: 5 }).await;
-    let (_second, code) = join(broker.addresses()[0], &hello("second", &[])).await;
-    assert_eq!(code[1], 0x97, "quota exceeded");
-    first.write_all(b"\xC0\0").await.unwrap();
-    assert_eq!(packet(&mut first).await.unwrap().0, 0xD0);
     broker.stop().await;
 }

@@ -5,11 +5,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::core::Core;
-use super::core::Counts;
+use super::traffic::Counts;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::status::BrokerStatus;
-use crate::status::ClientStatus;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
@@ -20,17 +19,21 @@ const SPANS: [u32; 3] = [1, 5, 15];
 #[derive(Debug, Default)]
 pub(super) struct Loads {
     then: Option<(Instant, Counts)>,
-    averages: [[f64; 3]; 5],
+    averages: [[f64; 3]; 9],
 }
 
 type Counter = fn(&Counts) -> u64;
 
 /// What loads are told of, in the order of `averages`.
-const LOADS: [(&str, Counter); 5] = [
-    ("messages/received", |c| c.messages_in),
-    ("messages/sent", |c| c.messages_out),
+const LOADS: [(&str, Counter); 9] = [
+    ("messages/received", |c| c.packets_in),
+    ("messages/sent", |c| c.packets_out),
+    ("publish/dropped", |c| c.dropped),
+    ("publish/received", |c| c.messages_in),
+    ("publish/sent", |c| c.messages_out),
     ("bytes/received", |c| c.bytes_in),
     ("bytes/sent", |c| c.bytes_out),
+    ("sockets", |c| c.sockets),
     ("connections", |c| c.connects),
 ];
 
@@ -49,30 +52,19 @@ impl Loads {
         }
     }
 
-    fn facts(&self) -> impl Iterator<Item = (String, String)> {
-        LOADS.iter().zip(&self.averages).flat_map(|((name, _), averages)| {
+    fn facts(&self) -> Vec<(String, String)> {
+        let facts = LOADS.iter().zip(&self.averages).flat_map(|((name, _), averages)| {
             let each = averages.iter().zip(SPANS);
             each.map(move |(average, span)| (format!("load/{name}/{span}min"), format!("{average:.2}")))
-        })
+        });
+        facts.collect()
     }
 }
 
 impl Core {
     /// Everything at this moment; `listeners` are the bound addresses.
     pub fn status(&self, listeners: &[String]) -> BrokerStatus {
-        let clients = self.conns.iter().filter_map(|(_, conn)| {
-            let seat = self.seats.get(conn.session?)?;
-            Some(ClientStatus {
-                id: conn.client_id.to_string(),
-                address: conn.peer.to_string(),
-                version: conn.version.name().to_owned(),
-                user: conn.user.as_deref().map(str::to_owned),
-                keep_alive_s: conn.keep_alive,
-                subscriptions: seat.session.subscriptions().len(),
-                queued: seat.session.waiting(),
-                in_flight: seat.session.in_flight(),
-            })
-        });
+        let clients = self.conns.iter().filter_map(|(_, conn)| self.client(conn));
         BrokerStatus {
             listeners: listeners.to_vec(),
             clients: clients.collect(),
@@ -85,38 +77,67 @@ impl Core {
         }
     }
 
+    /// Rates as they are now; to be called about once a second.
+    pub fn renew_rates(&mut self, now: Instant) {
+        self.conns.iter_mut().for_each(|conn| conn.traffic.renew(now));
+    }
+
     fn away(&self) -> usize {
         self.seats.iter().filter(|(_, seat)| seat.conn.is_none()).count()
     }
 
-    /// Publishes the `$SYS` topics, retained.
+    /// Publishes the `$SYS` topics that have changed, retained.
     pub fn publish_sys(&mut self, now: Instant) {
-        let (away, connected) = (self.away(), self.seats.len() - self.away());
-        let uptime = now.saturating_duration_since(self.started).as_secs();
         self.loads.renew(now, self.counts);
-        let facts = [
-            ("version", format!("trunkline {}", env!("CARGO_PKG_VERSION"))),
-            ("uptime", format!("{uptime} seconds")),
-            ("clients/connected", connected.to_string()),
-            ("clients/disconnected", away.to_string()),
-            ("clients/total", self.seats.len().to_string()),
-            ("messages/received", self.counts.messages_in.to_string()),
-            ("messages/sent", self.counts.messages_out.to_string()),
-            ("bytes/received", self.counts.bytes_in.to_string()),
-            ("bytes/sent", self.counts.bytes_out.to_string()),
-            ("publish/messages/dropped", self.counts.dropped.to_string()),
-            ("retained messages/count", self.retained.len().to_string()),
-            ("store/messages/bytes", self.retained.bytes().to_string()),
-            ("subscriptions/count", self.router.len().to_string()),
-        ];
-        let facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let facts: Vec<_> = facts.chain(self.loads.facts()).collect();
-        for (name, value) in facts {
-            let topic = TopicName::new(format!("$SYS/broker/{name}")).expect("the names above are topic names");
+        for (name, value) in self.facts(now).into_iter().chain(self.loads.facts()) {
+            let topic = TopicName::new(format!("$SYS/broker/{name}")).expect("the names below are topic names");
+            if self.retained.get(&topic).is_some_and(|known| known.message.payload == value) {
+                continue;
+            }
             let message = Message::plain(topic, Bytes::from(value), Qos::AtMostOnce, Retain::Yes);
             self.route(now, None, None, message);
         }
         self.settle(now);
+    }
+
+    /// Under the names that Mosquitto gave them, because tools look for those. Two name the same thing as before they were
+    /// renamed (`active`, `inactive`), and so does `messages/stored`. `heap` is missing: nobody counts it here.
+    fn facts(&self, now: Instant) -> Vec<(String, String)> {
+        let (away, connected) = (self.away(), self.seats.len() - self.away());
+        let uptime = now.saturating_duration_since(self.started).as_secs();
+        let sessions = || self.seats.iter().map(|(_, seat)| &seat.session);
+        let shared: usize = sessions().map(|s| s.subscriptions().values().filter(|s| s.group.is_some()).count()).sum();
+        let waiting: usize = sessions().map(|s| s.waiting() + s.in_flight()).sum();
+        let bytes: usize = sessions().map(super::session::Session::bytes).sum();
+        let stored = self.retained.len() + waiting;
+        let counts = &self.counts;
+        let facts = [
+            ("version", format!("trunkline {}", env!("CARGO_PKG_VERSION"))),
+            ("uptime", format!("{uptime} seconds")),
+            ("clients/connected", connected.to_string()),
+            ("clients/active", connected.to_string()),
+            ("clients/disconnected", away.to_string()),
+            ("clients/inactive", away.to_string()),
+            ("clients/total", self.seats.len().to_string()),
+            ("clients/maximum", counts.maximum.to_string()),
+            ("clients/expired", counts.expired.to_string()),
+            ("messages/received", counts.packets_in.to_string()),
+            ("messages/sent", counts.packets_out.to_string()),
+            ("messages/stored", stored.to_string()),
+            ("publish/messages/received", counts.messages_in.to_string()),
+            ("publish/messages/sent", counts.messages_out.to_string()),
+            ("publish/messages/dropped", counts.dropped.to_string()),
+            ("publish/bytes/received", counts.payload_in.to_string()),
+            ("publish/bytes/sent", counts.payload_out.to_string()),
+            ("bytes/received", counts.bytes_in.to_string()),
+            ("bytes/sent", counts.bytes_out.to_string()),
+            ("retained messages/count", self.retained.len().to_string()),
+            ("store/messages/count", stored.to_string()),
+            ("store/messages/bytes", (self.retained.bytes() + bytes).to_string()),
+            ("subscriptions/count", (self.router.len() - shared).to_string()),
+            ("shared_subscriptions/count", shared.to_string()),
+        ];
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -130,7 +151,7 @@ mod tests {
         loads.renew(now, counts);
         for _ in 0..60 {
             now += std::time::Duration::from_secs(10);
-            counts.messages_in += 100;
+            counts.packets_in += 100;
             loads.renew(now, counts);
         }
         let [one, five, fifteen] = loads.averages[0];

@@ -1,5 +1,5 @@
-//! Who comes too often: addresses whose logins failed take turns, each failure doubling the time between two tries, and a
-//! listener takes in only so many connections a second. Pure.
+//! Who comes too often: addresses whose logins failed take turns, each failure doubling the time between two tries; a
+//! listener takes in only so many connections a second; a client is read only so fast. Pure.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -94,6 +94,36 @@ impl Arrivals {
     }
 }
 
+/// Packets of one client: a second's worth may come at once, then they are taken as fast as the rate says.
+#[derive(Debug)]
+pub struct Pace {
+    rate: Option<u32>,
+    /// When all that was taken so far would have come at the rate.
+    even: Instant,
+}
+
+impl Pace {
+    /// So many a second; `None`: as fast as they come.
+    pub const fn new(rate: Option<u32>, now: Instant) -> Self {
+        Self { rate, even: now }
+    }
+
+    /// How long to wait before the next packet is taken.
+    pub fn pause(&self, now: Instant) -> Option<Duration> {
+        let rate = self.rate?;
+        let ahead = self.even.saturating_duration_since(now);
+        let allowed = Duration::from_secs(1) - Duration::from_secs(1) / rate;
+        (ahead > allowed).then(|| ahead - allowed)
+    }
+
+    /// One was taken.
+    pub fn took(&mut self, now: Instant) {
+        if let Some(rate) = self.rate {
+            self.even = self.even.max(now) + Duration::from_secs(1) / rate;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +166,28 @@ mod tests {
         let waits = (0..1000).filter(|_| arrivals.another(now) > Duration::ZERO).count();
         assert_eq!(waits, 801, "all but the burst");
         assert_eq!(arrivals.another(now + Duration::from_secs(1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_second_of_packets_may_come_at_once_and_the_rest_at_the_rate() {
+        let mut now = Instant::now();
+        let begin = now;
+        let mut pace = Pace::new(Some(10), now);
+        let mut taken = 0;
+        while now < begin + Duration::from_secs(5) {
+            match pace.pause(now) {
+                Some(pause) => now += pause,
+                None => {
+                    pace.took(now);
+                    taken += 1;
+                }
+            }
+            assert!(taken >= 10 || now == begin, "the first ten are not held up");
+        }
+        assert_eq!(taken, 59, "ten, then forty-nine in just under five seconds");
+        let mut slow = Pace::new(Some(1), now);
+        slow.took(now);
+        assert_eq!(slow.pause(now), Some(Duration::from_secs(1)));
+        assert_eq!(Pace::new(None, now).pause(now), None);
     }
 }

@@ -1,8 +1,9 @@
 //! MQTT inside WebSocket binary messages (5.0, 6): a stream of bytes again, so that the rest need not know.
-//! The handshake insists on path `/mqtt`, subprotocol `mqtt`, and a page of the same host.
+//! The handshake insists on path `/mqtt`, subprotocol `mqtt`, and a page of the same host or one that is named.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -34,26 +35,31 @@ pub(super) struct WebSocket<S> {
     unread: Bytes,
 }
 
-/// Does the handshake; `packet` bounds what one message may hold.
-pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, packet: usize) -> Result<WebSocket<S>, Error> {
+/// Does the handshake; `packet` bounds what one message may hold, pages of `origins` are welcome.
+pub(super) async fn accept<S>(stream: S, packet: usize, origins: &[Arc<str>]) -> Result<WebSocket<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
         .write_buffer_size(0)
         .max_write_buffer_size(4 * MESSAGE)
         .max_message_size(Some(packet + MESSAGE))
         .max_frame_size(Some(packet + MESSAGE));
+    #[expect(clippy::result_large_err, reason = "the library's signature")]
+    let greet = |request: &Request, response: Response| greet(request, response, origins);
     let inner = tokio_tungstenite::accept_hdr_async_with_config(stream, greet, Some(config)).await?;
     Ok(WebSocket { inner, unread: Bytes::new() })
 }
 
 #[expect(clippy::result_large_err, reason = "the library's signature")]
-fn greet(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+fn greet(request: &Request, mut response: Response, origins: &[Arc<str>]) -> Result<Response, ErrorResponse> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     if request.uri().path() != "/mqtt" {
         return Err(refusal(StatusCode::NOT_FOUND, "MQTT is at /mqtt"));
     }
-    if header("origin").is_some_and(|origin| !is_same_host(origin, header("host"))) {
-        return Err(refusal(StatusCode::FORBIDDEN, "a page of another host"));
+    if header("origin").is_some_and(|origin| !is_welcome(origin, header("host"), origins)) {
+        return Err(refusal(StatusCode::FORBIDDEN, "a page of another host; name it in `origins` of the listener"));
     }
     let offered = header("sec-websocket-protocol").unwrap_or_default();
     // MQTT-6.0.0-4; `mqttv3.1` is what clients of 3.1 offer, some of them beside the other.
@@ -69,6 +75,10 @@ fn refusal(status: StatusCode, why: &str) -> ErrorResponse {
     let mut response = ErrorResponse::new(Some(why.to_owned()));
     *response.status_mut() = status;
     response
+}
+
+fn is_welcome(origin: &str, host: Option<&str>, origins: &[Arc<str>]) -> bool {
+    origins.iter().any(|welcome| origin.eq_ignore_ascii_case(welcome)) || is_same_host(origin, host)
 }
 
 /// A browser names the page's origin; another site's page may not use the visitor's way to this broker. Ports may differ:
@@ -142,5 +152,18 @@ mod tests {
         assert!(!is_same_host("https://evil.example", Some("127.0.0.1:8083")));
         assert!(!is_same_host("null", Some("127.0.0.1")));
         assert!(!is_same_host("http://box", None));
+    }
+
+    #[test]
+    fn a_page_that_is_named_may_come_in_and_no_other_that_looks_like_it() {
+        let named = [Arc::from("https://hmi.example.com"), Arc::from("http://10.0.0.5:8080")];
+        for welcome in ["https://hmi.example.com", "HTTPS://HMI.example.com", "http://10.0.0.5:8080", "http://box"] {
+            assert!(is_welcome(welcome, Some("box:8083"), &named), "{welcome}");
+        }
+        for foreign in
+            ["http://hmi.example.com", "https://hmi.example.com.evil.example", "http://10.0.0.5", "null", "file://"]
+        {
+            assert!(!is_welcome(foreign, Some("box:8083"), &named), "{foreign}");
+        }
     }
 }

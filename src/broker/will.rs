@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::packet::Will;
 use super::queue::Depth;
+use crate::topic::TopicName;
 
 /// What the disk has of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +56,11 @@ impl LastWill {
             Kept::No | Kept::Seen => Kept::No,
         };
         self.will.take()
+    }
+
+    /// Where it would be published.
+    pub(super) fn topic(&self) -> Option<&TopicName> {
+        self.will.as_ref().map(|will| &will.message.topic)
     }
 
     /// Takes it out if it is due by now.

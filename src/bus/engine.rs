@@ -146,6 +146,11 @@ impl Engine {
         self.link.is_some()
     }
 
+    /// Until the silence behind the last frame is over; what is heard meanwhile is for the next transaction to judge.
+    pub(super) async fn quiet(&self) {
+        self.pause.until(self.quiet_since + self.timing.gap).await;
+    }
+
     /// Asks once. The link is out of its place meanwhile, so that whatever ends this early also closes it.
     pub(super) async fn transact(&mut self, ask: &Ask) -> Result<Answer, Miss> {
         let Some(mut link) = self.link.take() else { return Err(Miss::Gone("not open".to_owned())) };

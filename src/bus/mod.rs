@@ -344,6 +344,12 @@ impl BusTask {
         if let Ok(job) = self.urgent.try_recv() {
             return Event::Job(job);
         }
+        // A poll is chosen when it can go out, so that a write which comes during the silence need not wait for it.
+        tokio::select! {
+            biased;
+            Some(job) = self.urgent.recv() => return Event::Job(job),
+            () = self.engine.quiet() => {}
+        }
         if let Some(job) = self.again.take() {
             return Event::Job(job);
         }

@@ -261,6 +261,13 @@ fn access(plant: &Plant, topic: &TopicName) -> Vec<Right> {
         let grant = judge.grant(Some(&name), "", away);
         right(format!("user {name}"), &grant)
     }));
+    rights.extend(broker.access.iter().filter_map(|rule| {
+        let pattern = rule.client.as_deref()?;
+        let user = rule.user.as_deref();
+        let grant = judge.grant(user, pattern.trim_end_matches('*'), away);
+        let who = user.map_or_else(|| "anyone".to_owned(), |name| format!("user {name}"));
+        Some(right(format!("{who} as client {pattern}"), &grant))
+    }));
     rights
 }
 
@@ -349,8 +356,8 @@ devices:
       supply: {holding: 100, every: 5s}
       setpoint: {holding: 101, write: {min: 4, max: 18}}
 broker:
-  access:
-    - {user: hmi, read: [\"plant/#\"], write: [\"plant/+/+/set\"]}
+  access: [{client: panel-*, read: [\"plant/$state\"]},
+           {user: hmi, read: [\"plant/#\"], write: [\"plant/+/+/set\"]}]
 upstreams:
   cloud:
     url: mqtt://h
@@ -392,7 +399,8 @@ plant/chiller/supply
     as      a/b/c/plant/chiller/supply, by rule 1 (g.yaml:27)
     with    QoS 1, never retained
   without a name, on this machine: may read and write it
-  user hmi: may read it";
+  user hmi: may read it
+  anyone as client panel-*: may neither read nor write it";
         assert_eq!(of("plant/chiller/supply"), want);
     }
 
@@ -440,5 +448,6 @@ plant/chiller/supply
         assert_eq!(document["ways"][1]["retain"], "never");
         assert_eq!(document["own"], "whether the gateway is online; retained");
         assert_eq!(document["access"][1], json!({ "who": "user hmi", "read": true, "write": false }));
+        assert_eq!(document["access"][2], json!({ "who": "anyone as client panel-*", "read": true, "write": false }));
     }
 }

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod apply;
 mod bench;
 mod check;
+mod clients;
 mod demo;
 mod explain;
 mod forget;
@@ -26,6 +27,7 @@ mod spool;
 mod status;
 mod summary;
 mod table;
+mod topics;
 mod trace;
 mod version;
 
@@ -89,6 +91,10 @@ enum Command {
     Confirm(apply::Socket),
     /// Go back to the configuration before the one that was applied
     Revert(apply::Socket),
+    /// Show who is connected to the embedded broker, one client closely, or end a connection
+    Clients(clients::Arguments),
+    /// Show topics of the embedded broker with their last value
+    Topics(topics::Arguments),
     /// Ask a device again for what it has refused so far
     Forget(forget::Arguments),
     /// Show what became of each point's readings: suppressed, published, failed
@@ -143,6 +149,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Apply(args) => apply::run(&args),
         Command::Confirm(args) => apply::confirm(&args),
         Command::Revert(args) => apply::revert(&args),
+        Command::Clients(args) => clients::run(&args),
+        Command::Topics(args) => topics::run(&args),
         Command::Forget(args) => forget::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Spool(args) => spool::run(&args),
@@ -236,6 +244,14 @@ mod tests {
         };
         assert!(parse("trunkline apply").is_err() && parse("trunkline apply a.yaml --confirm 60").is_err());
         assert!(parse("trunkline confirm").is_ok() && parse("trunkline revert --socket s").is_ok());
+    }
+
+    #[test]
+    fn clients_are_shown_one_or_all_or_sent_away() {
+        for line in ["clients", "clients hmi --json", "clients kick hmi", "clients -- kick", "topics a/# --tree"] {
+            assert!(parse(&format!("trunkline {line}")).is_ok(), "{line}");
+        }
+        assert!(parse("trunkline clients kick").is_err() && parse("trunkline topics --tree --json").is_err());
     }
 
     #[test]

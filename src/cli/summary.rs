@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::cli::table::{bytes, seconds, thousands};
 use crate::config::Loaded;
 use crate::config::failsafe::{FailSafe, OnReturn};
-use crate::config::plant::{Keep, Line, ListenerKind, Plant, Port, Schedule, Upstream};
+use crate::config::plant::{Keep, Line, Plant, Port, Schedule, Upstream};
 use crate::config::preset::Facts;
 
 /// So many fail-safes are shown; of many meters alike each has the same.
@@ -22,12 +22,7 @@ pub(super) fn of(plant: &Plant) -> String {
     let rate = values_per_second(plant);
     let _ = writeln!(out, "  points     {}, {:.1} values/s at most", thousands_of(plant.points.len()), rate.abs());
     for listener in &plant.broker.listen {
-        let kind = match listener.kind {
-            ListenerKind::Tcp => "mqtt",
-            ListenerKind::Tls { .. } => "mqtts",
-            ListenerKind::WebSocket => "ws",
-        };
-        let _ = writeln!(out, "  broker     {kind}://{}", listener.address);
+        let _ = writeln!(out, "  broker     {}://{}", listener.scheme(), listener.address);
     }
     for upstream in &plant.upstreams {
         let _ = writeln!(out, "  upstream   {}", describe_upstream(upstream));

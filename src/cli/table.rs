@@ -11,7 +11,8 @@ pub(super) enum Align {
     Right,
 }
 
-/// Rows under a head line, two blanks between columns, no blanks at line ends.
+/// Rows under a head line, two blanks between columns, no blanks at line ends. Names that others chose are among the cells: what
+/// would steer the terminal is not written.
 pub(super) fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |n: usize| {
         let cells = rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count());
@@ -29,7 +30,7 @@ pub(super) fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
             };
             line.push_str(&padded);
         }
-        out.push_str(line.trim_end());
+        out.extend(line.trim_end().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }));
         out.push('\n');
     }
     out

@@ -12,6 +12,8 @@ mod perform;
 pub mod request;
 mod target;
 mod task;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 pub use target::Desk;

@@ -141,17 +141,33 @@ fn fail_safe(key: &str) -> Value {
 
 fn broker(key: &str) -> Value {
     match key {
-        "listen" => list(&map(&["tcp", "tls", "ws", "cert", "key", "client_ca"], |_| json!({"type": "string"}))),
+        "listen" => list(&map(check::LISTENER_KEYS, listener)),
         "anonymous" => json!({"enum": ["loopback", "never", "always"]}),
-        "access" => list(&map(&["user", "read", "write"], |key| match key {
-            "user" => json!({"type": "string"}),
+        "access" => list(&map(check::ACCESS_KEYS, |key| match key {
+            "user" | "client" => json!({"type": "string"}),
             _ => list(&json!({"type": "string"})),
         })),
-        "limits" => map(&["clients", "packet", "queue"], |key| match key {
-            "packet" => json!({"$ref": "#/$defs/size"}),
-            _ => json!({"type": "integer"}),
-        }),
+        "limits" => map(check::LIMIT_KEYS, limit),
         _ => json!({"type": "string"}),
+    }
+}
+
+fn listener(key: &str) -> Value {
+    match key {
+        "client_certificate" => json!({"enum": ["required", "optional"], "default": "required"}),
+        "user" => json!({"enum": ["common_name"]}),
+        "origins" => list(&json!({"type": "string", "description": "https://hmi.example.com"})),
+        "limits" => map(check::LIMIT_KEYS, limit),
+        _ => json!({"type": "string"}),
+    }
+}
+
+fn limit(key: &str) -> Value {
+    match key {
+        "packet" | "queue_bytes" => json!({"$ref": "#/$defs/size"}),
+        "connect_timeout" => json!({"$ref": "#/$defs/duration"}),
+        "rate" => json!({"type": "string", "description": "500/s, or unlimited"}),
+        _ => json!({"type": "integer"}),
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use crate::broker::access;
 use crate::config::Plant;
 use crate::config::difference::{Change, Sign};
-use crate::config::plant::ListenerKind;
 use crate::config::users;
 
 /// As it was read.
@@ -30,11 +29,9 @@ impl Beside {
         if let Some((name, _)) = users.iter().find(|(_, hash)| !access::is_hash(hash)) {
             return Err(format!("user {name:?} has no usable argon2 hash; set one with `trunkline passwd`"));
         }
-        let paths = plant.broker.listen.iter().flat_map(|listener| match &listener.kind {
-            ListenerKind::Tls { cert, key, client_ca } => [Some(cert), Some(key), client_ca.as_ref()],
-            ListenerKind::Tcp | ListenerKind::WebSocket => [None; 3],
-        });
-        let files = paths.flatten().map(|path| (path.clone(), print_of(path))).collect();
+        let tls = plant.broker.listen.iter().filter_map(|listener| listener.tls.as_ref());
+        let paths = tls.flat_map(|tls| [&tls.cert, &tls.key].into_iter().chain(tls.clients.as_ref().map(|c| &c.ca)));
+        let files = paths.map(|path| (path.clone(), print_of(path))).collect();
         Ok(Self { users, files })
     }
 

@@ -62,15 +62,15 @@ pub(super) fn verbs(accounts: &Accounts, spool: &Spool) -> Vec<Verb> {
     ]
 }
 
-fn stopping() -> Fault {
+pub(super) fn stopping() -> Fault {
     Fault::new(Code::ShuttingDown, "the gateway is stopping")
 }
 
-fn to_value(what: &impl Serialize) -> Result<Value, Fault> {
+pub(super) fn to_value(what: &impl Serialize) -> Result<Value, Fault> {
     serde_json::to_value(what).map_err(|e| Fault::new(Code::Failed, e.to_string()))
 }
 
-fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Fault> {
+pub(super) fn read<T: DeserializeOwned + Default>(params: Value) -> Result<T, Fault> {
     if params.is_null() {
         return Ok(T::default());
     }

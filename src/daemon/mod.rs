@@ -42,6 +42,7 @@ use crate::web;
 use crate::web::WebError;
 
 mod beside;
+mod clients;
 mod commands;
 mod desk;
 mod failsafe;
@@ -211,6 +212,7 @@ impl Daemon {
         let services = &base.groups.services;
         if let Some(control) = control {
             let control = control.with(desk::verbs(&asked.accounts, &base.spool)).with(reload::verbs(&reloads));
+            let control = control.with(clients::verbs(&base.broker));
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         let Base { groups, broker, spool, .. } = base;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
+use crate::broker::Readmitted;
 use crate::command::Floor;
 use crate::command::failsafe::Eyes;
 use crate::config::Plant;
@@ -63,10 +64,10 @@ impl Site {
         difference: &Difference,
         leaver: Leaver,
     ) -> Result<(), String> {
-        self.open_doors(&new).await?;
+        self.admit(&new, &beside).await?;
+        self.beside = beside;
         let new = Arc::new(new);
         let running = std::mem::replace(&mut self.plant, Arc::clone(&new));
-        self.admit(&new, beside, difference).await;
         self.change_upstreams(&running, difference, leaver).await;
         self.change_lines(&running, difference).await;
         if listens_to_more(&running, &new, difference) {
@@ -86,27 +87,23 @@ impl Site {
         self.broker.refilter(intake::NAME, intake::wanted(&self.plant)).await;
     }
 
-    /// Listeners of the broker and of the web server: they alone can fail.
-    async fn open_doors(&mut self, new: &Plant) -> Result<(), String> {
+    /// Who may come in, and where: by the listeners of the web server and of the broker. They alone can fail.
+    async fn admit(&mut self, new: &Plant, beside: &Beside) -> Result<(), String> {
+        self.web.change(self.plant.web, new.web, &self.board).await.map_err(|e| e.to_string())?;
         // Also where nothing has changed: certificates are read anew.
-        self.broker.listen(&new.broker.listen).await.map_err(|e| e.to_string())?;
-        if let Err(error) = self.web.change(self.plant.web, new.web, &self.board).await {
-            if let Err(again) = self.broker.listen(&self.plant.broker.listen).await {
-                tracing::error!("the listeners of before cannot be had again: {again}");
+        match self.broker.readmit(&new.broker, beside.users.clone()).await {
+            Ok(Readmitted { without_login: 0, without_right: 0, .. }) => Ok(()),
+            Ok(Readmitted { without_login, without_right, staying }) => {
+                tracing::info!(without_login, without_right, staying, "clients that may not stay were let go");
+                Ok(())
             }
-            return Err(error.to_string());
+            Err(error) => {
+                if let Err(again) = self.web.change(new.web, self.plant.web, &self.board).await {
+                    tracing::error!("the web server cannot listen again where it did: {again}");
+                }
+                Err(error.to_string())
+            }
         }
-        Ok(())
-    }
-
-    async fn admit(&mut self, new: &Plant, beside: Beside, difference: &Difference) {
-        if difference.parts.contains(&Part::Limits) {
-            self.broker.set_limits(new.broker.limits).await;
-        }
-        if difference.parts.contains(&Part::Access) || beside.users != self.beside.users {
-            self.broker.set_access(&new.broker, beside.users.clone()).await;
-        }
-        self.beside = beside;
     }
 
     async fn change_upstreams(&mut self, running: &Plant, difference: &Difference, leaver: Leaver) {

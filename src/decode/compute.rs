@@ -1,39 +1,32 @@
-//! `compute:` expressions: the only door to the expression library.
+//! `compute:` expressions: a number out of the values of other points.
 //! They run over doubles, because they hold divisions and roots anyway; the result is shown with at most twelve significant
 //! digits, so that 0.1 + 0.2 is 0.3.
 
-use exmex::{Express as _, FlatEx};
-
 use crate::decode::decimal;
+use crate::formula::{Expression, ExpressionError};
 use crate::sample::{Reason, Value};
 
 /// An expression, parsed once.
 #[derive(Debug, Clone)]
 pub struct Formula {
-    /// On the heap: it is 20 kB, and every point has room for one.
-    parsed: Box<FlatEx<f64>>,
+    /// On the heap, because every point has room for one and few have any.
+    parsed: Box<Expression>,
 }
-
-/// Why a text is no expression, in the library's words.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct FormulaError(String);
 
 impl Formula {
     /// Parses what was written.
-    pub fn new(text: &str) -> Result<Self, FormulaError> {
-        let parsed = FlatEx::<f64>::parse(text).map_err(|e| FormulaError(e.to_string()))?;
-        Ok(Self { parsed: Box::new(parsed) })
+    pub fn new(text: &str) -> Result<Self, ExpressionError> {
+        Ok(Self { parsed: Box::new(Expression::parse(text)?) })
     }
 
     /// The names it uses, in the order [`Formula::eval`] wants their values.
     pub fn names(&self) -> &[String] {
-        self.parsed.var_names()
+        self.parsed.names()
     }
 
     /// The result. [`Reason::Source`] where a value is missing, [`Reason::NotANumber`] for a division by zero and the like.
     pub fn eval(&self, values: &[f64]) -> Result<Value, Reason> {
-        let x = self.parsed.eval(values).map_err(|_| Reason::Source)?;
+        let x = self.parsed.eval(values).ok_or(Reason::Source)?;
         if !x.is_finite() {
             return Err(Reason::NotANumber);
         }

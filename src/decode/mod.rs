@@ -7,7 +7,7 @@ mod decimal;
 mod encode;
 mod words;
 
-pub use compute::{Formula, FormulaError};
+pub use compute::Formula;
 pub use encode::{EncodeError, encode, encode_scaled};
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::broker;
 use crate::config;
-use crate::config::plant::{self, Anonymous, Limits, Listener, ListenerKind, Port, Source};
+use crate::config::plant::{self, Anonymous, Limits, Listener, Port, Source};
 use crate::decode;
 use crate::demo::{Broker, BrokerError, DemoError, LocalSubscription, Plant, Settings, here};
 use crate::point::{DeviceId, Table};
@@ -32,7 +32,7 @@ pub(super) fn plant(settings: &Settings, home: &Path) -> Result<Plant, DemoError
 }
 
 fn listening(broker: plant::Broker, port: u16) -> plant::Broker {
-    plant::Broker { listen: vec![Listener { address: here(port), kind: ListenerKind::Tcp }], users: None, ..broker }
+    plant::Broker { listen: vec![Listener::plain(here(port))], users: None, ..broker }
 }
 
 /// Lives as long as the demo.
@@ -136,12 +136,13 @@ fn to_words(wire: &plant::Wire, value: &Value) -> Option<Vec<u16>> {
 }
 
 fn start_cloud(settings: &Settings, plant: &Plant) -> Result<Broker, DemoError> {
+    let limits = Limits { queue: 10_000, ..plant.broker.limits };
     let cloud = plant::Broker {
-        listen: vec![Listener { address: here(settings.cloud_port), kind: ListenerKind::Tcp }],
+        listen: vec![Listener { limits, ..Listener::plain(here(settings.cloud_port)) }],
         anonymous: Anonymous::Loopback,
         users: None,
         access: Vec::new(),
-        limits: Limits { queue: 10_000, ..plant.broker.limits },
+        limits,
     };
     let options =
         broker::Options { gateway: Arc::from("cloud"), state_dir: plant.state_dir.join("cloud"), users: Vec::new() };

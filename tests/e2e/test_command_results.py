@@ -9,6 +9,7 @@ import time
 import pytest
 from pymodbus.constants import ExcCodes
 
+from gateway import ROOT
 from modbus_peer import HOLDING, SerialPeer, TcpPeer, device
 from rpc import Rpc
 from waiting import eventually
@@ -244,3 +245,21 @@ def test_without_mqtt_5_the_answer_is_found_by_its_id(site):
     heard = lambda: {a["id"]: a["result"] for a in map(json.loads, near.by_topic[topic + "/result"])}  # noqa: E731
     eventually(lambda: len(heard()) == 3, hoped="all three are answered")
     assert heard()["y"] == "refused" and heard()["z"] == "written" and heard()["x"] in ("written", "refused")
+
+
+def test_the_call_in_the_documentation_works_as_it_stands(site, port):
+    plc, _, _, _, _ = site()
+    page = (ROOT / "docs/commands.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(import.*?)```", page, re.S)[1], names)  # noqa: S102
+    caller = names["Caller"]("127.0.0.1", port)
+    try:
+        answer = caller.call("plant/chiller/setpoint/set", {"value": 7.5, "id": "a7"})
+        assert (answer["result"], answer["value"], answer["id"]) == ("written", 7.5, "a7") and plc.get(1, 0) == 75
+        assert caller.call("plant/chiller/energy/get", {})["value"] == 7
+        with pytest.raises(TimeoutError):
+            caller.call("nowhere/chiller/setpoint/set", 1, timeout=1)
+        assert not caller.waiting
+    finally:
+        caller.client.disconnect()
+        caller.client.loop_stop()

@@ -47,17 +47,21 @@ struct Server {
 
 impl Server {
     fn settings(&self) -> plant::Broker {
-        let listen = [plant::ListenerKind::Tcp, plant::ListenerKind::WebSocket];
+        let listen = [plant::ListenerKind::Tcp, plant::ListenerKind::WebSocket { origins: Vec::new() }];
         let filters = |texts: &[String]| texts.iter().map(|text| TopicFilter::new(text.as_str()).unwrap()).collect();
-        let rule = plant::AccessRule { user: None, read: filters(&self.read), write: filters(&self.write) };
+        let rule =
+            plant::AccessRule { user: None, client: None, read: filters(&self.read), write: filters(&self.write) };
         let ruled = !self.read.is_empty() || !self.write.is_empty();
-        let listen = listen.map(|kind| plant::Listener { address: "127.0.0.1:0".parse().unwrap(), kind });
+        let clients = self.clients.unwrap_or(50);
+        let limits = plant::Limits { clients, packet: 100_000, queue: 1000, ..plant::Limits::default() };
+        let plain = plant::Listener::plain("127.0.0.1:0".parse().unwrap());
+        let listen = listen.map(|kind| plant::Listener { kind, limits, ..plain.clone() });
         plant::Broker {
             listen: listen.to_vec(),
             anonymous: if self.users.is_empty() { plant::Anonymous::Always } else { plant::Anonymous::Never },
             users: None,
             access: ruled.then_some(rule).into_iter().collect(),
-            limits: plant::Limits { clients: self.clients.unwrap_or(50), packet: 100_000, queue: 1000 },
+            limits,
         }
     }
 

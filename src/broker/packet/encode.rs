@@ -25,6 +25,7 @@ pub struct Outbox {
     bytes: usize,
     /// Largest packet the client takes (MQTT-3.1.2-24).
     maximum: Option<u32>,
+    packets: u64,
 }
 
 impl Outbox {
@@ -53,6 +54,11 @@ impl Outbox {
         self.bytes == 0
     }
 
+    /// Packets put in since this was last asked.
+    pub const fn take_count(&mut self) -> u64 {
+        std::mem::replace(&mut self.packets, 0)
+    }
+
     /// Everything that waits, in order; the box is empty afterwards.
     pub fn take(&mut self) -> VecDeque<Bytes> {
         self.seal();
@@ -76,6 +82,7 @@ impl Outbox {
         put_varint(&mut self.tail, body.len());
         self.tail.put_slice(body);
         self.bytes += whole;
+        self.packets += 1;
         true
     }
 
@@ -150,6 +157,7 @@ pub fn publish(out: &mut Outbox, version: Version, delivery: &Delivery<'_>) -> O
         publish_properties(&mut out.tail, delivery);
     }
     out.bytes += whole - message.payload.len();
+    out.packets += 1;
     out.payload(&message.payload);
     Some(whole)
 }

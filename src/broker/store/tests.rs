@@ -51,7 +51,7 @@ impl Life {
 
     fn with(db: Db, saved: Saved) -> Self {
         let now = Instant::now();
-        let limits = Limits { clients: 10, packet: 4096, queue: 1000 };
+        let limits = Limits { clients: 10, packet: 4096, queue: 1000, ..Limits::default() };
         let mut core = Core::new(limits, Access::new(Anonymous::Always, Vec::new(), Vec::new()), now);
         core.restore(now, saved);
         Self { core, now, db }
@@ -86,7 +86,7 @@ impl Life {
         let Some(Packet::Connect(connect)) = Decoder::new(4096).next(&mut BytesMut::from(&bytes[..])).unwrap() else {
             panic!("no CONNECT")
         };
-        let guest = Guest { peer: "127.0.0.1:1".parse().unwrap(), user: None };
+        let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), self.core.limits());
         self.core.connect(self.now, *connect, guest).unwrap()
     }
 

@@ -121,7 +121,7 @@ pub(super) fn publish(flags: u8, id: u16, topic: &str, payload: &str, v5: bool) 
 }
 
 fn core(queue: usize, now: Instant) -> Core {
-    let limits = Limits { clients: 5000, packet: 4096, queue };
+    let limits = Limits { clients: 5000, packet: 4096, queue, ..Limits::default() };
     Core::new(limits, Access::new(Anonymous::Always, Vec::new(), Vec::new()), now)
 }
 
@@ -141,7 +141,7 @@ impl World {
         let mut decoder = Decoder::new(4096);
         let packet = decoder.next(&mut BytesMut::from(bytes));
         let Ok(Some(Packet::Connect(connect))) = packet else { panic!("{packet:?}") };
-        let guest = Guest { peer: ([127, 0, 0, 1], 1).into(), user: None };
+        let guest = Guest::nobody(([127, 0, 0, 1], 1).into(), self.core.limits());
         let key = self.core.connect(self.now, *connect, guest).unwrap();
         self.decoders.insert(key, decoder);
         key

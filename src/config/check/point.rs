@@ -18,6 +18,7 @@ use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::config::plant::Wire;
 use crate::config::plant::Write;
+use crate::formula::Expression;
 use crate::message::Class;
 use crate::payload::Format;
 use crate::payload::Series;
@@ -492,9 +493,8 @@ impl Checker {
     }
 
     fn compute(&mut self, node: &Node, name: &str, ids: &dyn Fn(&str) -> Option<u32>) -> Option<Source> {
-        use exmex::Express as _;
         let text = self.reader.text(node)?;
-        let parsed = match exmex::FlatEx::<f64>::parse(&text) {
+        let parsed = match Expression::parse(&text) {
             Ok(parsed) => parsed,
             Err(e) => {
                 self.reader.error(node.at, format!("`{text}` is no expression: {e}"), "e.g. voltage * current");
@@ -502,7 +502,7 @@ impl Checker {
             }
         };
         let mut inputs = Vec::new();
-        for variable in parsed.var_names() {
+        for variable in parsed.names() {
             match ids(variable) {
                 Some(id) if variable != name => inputs.push((Arc::from(variable.as_str()), PointId(id))),
                 _ => {

@@ -54,7 +54,8 @@ impl Checker {
         spool
     }
 
-    fn rate(&mut self, node: &Node) -> Option<u32> {
+    /// `500/s` or `unlimited`.
+    pub(super) fn rate(&mut self, node: &Node) -> Option<u32> {
         let text = self.reader.text(node)?;
         if text == "unlimited" {
             return None;

@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Plant;
+use crate::config::plant::Broker;
 use crate::config::plant::Device;
+use crate::config::plant::Listener;
 use crate::point::LineId;
 
 /// One line of the difference: `~ line hall: baud 9600 → 19200 (restarts this line)`.
@@ -121,11 +123,13 @@ impl Difference {
         it.lines(running, new);
         it.upstreams(running, new);
         let before = &running.broker;
-        let who = |b: &crate::config::plant::Broker| (b.anonymous, b.users.clone(), b.access.clone());
+        let who = |b: &Broker| (b.anonymous, b.users.clone(), b.access.clone());
+        let doors =
+            |b: &Broker| b.listen.iter().map(|l| (l.address, l.kind.clone(), l.tls.clone())).collect::<Vec<_>>();
         for (part, differs) in [
-            (Part::Listeners, before.listen != broker.listen),
+            (Part::Listeners, doors(before) != doors(broker)),
             (Part::Access, who(before) != who(broker)),
-            (Part::Limits, before.limits != broker.limits),
+            (Part::Limits, has_other_limits(before, broker)),
             (Part::FailSafes, running.fail_safes != *fail_safes),
             (Part::Spool, running.spool != *spool),
             (Part::Stats, running.stats != *stats),
@@ -180,6 +184,12 @@ impl Difference {
         let fresh = new.upstreams.iter().filter(|u| running.upstreams.iter().all(|was| was.name != u.name));
         self.upstreams.extend(fresh.map(|u| (Arc::clone(&u.name), Deed::Begin)));
     }
+}
+
+/// Of the broker, or of a listener that stays.
+fn has_other_limits(was: &Broker, now: &Broker) -> bool {
+    let others = |l: &Listener| was.listen.iter().any(|o| o.address == l.address && o.limits != l.limits);
+    was.limits != now.limits || now.listen.iter().any(others)
 }
 
 fn has_same_devices(running: &Plant, new: &Plant, line: LineId) -> bool {
@@ -303,18 +313,30 @@ stats: {every: 60s}
     #[test]
     fn parts_without_a_name_are_told_apart() {
         for (old, new, part, said) in [
-            ("tcp: 127.0.0.1:1883", "tcp: 127.0.0.1:1884", Part::Listeners, "+ listener tcp 127.0.0.1:1884"),
+            ("tcp: 127.0.0.1:1883", "tcp: 127.0.0.1:1884", Part::Listeners, "+ listener mqtt://127.0.0.1:1884"),
             ("1883}]}", "1883}], anonymous: always}", Part::Access, "~ broker: anonymous loopback → always"),
             ("1883}]}", "1883}], access: [{read: [\"#\"]}]}", Part::Access, "~ broker: access rules"),
             ("1883}]}", "1883}], limits: {queue: 9}}", Part::Limits, "~ broker: limits: queue 1000 → 9"),
             (
                 "write: true",
-                "write: true, fail_safe: {value: 0, after: 5s, when: cloud}",
+                "write: true, fail_safe: {value: 0, after: 5s, when: {upstream: cloud}}",
                 Part::FailSafes,
                 "+ fail-safe of c/r",
             ),
             ("max_age: 30d", "max_age: 7d", Part::Spool, "~ spool: max_age 2592000s → 604800s"),
             ("every: 60s", "every: 10s", Part::Stats, "~ stats: every 60s → 10s"),
+            (
+                "tcp: 127.0.0.1:1883",
+                "tcp: 127.0.0.1:1883, limits: {clients: 9, rate: 50/s}",
+                Part::Limits,
+                "~ listener mqtt://127.0.0.1:1883: limits: clients 200 → 9, limits: rate unlimited → 50/s",
+            ),
+            (
+                "tcp: 127.0.0.1:1883",
+                "ws: 127.0.0.1:1883",
+                Part::Listeners,
+                "~ listener ws://127.0.0.1:1883: spoken there mqtt → ws (for who connects from now on)",
+            ),
             ("stats:", "web: {listen: 127.0.0.1:8080}\nstats:", Part::Web, "~ web: listen nowhere → 127.0.0.1:8080"),
         ] {
             let it = after(old, new);

@@ -16,6 +16,7 @@ use crate::config::plant::AccessRule;
 use crate::config::plant::Anonymous;
 use crate::config::plant::Broker;
 use crate::config::plant::Device;
+use crate::config::plant::Limits;
 use crate::config::plant::Line;
 use crate::config::plant::Listener;
 use crate::config::plant::ListenerKind;
@@ -315,12 +316,7 @@ fn report(facts: Facts, was: &Report, is: &Report) -> Facts {
 }
 
 fn broker(out: &mut Vec<Change>, was: &Broker, is: &Broker) {
-    for listener in is.listen.iter().filter(|l| !was.listen.contains(l)) {
-        out.push(told(Sign::Added, format!("listener {}", listens(listener)), ""));
-    }
-    for listener in was.listen.iter().filter(|l| !is.listen.contains(l)) {
-        out.push(told(Sign::Removed, format!("listener {}", listens(listener)), "its clients are disconnected"));
-    }
+    listeners(out, &was.listen, &is.listen);
     let word = |who: &Anonymous| {
         let word = match who {
             Anonymous::Loopback => "loopback",
@@ -334,21 +330,60 @@ fn broker(out: &mut Vec<Change>, was: &Broker, is: &Broker) {
     let facts = Facts::default()
         .told("anonymous", (&was.anonymous, &is.anonymous), word)
         .told("users", (&was.users, &is.users), users)
-        .told("access rules", (&was.access, &is.access), rules)
-        .shown("limits: clients", (&was.limits.clients, &is.limits.clients))
-        .shown("limits: packet", (&was.limits.packet, &is.limits.packet))
-        .shown("limits: queue", (&was.limits.queue, &is.limits.queue));
+        .told("access rules", (&was.access, &is.access), rules);
+    let facts = limits(facts, &was.limits, &is.limits);
     let rest = |broker: &Broker| Broker { listen: Vec::new(), ..broker.clone() };
     changed(out, "broker", (&rest(was), &rest(is)), &facts);
 }
 
+/// A listener is known by its address; all else about it can change while it listens.
+fn listeners(out: &mut Vec<Change>, was: &[Listener], is: &[Listener]) {
+    let at = |all: &'_ [Listener], l: &Listener| all.iter().position(|other| other.address == l.address);
+    for listener in is {
+        match at(was, listener).map(|here| &was[here]) {
+            None => out.push(told(Sign::Added, format!("listener {}", listens(listener)), "")),
+            Some(before) if before != listener => {
+                let what = format!("listener {}: {}", listens(listener), listener_facts(before, listener).text());
+                out.push(told(Sign::Changed, what, "for who connects from now on"));
+            }
+            Some(_) => {}
+        }
+    }
+    for listener in was.iter().filter(|l| at(is, l).is_none()) {
+        out.push(told(Sign::Removed, format!("listener {}", listens(listener)), "its clients are disconnected"));
+    }
+}
+
+fn listener_facts(was: &Listener, is: &Listener) -> Facts {
+    let facts = Facts::default()
+        .told("spoken there", (&was.scheme(), &is.scheme()), ToString::to_string)
+        .named("origins", (&origins(was), &origins(is)))
+        .named("certificates", (&was.tls, &is.tls));
+    limits(facts, &was.limits, &is.limits)
+}
+
+fn origins(listener: &Listener) -> &[Arc<str>] {
+    match &listener.kind {
+        ListenerKind::Tcp => &[],
+        ListenerKind::WebSocket { origins } => origins,
+    }
+}
+
+fn limits(facts: Facts, was: &Limits, is: &Limits) -> Facts {
+    let most = |most: &Option<usize>| most.map_or("by `queue`".to_owned(), |bytes| bytes.to_string());
+    let rate = |rate: &Option<u32>| rate.map_or("unlimited".to_owned(), |n| format!("{n}/s"));
+    facts
+        .shown("limits: clients", (&was.clients, &is.clients))
+        .shown("limits: packet", (&was.packet, &is.packet))
+        .shown("limits: queue", (&was.queue, &is.queue))
+        .told("limits: queue_bytes", (&was.queue_bytes, &is.queue_bytes), most)
+        .shown("limits: subscriptions", (&was.subscriptions, &is.subscriptions))
+        .told("limits: rate", (&was.rate, &is.rate), rate)
+        .debug("limits: connect_timeout", (&was.connect_timeout, &is.connect_timeout))
+}
+
 fn listens(listener: &Listener) -> String {
-    let kind = match listener.kind {
-        ListenerKind::Tcp => "tcp",
-        ListenerKind::Tls { .. } => "tls",
-        ListenerKind::WebSocket => "ws",
-    };
-    format!("{kind} {}", listener.address)
+    format!("{}://{}", listener.scheme(), listener.address)
 }
 
 fn upstreams(out: &mut Vec<Change>, running: &Plant, new: &Plant) {

@@ -1,0 +1,242 @@
+//! Commands on a line that is asked for more than it can carry: the real command, poll and bus tasks on a paced wire at 9600
+//! baud, in slow motion under the paused clock. The wire's own account says what went out when.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
+
+use super::*;
+use crate::bus::wire;
+use crate::bus::wire::Heard;
+use crate::bus::wire::Pace;
+use crate::bus::wire::Saying;
+use crate::config;
+use crate::config::plant::Plant;
+use crate::config::plant::Schedule;
+use crate::message::Message;
+use crate::message::Retain;
+use crate::poll;
+use crate::status::BrokerStatus;
+use crate::topic::Qos;
+use crate::topic::TopicName;
+
+/// tokio's paused clock knows whole milliseconds, which is less than a character then.
+const SLOWED: u32 = 10;
+/// How long a device thinks.
+const THINKS: Duration = Duration::from_millis(5);
+
+/// Six devices with 40 registers in a row and some beside, ten times as often as the line allows.
+fn plant() -> Plant {
+    let row: String = (0..40).map(|n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}}}\n")).collect();
+    let text = format!(
+        "gateway: g\nlines: {{hall: {{serial: /dev/none, baud: 9600, format: 8N1, timeout: 300ms, retries: 1}}}}\ndevices:\n  \
+         - name: d{{unit_id}}\n    line: hall\n    unit_id: 1-6\n    every: 100ms\n    points:\n{row}      far: {{holding: 200}}\n"
+    );
+    config::load_text("t.yaml", &text, Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
+}
+
+/// What all devices hold, and how they answer; the silent ones do not.
+fn devices(silent: &'static [u8]) -> impl FnMut(u8, &[u8]) -> Saying + Send + 'static {
+    let mut held: HashMap<(u8, u16), u16> = HashMap::new();
+    move |unit, pdu| {
+        let word = |at: usize| u16::from_be_bytes([pdu[at], pdu[at + 1]]);
+        let answer = match pdu[0] {
+            3 => {
+                let words = (word(1)..word(1) + word(3)).map(|a| held.get(&(unit, a)).copied().unwrap_or_default());
+                let data: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
+                [&[3, u8::try_from(data.len()).unwrap()], data.as_slice()].concat()
+            }
+            6 => {
+                held.insert((unit, word(1)), word(3));
+                pdu.to_vec()
+            }
+            16 => {
+                held.extend((0..word(3)).map(|n| ((unit, word(1) + n), word(6 + 2 * usize::from(n)))));
+                pdu[..5].to_vec()
+            }
+            _ => pdu.to_vec(),
+        };
+        (!silent.contains(&unit)).then_some((THINKS * SLOWED, answer))
+    }
+}
+
+/// The tasks at work.
+struct Site {
+    commands: mpsc::Sender<Vec<Message>>,
+    answers: mpsc::Receiver<Vec<Message>>,
+    trunk: wire::Wire,
+    begun: Instant,
+    _seat: watch::Sender<Option<Desk>>,
+    _floors: watch::Sender<Floor>,
+    _stop: DropGuard,
+}
+
+impl Site {
+    fn new(silent: &'static [u8]) -> Self {
+        let plant = plant();
+        let stop = CancellationToken::new();
+        let (bus, trunk) = wire::start(&plant.lines[0], Pace::slowed(&plant.lines[0], SLOWED), devices(silent));
+        let mut parts = poll::Parts {
+            line: wire::slow_motion(&plant.lines[0], SLOWED),
+            devices: plant.devices.clone(),
+            points: plant.points.clone(),
+            lessons: poll::learned::Lessons::default(),
+        };
+        for point in &mut parts.points {
+            let Schedule::Every { period, .. } = &mut Arc::make_mut(point).schedule else {
+                panic!("a period is configured")
+            };
+            *period *= SLOWED;
+        }
+        let (samples, mut sampled) = mpsc::channel(64);
+        let (events, mut happened) = mpsc::channel(64);
+        let weak = samples.downgrade();
+        let (_, task) = poll::new(parts, bus.clone(), samples, events);
+        let (seat, seated) = watch::channel(Some(Desk { bus, orders: task.desk(), samples: weak }));
+        tokio::spawn(task.run(stop.clone()));
+        tokio::spawn(async move { while sampled.recv().await.is_some() {} });
+        tokio::spawn(async move { while happened.recv().await.is_some() {} });
+        let (commands, heard) = mpsc::channel(4);
+        let (outlet, answers) = mpsc::channel(64);
+        let (_, broker) = watch::channel(BrokerStatus::default());
+        let eyes = failsafe::Eyes { upstreams: Vec::new(), broker, lines: Vec::new() };
+        let floor = Floor { plant: Arc::new(plant), desks: vec![seated], eyes };
+        let (floors, floor) = watch::channel(floor);
+        tokio::spawn(new(floor, heard, outlet).run(stop.clone()));
+        let (begun, stop) = (Instant::now(), stop.drop_guard());
+        Self { commands, answers, trunk, begun, _seat: seat, _floors: floors, _stop: stop }
+    }
+
+    /// All in one moment.
+    async fn send(&self, all: &[(&str, Json)]) {
+        let message = |(topic, payload): &(&str, Json)| {
+            let topic = TopicName::new(format!("g/{topic}")).unwrap();
+            Message::plain(topic, Bytes::from(payload.to_string()), Qos::AtLeastOnce, Retain::No)
+        };
+        self.commands.send(all.iter().map(message).collect()).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> Json {
+        let batch = self.answers.recv().await.unwrap();
+        serde_json::from_slice(&batch[0].payload).unwrap()
+    }
+
+    async fn answers(&mut self, count: usize) -> Vec<Json> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            all.push(self.answer().await);
+        }
+        all
+    }
+
+    fn questions(&self) -> Vec<Heard> {
+        self.trunk.account().questions
+    }
+
+    /// The writes of one unit that went out: function, address, words.
+    fn writes(&self, unit: u8) -> Vec<(u8, u16, Vec<u16>)> {
+        let word = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
+        let of = |q: &Heard| match q.pdu[0] {
+            6 => Some((6, word(&q.pdu[1..]), vec![word(&q.pdu[3..])])),
+            16 => Some((16, word(&q.pdu[1..]), q.pdu[6..].chunks(2).map(word).collect())),
+            _ => None,
+        };
+        self.questions().iter().filter(|q| q.unit == unit).filter_map(of).collect()
+    }
+}
+
+/// One command after the other, each at another moment of what passes on the wire: the longest and the mean wait for a write's
+/// first byte, and the longest transaction, in real time.
+async fn waits(silent: &'static [u8]) -> (Duration, Duration, Duration) {
+    let mut site = Site::new(silent);
+    let mut asked = Vec::new();
+    // Until every device is known, and for so long that every kind of read is under way at some moment.
+    tokio::time::sleep(Duration::from_secs(5) * SLOWED).await;
+    for n in 0..100_u16 {
+        tokio::time::sleep(Duration::from_millis(u64::from(n) * 7 + 13) * SLOWED).await;
+        asked.push(Instant::now());
+        site.send(&[("d3/p5/set", json!(1000 + n))]).await;
+        assert_eq!(site.answer().await["result"], "written");
+    }
+    let account = site.trunk.account();
+    let load = account.occupied.div_duration_f64(site.begun.elapsed());
+    assert!(load > 0.9 && (account.violations, account.collisions) == (0, 0), "load {load:.3}");
+    let starts: Vec<Instant> = account.questions.iter().map(|q| q.at).collect();
+    let longest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+    let mut all = Vec::new();
+    for (n, asked) in (0..).zip(&asked) {
+        let value = u16::to_be_bytes(1000 + n);
+        let write = account.questions.iter().position(|q| q.pdu[0] == 6 && q.pdu[3..] == value).unwrap();
+        let between = starts[..write].iter().filter(|at| *at > asked).count();
+        assert_eq!(between, 0, "others went before the write of {value:?}");
+        all.push(starts[write] - *asked);
+    }
+    let (worst, mean) = (*all.iter().max().unwrap(), all.iter().sum::<Duration>() / 100);
+    println!(
+        "load {load:.3}, {} questions, waits: worst {worst:?}, mean {mean:?}, longest transaction {longest:?}, all slowed {SLOWED} times",
+        starts.len()
+    );
+    (worst / SLOWED, mean / SLOWED, longest / SLOWED)
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_9600_baud_under_full_load_a_write_waits_for_one_transaction_at_most() {
+    let (worst, mean, longest) = waits(&[]).await;
+    assert!(worst <= longest, "waited {worst:?}, the longest transaction takes {longest:?}");
+    assert!(mean < longest * 2 / 3, "{mean:?} of {longest:?}: in the middle of one on average");
+}
+
+#[tokio::test(start_paused = true)]
+async fn beside_silent_devices_a_write_waits_for_one_transaction_at_most() {
+    let (worst, _, longest) = waits(&[1, 6]).await;
+    assert!(worst <= longest, "waited {worst:?}, the longest transaction takes {longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_of_several_points_keep_their_order_and_the_latest_of_each_wins() {
+    let mut site = Site::new(&[]);
+    let set = |point: &'static str, value: u16| (point, json!(value));
+    site.send(&[set("d1/p1/set", 1), set("d1/p2/set", 2), set("d1/p1/set", 3), set("d1/p3/set", 4)]).await;
+    let answers = site.answers(4).await;
+    assert_eq!(answers[0]["reason"], "replaced by a newer command before it was its turn");
+    assert_eq!(answers[1..].iter().map(|a| &a["value"]).collect::<Vec<_>>(), [3, 2, 4]);
+    assert_eq!(site.writes(1), [(6, 1, vec![3]), (6, 2, vec![2]), (6, 3, vec![4])]);
+    // One that is under way is not replaced, and what comes meanwhile waits.
+    site.send(&[set("d2/p1/set", 10)]).await;
+    while site.writes(2).is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    site.send(&[set("d2/p1/set", 11), set("d2/p1/set", 12)]).await;
+    site.answers(3).await;
+    assert_eq!(site.writes(2), [(6, 1, vec![10]), (6, 1, vec![12])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbours_of_a_batch_go_out_in_one_request_and_a_refused_batch_not_at_all() {
+    let mut site = Site::new(&[]);
+    let write = |point: &str, value: i64| json!({"point": point, "value": value});
+    let batch = |writes: &[Json]| json!({ "writes": writes });
+    let row: Vec<Json> = (10..15).map(|n| write(&format!("p{n}"), n * 100)).collect();
+    let refused = [&row[..], &[write("far", 1)]].concat();
+    let too_much = [&row[..], &[write("p20", 70_000)]].concat();
+    for writes in [&refused, &too_much] {
+        site.send(&[("d4/set", batch(writes))]).await;
+        assert_eq!(site.answer().await["result"], "refused");
+    }
+    let far = [&row[..], &[write("p20", 7)]].concat();
+    site.send(&[("d4/set", batch(&far))]).await;
+    let answer = site.answer().await;
+    assert_eq!(answer["result"], "written", "{answer}");
+    assert_eq!(answer["writes"][4], json!({"point": "p14", "result": "written", "value": 1400}));
+    assert_eq!(site.writes(4), [(16, 10, vec![1000, 1100, 1200, 1300, 1400]), (6, 20, vec![7])]);
+}
