@@ -9,7 +9,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use trunkline::bench::mqtt::choices::Choices;
 use trunkline::broker::packet::Options;
+use trunkline::broker::retained::Budget;
 use trunkline::broker::retained::Retained;
+use trunkline::broker::retained::Start;
 use trunkline::broker::router::Router;
 use trunkline::broker::router::Subscriber;
 use trunkline::broker::router::Subscription;
@@ -130,6 +132,19 @@ impl World {
             got.extend(some.iter().map(|stored| stored.message.topic.clone()));
             assert!(got.len() <= self.kept.len(), "{filter} goes round");
         }
+        let (mut searched, mut from) = (Vec::new(), None::<Box<str>>);
+        loop {
+            let mut budget = Budget { messages: 2, levels: step };
+            let start = from.as_deref().map_or(Start::Front, Start::At);
+            let found = self.retained.search(&filter, start, &mut budget, Instant::now());
+            searched.extend(found.messages.iter().map(|stored| stored.message.topic.clone()));
+            assert!(searched.len() <= self.kept.len(), "{filter} goes round");
+            from = found.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        assert_eq!(searched, got, "{filter} in small turns");
         got.sort();
         let want: Vec<_> = self.kept.iter().filter(|topic| filter.matches(topic)).cloned().collect();
         assert_eq!(got, want, "{filter}");

@@ -220,7 +220,7 @@ fn join_core(core: &mut Core, bytes: &[u8]) -> usize {
     while let Some(packet) = decoder.next(&mut buffer).unwrap() {
         match (packet, key) {
             (Packet::Connect(connect), None) => {
-                let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), Limits::default());
+                let guest = Guest::nobody("127.0.0.1:1".parse().unwrap(), core.limits());
                 key = Some(core.connect(now, *connect, guest).unwrap());
             }
             (packet, key) => core.packet(now, key.unwrap(), packet),
@@ -335,4 +335,23 @@ async fn the_payload_of_an_own_value_is_never_copied_on_its_way_to_whoever_keeps
     core.publish_local(now, "", [large]);
     let chunks = core.take_output(key).chunks;
     assert!(chunks.iter().any(|chunk| chunk.as_ptr() == place), "what a socket is given");
+}
+
+#[test]
+fn filters_that_have_to_look_through_all_retained_topics_do_so_turn_by_turn() {
+    let (mut core, now) = (core(), Instant::now());
+    let topics = (0..20_000).map(|n| format!("p/{}/{n}", n / 100));
+    let messages: Vec<Message> = topics.map(|topic| retained(&topic, "x", now, 0).message.clone()).collect();
+    core.publish_local(now, "", messages);
+    // Nothing fits the first, the last topic of all the second.
+    let said =
+        [&b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c"[..], b"\x82\x1A\0\x01\0\x09p/+/+/x/y\0\0\x09+/199/+/#\0"].concat();
+    let key = join_core(&mut core, &said);
+    let mut turns = 1;
+    while core.search_on(now, key) {
+        turns += 1;
+    }
+    assert!((3..10).contains(&turns), "20,200 levels twice in {turns} turns");
+    let heard: usize = core.take_output(key).chunks.iter().map(Bytes::len).sum();
+    assert_eq!(heard, 4 + 6 + 100 * (4 + "p/199/19999x".len()), "CONNACK, SUBACK and the hundred of the second filter");
 }

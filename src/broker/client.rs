@@ -238,7 +238,12 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                     hub.with(|core, now| core.written(now, key));
                 }
                 () = waker.notified() => {
-                    if hub.with(|core, _| core.is_closing(key)) && !chunks.is_empty() {
+                    let (closes, searches) = hub.with(|core, now| (core.is_closing(key), core.search_on(now, key)));
+                    if searches {
+                        // It is awake again already; others have their turn first.
+                        tokio::task::yield_now().await;
+                    }
+                    if closes && !chunks.is_empty() {
                         closing = true;
                         let rest = hub.with(|core, _| core.take_output(key));
                         chunks.extend(rest.chunks);

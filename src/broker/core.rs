@@ -308,6 +308,9 @@ impl Core {
     pub fn written(&mut self, now: Instant, key: usize) {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.writing = 0;
+            if let Some(seat) = conn.session.and_then(|seat| self.seats.get_mut(seat)) {
+                seat.session.take_turn();
+            }
             self.pump(now, key);
         }
     }

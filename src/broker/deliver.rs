@@ -214,9 +214,22 @@ impl Core {
                 }
             }
         }
-        if conn.outbox.len() > before {
+        // A paused search goes on when the connection has its next turn.
+        if conn.outbox.len() > before || (seat.session.is_searching() && conn.has_room()) {
             self.woken.push(key);
         }
+    }
+
+    /// A connection has its turn again: a search that has paused goes on. False when there is none, or when it waits for room.
+    pub fn search_on(&mut self, now: Instant, key: usize) -> bool {
+        let Some(conn) = self.conns.get(key).filter(|conn| conn.has_room()) else { return false };
+        let Some(seat) = conn.session.and_then(|seat| self.seats.get_mut(seat)) else { return false };
+        if !seat.session.is_searching() {
+            return false;
+        }
+        seat.session.take_turn();
+        self.pump(now, key);
+        true
     }
 }
 

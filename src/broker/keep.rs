@@ -11,11 +11,11 @@ use std::time::Instant;
 use super::core::Core;
 use super::packet::Will;
 use super::queue::Depth;
-use super::queue::Entry;
 use super::router::Subscriber;
 use super::router::Subscription;
 use super::seat::Seat;
 use super::session::Changes;
+use super::session::Restored;
 use super::session::Session;
 use super::session::Subscribed;
 use super::stored::Life;
@@ -96,12 +96,8 @@ pub struct SavedSession {
     pub number: u64,
     /// Its row; `left` is never later than the start.
     pub row: Row,
-    /// In order.
-    pub entries: Vec<Entry>,
-    /// By their text.
-    pub subscriptions: Vec<(Arc<str>, Subscribed)>,
-    /// QoS 2 messages received and not released.
-    pub received: Vec<u16>,
+    /// What it holds.
+    pub restored: Restored,
     /// Last will: the client was connected, or had gone and its delay was not over.
     pub will: Option<Will>,
 }
@@ -251,13 +247,13 @@ impl Core {
     }
 
     fn restore_session(&mut self, saved: SavedSession) {
-        let SavedSession { number, row, entries, subscriptions, received, will } = saved;
+        let SavedSession { number, row, restored, will } = saved;
         if self.by_id.contains_key(&row.client_id) {
             self.keep.ended.push(number);
             return;
         }
         let mut session = Session::new(self.bounds);
-        session.restore(entries, subscriptions, received);
+        session.restore(restored);
         if let Ok(id) = getrandom::u32() {
             session.queue().number_from((id & 0xFFFF) as u16);
         }

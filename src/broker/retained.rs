@@ -107,11 +107,28 @@ impl Retained {
         limit: usize,
         now: Instant,
     ) -> Vec<Arc<Stored>> {
+        let start = after.map_or(Start::Front, |topic| Start::Behind(topic.as_str()));
+        self.walk(filter, start, Walk::new(limit, usize::MAX, now)).0.found
+    }
+
+    /// Messages that match, from there on, within a budget: a filter that fits nothing may have to look at all levels there are.
+    pub fn search(&self, filter: &TopicFilter, start: Start<'_>, budget: &mut Budget, now: Instant) -> Found {
+        let (walk, next) = self.walk(filter, start, Walk::new(budget.messages, budget.levels, now));
+        budget.levels = walk.effort;
+        Found { messages: walk.found, next }
+    }
+
+    fn walk<'a>(&'a self, filter: &TopicFilter, start: Start<'_>, mut walk: Walk<'a>) -> (Walk<'a>, Option<Box<str>>) {
         let levels: Vec<&str> = filter.as_str().split('/').collect();
-        let after: Option<Vec<&str>> = after.map(|t| t.as_str().split('/').collect());
-        let mut walk = Walk { limit, now, found: Vec::new() };
-        self.root.collect(&levels, after.as_deref(), At::Root, &mut walk);
-        walk.found
+        let path: Option<Vec<&str>> = match start {
+            Start::Front => None,
+            Start::Behind(path) | Start::At(path) => Some(path.split('/').collect()),
+        };
+        walk.inclusive = matches!(start, Start::At(_));
+        self.root.collect(&levels, path.as_deref(), At::Root, &mut walk);
+        walk.path.reverse();
+        let next = walk.stopped.then(|| walk.path.join("/").into());
+        (walk, next)
     }
 
     /// What is kept for a topic, expired or not.
@@ -137,10 +154,50 @@ impl Retained {
     }
 }
 
-struct Walk {
+/// What a search may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Find so many messages.
+    pub messages: usize,
+    /// Look at so many levels of topics, at least 1; what it has looked at is taken off.
+    pub levels: usize,
+}
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Found {
+    /// In the tree's order.
+    pub messages: Vec<Arc<Stored>>,
+    /// Where to go on; `None`: that was all.
+    pub next: Option<Box<str>>,
+}
+
+/// Where a search begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// With the first there is.
+    Front,
+    /// This one was given out.
+    Behind(&'a str),
+    /// Where an earlier search has stopped: this one was not looked at yet.
+    At(&'a str),
+}
+
+struct Walk<'a> {
     limit: usize,
+    effort: usize,
     now: Instant,
     found: Vec<Arc<Stored>>,
+    inclusive: bool,
+    stopped: bool,
+    /// The levels down to where it stopped, the last one first.
+    path: Vec<&'a str>,
+}
+
+impl Walk<'_> {
+    const fn new(limit: usize, effort: usize, now: Instant) -> Self {
+        Self { limit, effort, now, found: Vec::new(), inclusive: false, stopped: false, path: Vec::new() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -180,10 +237,14 @@ impl Node {
     }
 
     /// `after`: only what comes behind this path, seen from here. Depth is bounded by `topic::MAX_LEVELS`.
-    fn collect(&self, filter: &[&str], after: Option<&[&str]>, at: At, walk: &mut Walk) {
-        if walk.found.len() >= walk.limit {
+    fn collect<'a>(&'a self, filter: &[&str], after: Option<&[&str]>, at: At, walk: &mut Walk<'a>) {
+        if walk.found.len() >= walk.limit || walk.effort == 0 {
+            walk.stopped = true;
             return;
         }
+        let after = after.filter(|path| !(path.is_empty() && walk.inclusive));
+        // The way back to where it stopped is free, so that every step gets on.
+        walk.effort -= usize::from(after.is_none());
         let Some((want, left)) = filter.split_first() else {
             return if after.is_none() {
                 self.emit(walk)
@@ -199,7 +260,7 @@ impl Node {
         }
     }
 
-    fn each(&self, filter: &[&str], after: Option<&[&str]>, at: At, walk: &mut Walk) {
+    fn each<'a>(&'a self, filter: &[&str], after: Option<&[&str]>, at: At, walk: &mut Walk<'a>) {
         let first = after.and_then(|path| path.first().copied());
         let from = first.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Included);
         for (level, child) in self.children.range::<str, _>((from, std::ops::Bound::Unbounded)) {
@@ -208,23 +269,29 @@ impl Node {
             }
             let after = after.filter(|_| first == Some(&**level)).map(|path| &path[1..]);
             child.collect(filter, after, At::Below, walk);
+            if walk.stopped {
+                return walk.path.push(level);
+            }
         }
     }
 
-    fn one(&self, level: &str, left: &[&str], after: Option<&[&str]>, walk: &mut Walk) {
-        let Some(child) = self.children.get(level) else { return };
+    fn one<'a>(&'a self, level: &str, left: &[&str], after: Option<&[&str]>, walk: &mut Walk<'a>) {
+        let Some((level, child)) = self.children.get_key_value(level) else { return };
+        let level = &**level;
         let after = match after.and_then(|path| path.split_first()) {
             Some((first, _)) if *first > level => return,
             Some((first, path)) if *first == level => Some(path),
             _ => None,
         };
         child.collect(left, after, At::Below, walk);
+        if walk.stopped {
+            walk.path.push(level);
+        }
     }
 
-    fn emit(&self, walk: &mut Walk) {
+    fn emit(&self, walk: &mut Walk<'_>) {
         if let Some(kept) = &self.kept
             && kept.life(walk.now) != Life::Expired
-            && walk.found.len() < walk.limit
         {
             walk.found.push(Arc::clone(kept));
         }
@@ -283,7 +350,7 @@ mod tests {
         fn reading_in_steps_gives_all_that_match_once(
             topics in proptest::collection::btree_set("(\\$S|[abc]|)(/[abc]?){0,3}", 0..40),
             filter in "(\\$S|[abc]|\\+|)(/([abc]|\\+|)){0,2}(/#)?|#",
-            step in 1_usize..5,
+            (step, effort) in (1_usize..5, 1_usize..5),
         ) {
             let Ok(filter) = TopicFilter::new(filter) else { return Ok(()) };
             let topics: Vec<_> = topics.into_iter().filter_map(|t| TopicName::new(t).ok()).collect();
@@ -300,6 +367,19 @@ mod tests {
                 got.extend(some.iter().map(|s| s.message.topic.clone()));
                 prop_assert!(got.len() <= topics.len());
             }
+            let (mut searched, mut from) = (Vec::new(), None);
+            loop {
+                let mut budget = Budget { messages: step, levels: effort };
+                let start = from.as_deref().map_or(Start::Front, Start::At);
+                let found = retained.search(&filter, start, &mut budget, Instant::now());
+                searched.extend(found.messages.iter().map(|s| s.message.topic.clone()));
+                prop_assert!(searched.len() <= topics.len());
+                from = found.next;
+                if from.is_none() {
+                    break;
+                }
+            }
+            prop_assert_eq!(&searched, &got);
             got.sort();
             let mut want: Vec<_> = topics.iter().filter(|t| filter.matches(t)).cloned().collect();
             want.sort();

@@ -14,6 +14,7 @@ use super::queue::Item;
 use super::queue::Queue;
 use super::queue::Room;
 use super::queue::Step;
+use super::replay::Cursor;
 use super::replay::Replays;
 use super::retained::Retained;
 use crate::topic::Qos;
@@ -44,12 +45,15 @@ pub struct Changes {
     pub subscriptions: Vec<(Arc<str>, Option<Subscribed>)>,
     /// QoS 2 messages received and not released, all of them, where that changed.
     pub received: Option<Vec<u16>>,
+    /// Retained messages still to be sent, all of them, where that changed.
+    pub replays: Option<Vec<Cursor>>,
 }
 
 impl Changes {
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.gone.is_empty() && self.subscriptions.is_empty() && self.received.is_none()
+        let lists = self.put.is_empty() && self.gone.is_empty() && self.subscriptions.is_empty();
+        lists && self.received.is_none() && self.replays.is_none()
     }
 }
 
@@ -62,6 +66,19 @@ enum Before {
     Absent,
 }
 
+/// A session as the disk gave it back.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// By their text.
+    pub subscriptions: Vec<(Arc<str>, Subscribed)>,
+    /// QoS 2 messages received and not released.
+    pub received: Vec<u16>,
+    /// Retained messages still to be sent.
+    pub replays: Vec<Cursor>,
+}
+
 /// What the disk has of a session beside its queue.
 #[derive(Debug, Default)]
 struct OnDisk {
@@ -72,6 +89,9 @@ struct OnDisk {
     subscriptions: HashMap<Arc<str>, Before>,
     received: Vec<u16>,
     received_before: Vec<u16>,
+    replays: Vec<Cursor>,
+    /// The last save saw some.
+    replaying: bool,
 }
 
 /// One client's state.
@@ -141,11 +161,13 @@ impl Session {
 
     /// Retained messages of a subscription are to be sent.
     pub fn replay(&mut self, subscribed: &Subscribed) {
+        self.disk.dirty = true;
         self.replays.begin(subscribed);
     }
 
     /// Forgets retained messages still to be sent for a filter.
     pub fn stop_replay(&mut self, filter: &TopicFilter) {
+        self.disk.dirty = true;
         self.replays.stop(filter);
     }
 
@@ -165,6 +187,16 @@ impl Session {
             return None;
         }
         self.replays.pop().map(|item| self.queue.send(item))
+    }
+
+    /// Whether a search for retained messages has paused so that others have their turn.
+    pub fn is_searching(&self) -> bool {
+        self.replays.is_searching()
+    }
+
+    /// Another turn: a search may go on.
+    pub const fn take_turn(&mut self) {
+        self.replays.take_turn();
     }
 
     /// Where acknowledgements go.
@@ -240,8 +272,22 @@ impl Session {
             changes.subscriptions.push((text, subscribed));
         }
         changes.received = self.received_changed(depth);
-        self.disk.dirty = self.disk.received != self.disk.received_before;
+        changes.replays = self.replays_changed(depth);
+        self.disk.dirty = self.disk.received != self.disk.received_before || self.disk.replaying;
         changes
+    }
+
+    /// Most are over before the second save, and are never written.
+    fn replays_changed(&mut self, depth: Depth) -> Option<Vec<Cursor>> {
+        let mut cursors = self.replays.cursors();
+        let before = std::mem::replace(&mut self.disk.replaying, !cursors.is_empty());
+        if depth == Depth::Settled && !before {
+            cursors.clear();
+        }
+        (cursors != self.disk.replays).then(|| {
+            self.disk.replays.clone_from(&cursors);
+            cursors
+        })
     }
 
     fn received_changed(&mut self, depth: Depth) -> Option<Vec<u16>> {
@@ -265,11 +311,20 @@ impl Session {
     }
 
     /// Puts back what the disk had: before anything else happens to a new session.
-    pub fn restore(&mut self, entries: Vec<Entry>, subscriptions: Vec<(Arc<str>, Subscribed)>, received: Vec<u16>) {
+    pub fn restore(&mut self, restored: Restored) {
+        let Restored { entries, subscriptions, received, replays } = restored;
         self.queue.restore(entries);
         self.subscriptions.extend(subscriptions);
         self.disk.received.clone_from(&received);
         self.disk.received_before.clone_from(&received);
         self.received.extend(received);
+        self.disk.replaying = !replays.is_empty();
+        self.disk.dirty = self.disk.replaying;
+        for Cursor { filter, sent } in &replays {
+            if let Some(subscribed) = self.subscriptions.get(filter.as_str()) {
+                self.replays.go_on(subscribed.clone(), sent.clone());
+            }
+        }
+        self.disk.replays = replays;
     }
 }

@@ -138,6 +138,18 @@ async fn retained_messages_and_sessions_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn a_stop_tells_this_process_the_wills_of_those_who_were_there() {
+    let broker = broker();
+    let filters = vec![(TopicFilter::new("w").unwrap(), Qos::AtLeastOnce)];
+    let mut all = broker.subscribe("all", filters, 10).await;
+    let hello = b"\x10\x18\0\x04MQTT\x05\x06\0\0\0\0\x01c\0\0\x01w\0\x04gone";
+    let (mut client, _) = join(broker.addresses()[0], hello).await;
+    broker.stop().await;
+    assert_eq!(timeout(PATIENCE, all.recv()).await.unwrap().unwrap()[0].payload, "gone");
+    assert_eq!(packet(&mut client).await.unwrap().1[0], 0x8B);
+}
+
+#[tokio::test]
 async fn a_client_that_is_kicked_hears_why() {
     let broker = broker();
     let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;

@@ -209,6 +209,11 @@ fn own(plant: &Plant, topic: &TopicName) -> Option<String> {
         [device, point, "set", "result"] => {
             named(device, point).map(|_| format!("the answer to a command to point {point} of device {device}"))
         }
+        [device, point, "$fail_safe"] => {
+            let point = named(device, point)?;
+            let known = plant.fail_safes.iter().any(|rule| rule.point == point.id);
+            known.then(|| format!("how the fail-safe of point {} of device {device} stands; retained", point.name))
+        }
         _ => None,
     }
 }
@@ -354,7 +359,7 @@ devices:
     unit_id: 1
     points:
       supply: {holding: 100, every: 5s}
-      setpoint: {holding: 101, write: {min: 4, max: 18}}
+      setpoint: {holding: 101, write: {min: 4, max: 18}, fail_safe: {value: 6, when: {upstream: cloud}, after: 60s}}
 broker:
   access: [{client: panel-*, read: [\"plant/$state\"]},
            {user: hmi, read: [\"plant/#\"], write: [\"plant/+/+/set\"]}]
@@ -409,6 +414,10 @@ plant/chiller/supply
         let text = of("else/where");
         assert!(text.contains("not to cloud: no `send` rule matches: plant/$state, plant/+/+"), "{text}");
         assert!(text.contains("user hmi: may neither read nor write it"), "{text}");
+        assert!(
+            of("plant/chiller/setpoint/$fail_safe").contains("how the fail-safe of point setpoint of device chiller")
+        );
+        assert!(!of("plant/chiller/supply/$fail_safe").contains("fail-safe of"));
         let text = of("plant/1/2/3/4/5/6");
         assert!(text.contains("not to aws, by rule 1 (g.yaml:27): put aside: 9 slashes"), "{text}");
     }

@@ -21,8 +21,8 @@ pub use task::FailSafeTask;
 pub use task::Links;
 pub use task::new;
 
-/// Writes on their way to the command task, and news on their way back. Full: the sender waits; neither end waits for the
-/// other while it holds something that the other needs.
+/// Writes on their way to the command task, and news on their way back. No more writes are ordered than have room here, so
+/// that the fail-safe task never waits for the command task, which may wait for it: it is always there to take news.
 const WAITING: usize = 64;
 
 /// A write of the gateway's own, to be done as commands are.

@@ -185,6 +185,7 @@ impl CommandTask {
             }
         }
         drop(queues);
+        drop(self.own.take());
         workers.join_all().await;
     }
 

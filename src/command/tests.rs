@@ -27,6 +27,9 @@ use crate::message::Message;
 use crate::message::Retain;
 use crate::poll;
 use crate::status::BrokerStatus;
+use crate::status::FailSafeState;
+use crate::status::FailSafeStatus;
+use crate::status::LineStatus;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
@@ -37,7 +40,12 @@ const THINKS: Duration = Duration::from_millis(5);
 
 /// Six devices with 40 registers in a row and some beside, ten times as often as the line allows.
 fn plant() -> Plant {
-    let row: String = (0..40).map(|n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}}}\n")).collect();
+    plant_with("")
+}
+
+fn plant_with(more: &str) -> Plant {
+    let row = |n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}{more}}}\n");
+    let row: String = (0..40).map(row).collect();
     let text = format!(
         "gateway: g\nlines: {{hall: {{serial: /dev/none, baud: 9600, format: 8N1, timeout: 300ms, retries: 1}}}}\ndevices:\n  \
          - name: d{{unit_id}}\n    line: hall\n    unit_id: 1-6\n    every: 100ms\n    points:\n{row}      far: {{holding: 200}}\n"
@@ -76,6 +84,8 @@ struct Site {
     answers: mpsc::Receiver<Vec<Message>>,
     trunk: wire::Wire,
     begun: Instant,
+    /// How the fail-safes stand.
+    standing: watch::Receiver<Vec<FailSafeStatus>>,
     _seat: watch::Sender<Option<Desk>>,
     _floors: watch::Sender<Floor>,
     _stop: DropGuard,
@@ -83,7 +93,10 @@ struct Site {
 
 impl Site {
     fn new(silent: &'static [u8]) -> Self {
-        let plant = plant();
+        Self::of(plant(), silent)
+    }
+
+    fn of(plant: Plant, silent: &'static [u8]) -> Self {
         let stop = CancellationToken::new();
         let (bus, trunk) = wire::start(&plant.lines[0], Pace::slowed(&plant.lines[0], SLOWED), devices(silent));
         let mut parts = poll::Parts {
@@ -108,13 +121,19 @@ impl Site {
         tokio::spawn(async move { while happened.recv().await.is_some() {} });
         let (commands, heard) = mpsc::channel(4);
         let (outlet, answers) = mpsc::channel(64);
-        let (_, broker) = watch::channel(BrokerStatus::default());
-        let eyes = failsafe::Eyes { upstreams: Vec::new(), broker, lines: Vec::new() };
-        let floor = Floor { plant: Arc::new(plant), desks: vec![seated], eyes };
-        let (floors, floor) = watch::channel(floor);
-        tokio::spawn(new(floor, heard, outlet).run(stop.clone()));
+        let eyes = failsafe::Eyes {
+            upstreams: Vec::new(),
+            broker: watch::channel(BrokerStatus::default()).1,
+            lines: vec![watch::channel(LineStatus::default()).1],
+        };
+        let (floors, floor) = watch::channel(Floor { plant: Arc::new(plant), desks: vec![seated], eyes });
+        let links = failsafe::Links { kept: watch::Sender::default(), status: watch::Sender::default() };
+        let standing = links.status.subscribe();
+        let (door, guards) = failsafe::new(floor.clone(), mpsc::channel(1024).0, links);
+        tokio::spawn(guards.run(stop.clone()));
+        tokio::spawn(new(floor, heard, outlet).guarded(door).run(stop.clone()));
         let (begun, stop) = (Instant::now(), stop.drop_guard());
-        Self { commands, answers, trunk, begun, _seat: seat, _floors: floors, _stop: stop }
+        Self { commands, answers, trunk, begun, standing, _seat: seat, _floors: floors, _stop: stop }
     }
 
     /// All in one moment.
@@ -239,4 +258,27 @@ async fn neighbours_of_a_batch_go_out_in_one_request_and_a_refused_batch_not_at_
     assert_eq!(answer["result"], "written", "{answer}");
     assert_eq!(answer["writes"][4], json!({"point": "p14", "result": "written", "value": 1400}));
     assert_eq!(site.writes(4), [(16, 10, vec![1000, 1100, 1200, 1300, 1400]), (6, 20, vec![7])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_fail_safes_that_are_due_at_once_are_written_one_after_the_other_and_leave_room_for_commands() {
+    let mut site = Site::of(plant_with(", fail_safe: {value: 7, when: {client: hmi}, after: 10s}"), &[]);
+    let is_done = |f: &FailSafeStatus| matches!(f.state, FailSafeState::Active | FailSafeState::Overridden);
+    let mut standing = site.standing.clone();
+    standing.wait_for(|all| all.iter().any(|f| f.state == FailSafeState::Writing)).await.unwrap();
+    site.send(&[("d6/set", json!({"writes": [{"point": "p0", "value": 1}]}))]).await;
+    let begun = Instant::now();
+    let answer = site.answer().await;
+    assert_eq!(answer["result"], "written", "{answer}");
+    let waited = begun.elapsed() / SLOWED;
+    assert!(waited < Duration::from_secs(2), "a command waits for a few of them, not for all: {waited:?}");
+    let patience = Duration::from_secs(120) * SLOWED;
+    let done = |all: &Vec<FailSafeStatus>| all.len() == 240 && all.iter().all(is_done);
+    let all = tokio::time::timeout(patience, standing.wait_for(done)).await;
+    let all = all.expect("all are written in two minutes").unwrap().clone();
+    let (commanded, rest): (Vec<_>, Vec<_>) = all.iter().partition(|f| f.state == FailSafeState::Overridden);
+    assert!(rest.iter().all(|f| (f.writes, f.failures) == (1, 0)), "{all:?}");
+    assert_eq!(commanded.len(), 1, "what somebody commanded meanwhile stays: {commanded:?}");
+    let written = |unit| site.writes(unit).into_iter().filter(|(_, _, words)| *words == [7]).count();
+    assert_eq!((1..=6).map(written).sum::<usize>(), 239, "each of the others once");
 }

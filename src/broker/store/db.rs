@@ -21,6 +21,7 @@ use super::super::keep::SavedSession;
 use super::super::keep::SessionChanges;
 use super::super::packet::Will;
 use super::super::queue::Entry;
+use super::super::session::Restored;
 use super::super::session::Subscribed;
 use super::rows;
 use super::rows::Clocks;
@@ -33,7 +34,10 @@ const APPLICATION: i64 = 0x5472_6C42;
 const ASIDE: u32 = 3;
 
 /// What came with layout 2; layout 1 had everything else.
-const WILLS: &str = "CREATE TABLE will (session INTEGER PRIMARY KEY, delay INTEGER NOT NULL, message BLOB NOT NULL);";
+const LAYOUT_2: &str = "
+    CREATE TABLE will (session INTEGER PRIMARY KEY, delay INTEGER NOT NULL, message BLOB NOT NULL);
+    ALTER TABLE session ADD COLUMN replays BLOB NOT NULL DEFAULT x'';
+";
 
 const TABLES: &str = "
     CREATE TABLE instance (id INTEGER NOT NULL);
@@ -112,8 +116,7 @@ impl Db {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024)?;
-        let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match layout {
+        match layout(&connection)? {
             0 => create(&mut connection)?,
             1 => upgrade(&mut connection)?,
             _ => {}
@@ -169,11 +172,14 @@ impl Db {
     }
 }
 
+fn layout(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
 fn check_owner(connection: &Connection) -> Result<(), OpenError> {
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    match (application, layout) {
+    match (application, layout(connection)?) {
         // Created and killed before the tables came.
         (0, 0) if tables == 0 => Ok(()),
         (APPLICATION, 1..=SCHEMA) => Ok(()),
@@ -188,7 +194,7 @@ fn check_owner(connection: &Connection) -> Result<(), OpenError> {
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(TABLES)?;
-    transaction.execute_batch(WILLS)?;
+    transaction.execute_batch(LAYOUT_2)?;
     let id = getrandom::u64().unwrap_or_else(|_| crate::time::now().wall_us.cast_unsigned());
     transaction.execute("INSERT INTO instance VALUES (?1)", [id.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -198,7 +204,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
 
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(WILLS)?;
+    transaction.execute_batch(LAYOUT_2)?;
     transaction.pragma_update(None, "user_version", SCHEMA)?;
     transaction.commit()
 }
@@ -219,6 +225,11 @@ fn write_session(transaction: &Transaction<'_>, session: &SessionChanges, clocks
         transaction
             .prepare_cached("UPDATE session SET received = ?2 WHERE number = ?1")?
             .execute(params![number, ids])?;
+    }
+    if let Some(cursors) = &changes.replays {
+        transaction
+            .prepare_cached("UPDATE session SET replays = ?2 WHERE number = ?1")?
+            .execute(params![number, rows::put_cursors(cursors)])?;
     }
     for (text, subscribed) in &changes.subscriptions {
         match subscribed {
@@ -325,7 +336,10 @@ fn load(connection: &Connection) -> rusqlite::Result<Saved> {
     let mut entries = load_entries(connection, clocks, &mut damaged)?;
     let mut subscriptions = load_subscriptions(connection, &mut damaged)?;
     let mut wills = load_wills(connection, clocks, &mut damaged)?;
-    let mut select = connection.prepare("SELECT number, client_id, user, expiry, left_s, received FROM session")?;
+    // A file of layout 1 on a disk that cannot be written is read as it is.
+    let replays = if layout(connection)? < 2 { "x''" } else { "replays" };
+    let select = format!("SELECT number, client_id, user, expiry, left_s, received, {replays} FROM session");
+    let mut select = connection.prepare(&select)?;
     let mut found = select.query([])?;
     while let Some(row) = found.next()? {
         let number: i64 = row.get(0)?;
@@ -334,9 +348,12 @@ fn load(connection: &Connection) -> rusqlite::Result<Saved> {
         saved.sessions.push(SavedSession {
             number: number.cast_unsigned(),
             row: Row { client_id: row.get(1)?, user: row.get(2)?, expiry: row.get(3)?, left },
-            entries: entries.remove(&number).unwrap_or_default(),
-            subscriptions: subscriptions.remove(&number).unwrap_or_default(),
-            received: ids.chunks_exact(2).map(|id| u16::from_be_bytes([id[0], id[1]])).collect(),
+            restored: Restored {
+                entries: entries.remove(&number).unwrap_or_default(),
+                subscriptions: subscriptions.remove(&number).unwrap_or_default(),
+                received: ids.chunks_exact(2).map(|id| u16::from_be_bytes([id[0], id[1]])).collect(),
+                replays: rows::get_cursors(row.get_ref(6)?.as_blob().unwrap_or_default()),
+            },
             will: wills.remove(&number),
         });
     }
@@ -375,9 +392,7 @@ fn load_entries(
 
 fn load_wills(connection: &Connection, clocks: Clocks, damaged: &mut usize) -> rusqlite::Result<HashMap<i64, Will>> {
     let mut all = HashMap::new();
-    // A file of layout 1 on a disk that cannot be written is read as it is.
-    let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if layout < 2 {
+    if layout(connection)? < 2 {
         return Ok(all);
     }
     let mut select = connection.prepare("SELECT session, delay, message FROM will")?;

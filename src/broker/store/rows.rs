@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::super::packet::Options;
 use super::super::packet::RetainHandling;
 use super::super::queue::Item;
+use super::super::replay::Cursor;
 use super::super::router::Share;
 use super::super::session::Subscribed;
 use super::super::stored::Stored;
@@ -235,4 +236,32 @@ pub(super) fn get_subscribed(mut from: &[u8]) -> Option<Subscribed> {
     let qos = Qos::try_from(flags & 3).ok()?;
     let options = Options { qos, no_local: flags & 4 != 0, retain_as_published: flags & 8 != 0, retain_handling };
     Some(Subscribed { filter, group, identifier, options })
+}
+
+/// How far replays have got.
+pub(super) fn put_cursors(cursors: &[Cursor]) -> Vec<u8> {
+    let mut to = Vec::new();
+    for Cursor { filter, sent } in cursors {
+        put_bytes(&mut to, filter.as_str().as_bytes());
+        put_optional(&mut to, sent.as_ref().map(|topic| topic.as_str().as_bytes()));
+    }
+    to
+}
+
+/// The inverse of [`put_cursors`]; what cannot be read is left out.
+pub(super) fn get_cursors(mut from: &[u8]) -> Vec<Cursor> {
+    let mut cursors = Vec::new();
+    while let Some(cursor) = get_cursor(&mut from) {
+        cursors.push(cursor);
+    }
+    cursors
+}
+
+fn get_cursor(from: &mut &[u8]) -> Option<Cursor> {
+    let filter = TopicFilter::new(get_text(from)?).ok()?;
+    let sent = match get_optional(from)? {
+        None => None,
+        Some(bytes) => Some(TopicName::new(std::str::from_utf8(bytes).ok()?).ok()?),
+    };
+    Some(Cursor { filter, sent })
 }

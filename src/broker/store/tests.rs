@@ -349,7 +349,7 @@ fn a_file_of_the_layout_before_is_taken_over_and_read_where_it_cannot_be_written
     life.window();
     life.db.close();
     let old = rusqlite::Connection::open(&path).unwrap();
-    old.execute_batch("DROP TABLE will; PRAGMA user_version = 1").unwrap();
+    old.execute_batch("DROP TABLE will; ALTER TABLE session DROP COLUMN replays; PRAGMA user_version = 1").unwrap();
     drop(old);
     let saved = super::db::read_only(&path);
     assert_eq!((saved.retained.len(), saved.sessions.len()), (1, 1));
@@ -359,6 +359,52 @@ fn a_file_of_the_layout_before_is_taken_over_and_read_where_it_cannot_be_written
     life.window();
     let (_copy, life) = life.kill(&path);
     assert!(life.retained("d").is_some());
+}
+
+#[test]
+fn retained_messages_that_a_client_has_not_got_yet_come_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let mut life = Life::begin(&path);
+    // Few enough to be written at once.
+    for n in 0..250 {
+        life.publish(&format!("r/{n:03}"), "x", Retain::Yes);
+    }
+    let topics = |heard: &[u8]| -> std::collections::BTreeSet<Vec<u8>> {
+        heard.windows(5).filter(|bytes| bytes.starts_with(b"r/")).map(<[u8]>::to_vec).collect()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    let key = life.join("c");
+    life.say(key, b"\x82\x09\0\x01\0\0\x03r/#\x01");
+    // A window of 100 and no answers: it gets no further.
+    seen.extend(topics(&life.heard(key)));
+    assert_eq!(seen.len(), 100);
+    life.window();
+    let (copy, mut life) = life.kill(&path);
+    let key = life.join("c");
+    for n in 1..=60_u16 {
+        let [high, low] = n.to_be_bytes();
+        life.say(key, &[0x40, 2, high, low]);
+    }
+    let heard = life.heard(key);
+    seen.extend(topics(&heard));
+    assert_eq!(seen.len(), 160, "on behind what was sent");
+    life.window();
+    let (_copy, mut life) = life.kill(&copy.path().join("broker.db"));
+    let key = life.join("c");
+    loop {
+        let heard = life.heard(key);
+        if heard.is_empty() {
+            break;
+        }
+        seen.extend(topics(&heard));
+        for at in heard.windows(7).enumerate().filter(|(_, b)| b.starts_with(b"r/")).map(|(at, _)| at) {
+            life.say(key, &[0x40, 2, heard[at + 5], heard[at + 6]]);
+        }
+    }
+    assert_eq!(seen.len(), 250);
+    life.window();
+    assert!(life.core.save(life.now, Depth::Settled).is_none(), "nothing more to tell the disk");
 }
 
 #[test]
@@ -588,6 +634,7 @@ proptest! {
     fn any_blob_is_read_or_refused_without_a_panic(blob in proptest::collection::vec(0_u8.., 0..60)) {
         let clocks = Clocks { now: Instant::now(), wall_s: 1_800_000_000 };
         let _ = (rows::get_stored(&blob, clocks), rows::get_item(&blob, clocks), rows::get_subscribed(&blob));
+        let _ = rows::get_cursors(&blob);
     }
 
     #[test]

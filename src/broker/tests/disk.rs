@@ -9,6 +9,8 @@ use crate::broker::keep::Saved;
 use crate::broker::keep::SavedSession;
 use crate::broker::packet::Will;
 use crate::broker::queue::Entry;
+use crate::broker::replay::Cursor;
+use crate::broker::session::Restored;
 use crate::broker::session::Subscribed;
 use crate::broker::stored::Stored;
 use crate::topic::TopicName;
@@ -19,6 +21,7 @@ pub(super) struct Disk {
     entries: BTreeMap<u64, BTreeMap<u64, Entry>>,
     subscriptions: BTreeMap<u64, BTreeMap<Arc<str>, Subscribed>>,
     received: BTreeMap<u64, Vec<u16>>,
+    replays: BTreeMap<u64, Vec<Cursor>>,
     wills: BTreeMap<u64, Arc<Will>>,
     retained: BTreeMap<TopicName, Arc<Stored>>,
 }
@@ -33,6 +36,7 @@ impl Disk {
             self.entries.remove(&number);
             self.subscriptions.remove(&number);
             self.received.remove(&number);
+            self.replays.remove(&number);
             self.wills.remove(&number);
         }
         for session in batch.sessions {
@@ -42,6 +46,7 @@ impl Disk {
             entries.retain(|seq, _| !changes.gone.contains(seq));
             entries.extend(changes.put.into_iter().map(|entry| (entry.seq, entry)));
             self.received.extend(changes.received.map(|ids| (number, ids)));
+            self.replays.extend(changes.replays.map(|cursors| (number, cursors)));
             let subscriptions = self.subscriptions.entry(number).or_default();
             for (text, subscribed) in changes.subscriptions {
                 match subscribed {
@@ -69,9 +74,12 @@ impl Disk {
         let mut session = |(number, row): (&u64, &Row)| SavedSession {
             number: *number,
             row: row.clone(),
-            entries: self.entries.get(number).into_iter().flat_map(|all| all.values().cloned()).collect(),
-            subscriptions: self.subscriptions.get(number).cloned().unwrap_or_default().into_iter().collect(),
-            received: self.received.get(number).cloned().unwrap_or_default(),
+            restored: Restored {
+                entries: self.entries.get(number).into_iter().flat_map(|all| all.values().cloned()).collect(),
+                subscriptions: self.subscriptions.get(number).cloned().unwrap_or_default().into_iter().collect(),
+                received: self.received.get(number).cloned().unwrap_or_default(),
+                replays: self.replays.get(number).cloned().unwrap_or_default(),
+            },
             will: wills.remove(number),
         };
         let sessions = self.rows.iter().map(&mut session).collect();

@@ -220,6 +220,22 @@ fn retained_messages_come_in_full_however_many() {
 }
 
 #[test]
+fn retained_messages_of_a_filter_that_was_given_back_do_not_come() {
+    let mut world = World::new(10);
+    let b = world.join(Hello::v4("b"));
+    for n in 0..50 {
+        world.say(b, &publish(1, 0, &format!("r/{n}"), "x", false));
+        world.say(b, &publish(3, n + 1, &format!("r/{n}"), "x", false));
+    }
+    let a = world.join(Hello { receive_maximum: 1, ..Hello::v5("a") });
+    world.say(a, &subscribe("r/#", 1, true));
+    assert_eq!(world.messages(a, true).len(), 1);
+    world.say(a, &frame(0xA2, &[&[0, 1, 0][..], &text("r/#")].concat()));
+    world.say(a, &frame(0x40, &[0, 1]));
+    assert!(world.messages(a, true).is_empty());
+}
+
+#[test]
 fn retain_handling_and_retain_as_published_are_honoured() {
     let mut world = World::new(10);
     let b = world.join(Hello::v4("b"));

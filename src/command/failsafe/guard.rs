@@ -151,12 +151,17 @@ impl Guard {
         self.device = device;
     }
 
+    /// Whether a write of ours has been ordered and has not ended.
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     /// What to write now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Step> {
-        if self.under_way.is_some() {
+        self.turn(now);
+        if self.is_under_way() {
             return None;
         }
-        self.turn(now);
         let is_there = !matches!(self.presence, Presence::Gone { .. });
         let (kind, value) = match &self.stage {
             Stage::Writing if !is_there => (Kind::Safe, self.rule.value.clone()),
@@ -172,9 +177,10 @@ impl Guard {
         Some(Step { value, look })
     }
 
-    /// What follows from who is there and for how long.
-    fn turn(&mut self, now: Instant) {
+    /// What follows from who is there and for how long; nothing while a write is under way.
+    pub(super) fn turn(&mut self, now: Instant) {
         match self.presence {
+            _ if self.is_under_way() => {}
             Presence::Gone { since } if now.saturating_duration_since(since) >= self.rule.after => {
                 if matches!(self.stage, Stage::Armed | Stage::Returning(_)) {
                     self.go(Stage::Writing, now);

@@ -2,6 +2,7 @@
 //! and tells how they stand. Looking, not being told: a link's status changes with each acknowledgement, and a client that
 //! is taken over is there all the time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::command::failsafe::Door;
 use crate::command::failsafe::News;
 use crate::command::failsafe::Note;
 use crate::command::failsafe::Own;
+use crate::command::failsafe::WAITING;
 use crate::command::failsafe::guard::Guard;
 use crate::command::failsafe::guard::Sight;
 use crate::command::failsafe::guard::Standing;
@@ -28,6 +30,7 @@ use crate::config::failsafe::FailSafe;
 use crate::config::plant::Plant;
 use crate::message::Message;
 use crate::message::Retain;
+use crate::point::LineId;
 use crate::point::PointId;
 use crate::status::BrokerStatus;
 use crate::status::DeviceState;
@@ -41,6 +44,9 @@ use crate::topic::TopicName;
 
 /// The broker renews its status every second.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Writes of one line that are ordered at once: many may be due in one moment, and a command must not wait for all of them.
+const AT_ONCE: usize = 2;
 
 /// By which is seen who is there; lines and upstreams in the order of the plant.
 #[derive(Debug, Clone)]
@@ -85,6 +91,7 @@ struct Minded {
     /// `{device}/{point}`.
     name: String,
     device: Arc<str>,
+    at: LineId,
     line: watch::Receiver<LineStatus>,
     commanding: Commanding,
     topic: Option<TopicName>,
@@ -142,6 +149,7 @@ fn minded(plant: &Plant, eyes: &Eyes, rule: &FailSafe, (notes, now): (&[Note], I
     Some(Minded {
         guard: Guard::new(rule.clone(), note, now),
         device: Arc::clone(&device.name),
+        at: device.line,
         line: eyes.lines.get(plant.lines.iter().position(|line| line.id == device.line)?)?.clone(),
         commanding,
         topic: TopicName::new(format!("{}/{name}/$fail_safe", plant.gateway)).ok(),
@@ -230,10 +238,23 @@ impl FailSafeTask {
         self.all.iter_mut().map(|minded| &mut minded.guard).find(|guard| guard.rule.point == point)
     }
 
-    /// Orders what is to be written now; false when nobody writes any more.
+    /// Orders what is to be written now, a few at once; false when nobody writes any more.
     async fn order(&mut self, now: Instant) -> bool {
+        let mut under_way: HashMap<LineId, usize> = HashMap::new();
+        for minded in self.all.iter().filter(|minded| minded.guard.is_under_way()) {
+            *under_way.entry(minded.at).or_default() += 1;
+        }
+        let mut total: usize = under_way.values().sum();
         for minded in &mut self.all {
+            let of_line = under_way.entry(minded.at).or_default();
+            if *of_line >= AT_ONCE || total >= WAITING {
+                // It is due all the same, and shows so.
+                minded.guard.turn(now);
+                continue;
+            }
             let Some(step) = minded.guard.next(now) else { continue };
+            *of_line += 1;
+            total += 1;
             let who = minded.who();
             let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, who };
             if self.desk.orders.send(own).await.is_err() {
