@@ -2,6 +2,7 @@
 //! the bridge. One of the gateway's own values carries its sample beside the rendered bytes, so that the log can keep what was
 //! measured instead of its rendering.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +30,25 @@ pub struct Message {
     pub class: Class,
     /// Set for the gateway's own values.
     pub own: Option<OwnValue>,
+    /// Who sent it. `None`: this process, or nobody knows any more (a retained message of an earlier run).
+    pub from: Option<Arc<Origin>>,
+}
+
+/// Who sent a message, as the broker or the bridge knows it; never what the message says about itself. It travels no further
+/// than this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A client of the embedded broker.
+    Client {
+        /// Its client id.
+        client_id: Arc<str>,
+        /// The user whose password was right.
+        user: Option<Arc<str>>,
+        /// Where it connected from.
+        peer: SocketAddr,
+    },
+    /// It came down from this upstream.
+    Upstream(Arc<str>),
 }
 
 /// One of the gateway's own values: what was measured, and how it is rendered.
@@ -61,7 +81,7 @@ impl Message {
     /// A message of plain bytes without properties.
     pub const fn plain(topic: TopicName, payload: Bytes, qos: Qos, retain: Retain) -> Self {
         let retain = matches!(retain, Retain::Yes);
-        Self { topic, payload, qos, retain, properties: None, class: Class::Normal, own: None }
+        Self { topic, payload, qos, retain, properties: None, class: Class::Normal, own: None, from: None }
     }
 }
 

@@ -73,6 +73,14 @@ pub enum TopicError {
     Wildcard(char),
 }
 
+/// Last level of the topics by which raw Modbus requests reach a line. Whoever may publish there reaches everything that hangs on it,
+/// so no rule gives that by a wildcard: it has to be named.
+pub const RAW: &str = "$modbus";
+
+fn ends_raw(text: &str) -> bool {
+    text.rsplit('/').next() == Some(RAW)
+}
+
 /// A topic to publish to: no wildcards.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
@@ -91,6 +99,11 @@ impl TopicName {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether what is published here is a raw request to a line.
+    pub fn is_raw(&self) -> bool {
+        ends_raw(&self.0)
     }
 }
 
@@ -124,6 +137,11 @@ impl TopicFilter {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it names raw requests in so many words.
+    pub fn names_raw(&self) -> bool {
+        ends_raw(&self.0)
     }
 
     /// Whether `name` matches (4.7.1). Root wildcards do not match names that begin with `$` (4.7.2).

@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
     for point in POINTS.iter() {
         if let (Ok(asked), Some(write)) = (&asked, &point.write) {
             let age = Age { expires_us: asked.expires_us, lives: None, waited: Duration::from_secs(3) };
-            let _ = request::in_time(age, write, 1_800_000_000_000_000);
+            let _ = request::in_time(age, write.expires, 1_800_000_000_000_000);
         }
         for value in values.iter().chain(asked.as_ref().ok().map(|asked| &asked.value)) {
             for exponent in [None, Some(0), Some(-3), Some(i32::MAX), Some(i32::MIN)] {

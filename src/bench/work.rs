@@ -70,6 +70,7 @@ pub(crate) fn line(port: Port) -> Line {
         min_timeout: MIN_TIMEOUT,
         retries: 1,
         gap: None,
+        raw_access: false,
     }
 }
 
@@ -90,6 +91,7 @@ pub fn reference(port: Port, period: Duration) -> poll::Parts {
             profile: None,
             max_registers: 125,
             max_bits: 2000,
+            functions: Default::default(),
             tags: BTreeMap::new(),
             points: first..u32::try_from(parts.points.len()).unwrap_or(0),
         });

@@ -50,6 +50,13 @@ pub fn map(rules: &[Mapping], topic: &TopicName, qos: Qos, retain: bool) -> Opti
     }
 }
 
+/// The same for what comes from upstream, where a rule may pass a topic on and still not mean it.
+pub fn map_in(rules: &[Mapping], topic: &TopicName, qos: Qos, retain: bool) -> Option<Mapped> {
+    let mapped = map(rules, topic, qos, retain)?;
+    let (_, rule) = deciding(rules, topic)?;
+    rule.admits(&mapped.topic).then_some(mapped)
+}
+
 /// Says which rule decides and what comes of it.
 pub fn explain(rules: &[Mapping], topic: &TopicName) -> Explained {
     let Some((n, rule)) = deciding(rules, topic) else { return Explained::NoRule };
@@ -85,6 +92,27 @@ mod tests {
         let got = map(&rules, &name("p/m/v"), Qos::ExactlyOnce, true).unwrap();
         assert_eq!(got, Mapped { topic: name("sites/p/m/v"), qos: Qos::AtLeastOnce, retain: true });
         assert_eq!(map(&rules, &name("q"), Qos::AtMostOnce, false), None);
+    }
+
+    #[test]
+    fn raw_access_comes_from_upstream_only_by_a_rule_that_names_it() {
+        let of = |filter: &str| rule(filter, "sites/", "", Qos::AtLeastOnce, RetainRule::Keep);
+        let passes = |rules: &[Mapping]| {
+            let topic = name("sites/p/hall/$modbus");
+            map_in(rules, &topic, Qos::AtMostOnce, false).map(|mapped| mapped.topic)
+        };
+        for filter in ["sites/#", "sites/p/#", "sites/p/+/+", "sites/p/hall/+"] {
+            assert_eq!(passes(&[of(filter)]), None, "{filter}");
+        }
+        for filter in ["sites/p/hall/$modbus", "sites/+/+/$modbus"] {
+            assert_eq!(passes(&[of(filter)]), Some(name("p/hall/$modbus")), "{filter}");
+        }
+        assert_eq!(passes(&[of("sites/p/#"), of("sites/p/hall/$modbus")]), None, "the first rule decides");
+        let fixed = Mapping { prefix: "p/hall/$modbus".to_owned(), rest: Rest::LeftOut, ..of("orders") };
+        let mapped = map_in(&[fixed], &name("orders"), Qos::AtMostOnce, false).unwrap();
+        assert_eq!(mapped.topic, name("p/hall/$modbus"), "a name that is written out is meant");
+        let mapped = map_in(&[of("sites/#")], &name("sites/p/hall/x/set"), Qos::AtMostOnce, false);
+        assert!(mapped.is_some(), "nothing else is held to this");
     }
 
     #[test]

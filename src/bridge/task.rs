@@ -43,6 +43,7 @@ use super::session::Session;
 use crate::config::plant::MqttVersion;
 use crate::config::plant::Upstream;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::spool;
 use crate::spool::Batch;
 use crate::spool::Seq;
@@ -467,11 +468,12 @@ impl BridgeTask {
     }
 
     async fn received(&self, message: Message) {
-        let Some(to) = mapping::map(&self.settings.receive, &message.topic, message.qos, message.retain) else {
+        let Some(to) = mapping::map_in(&self.settings.receive, &message.topic, message.qos, message.retain) else {
             return;
         };
         self.status.send_modify(|s| s.received += 1);
-        let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, ..message };
+        let from = Some(Arc::new(Origin::Upstream(Arc::clone(&self.settings.name))));
+        let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, from, ..message };
         // A full inlet holds the peer back instead of dropping a command.
         let _ = self.to_local.send(vec![message]).await;
     }

@@ -1,6 +1,7 @@
 //! The bridge against a scripted peer: a few bytes of CONNACK and PUBACK, and the bad manners that real peers have.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use crate::config::plant::Mapping;
 use crate::config::plant::RetainRule;
 use crate::config::preset::Preset;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::message::Retain;
 use crate::spool;
 use crate::spool::Spool;
@@ -517,6 +519,7 @@ async fn what_comes_from_upstream_reaches_the_house_under_its_local_name() {
     let mut house = house(vec![manner], |_| ()).await;
     let got = tokio::time::timeout(Duration::from_secs(20), house.local.recv()).await.unwrap().unwrap();
     assert_eq!((got[0].topic.as_str(), &got[0].payload[..]), ("g/m/v/set", &b"5"[..]));
+    assert_eq!(got[0].from, Some(Arc::new(Origin::Upstream("cloud".into()))));
 }
 
 #[tokio::test]

@@ -151,7 +151,10 @@ impl Access {
             Some(rule) => {
                 let fill =
                     |filters: &[TopicFilter]| filters.iter().filter_map(|f| filled(f, user, client_id)).collect();
-                Grant::Only { read: fill(&rule.read), write: fill(&rule.write) }
+                let mut write: Vec<_> = fill(&rule.write);
+                // Raw access is somebody's, never everybody's.
+                write.retain(|filter| rule.user.is_some() || !filter.names_raw());
+                Grant::Only { read: fill(&rule.read), write }
             }
             None if is_loopback(peer) => Grant::All,
             None => Grant::Only { read: Vec::new(), write: Vec::new() },
@@ -160,14 +163,14 @@ impl Access {
 }
 
 impl Grant {
-    /// Whether it may publish there. `$SYS` is the broker's own.
+    /// Whether it may publish there. `$SYS` is the broker's own; raw requests to a line are for whom a rule allows them by name.
     pub fn may_write(&self, topic: &TopicName) -> bool {
         if topic.as_str() == "$SYS" || topic.as_str().starts_with("$SYS/") {
             return false;
         }
         match self {
-            Self::All => true,
-            Self::Only { write, .. } => write.iter().any(|filter| filter.matches(topic)),
+            Self::All => !topic.is_raw(),
+            Self::Only { write, .. } => write.iter().any(|filter| filter.matches(topic) && gives(filter, topic)),
         }
     }
 
@@ -194,6 +197,11 @@ fn is_client(pattern: &str, client_id: &str) -> bool {
         Some(beginning) => client_id.starts_with(beginning),
         None => client_id == pattern,
     }
+}
+
+/// A wildcard does not give raw access to a line.
+fn gives(filter: &TopicFilter, topic: &TopicName) -> bool {
+    !topic.is_raw() || filter.names_raw()
 }
 
 /// `%u` and `%c` replaced. A name that would add levels or wildcards makes the rule void: nobody may choose a name to get
@@ -320,6 +328,34 @@ mod tests {
     fn nobody_writes_to_sys() {
         assert!(!Grant::All.may_write(&TopicName::new("$SYS/broker/uptime").unwrap()));
         assert!(Grant::All.may_write(&TopicName::new("$else").unwrap()));
+    }
+
+    #[test]
+    fn raw_access_is_for_users_to_whom_a_rule_gives_it_by_name() {
+        let raw = TopicName::new("plant/hall/$modbus").unwrap();
+        assert!(!Grant::All.may_write(&raw), "not even on this machine");
+        let rule = |user: Option<&str>, write: &str| AccessRule {
+            user: user.map(Arc::from),
+            client: None,
+            read: Vec::new(),
+            write: vec![filter(write)],
+        };
+        for (user, write, may) in [
+            (Some("ann"), "#", false),
+            (Some("ann"), "plant/#", false),
+            (Some("ann"), "plant/+/+", false),
+            (Some("ann"), "plant/hall/+", false),
+            (Some("ann"), "plant/hall/$modbus", true),
+            (Some("ann"), "plant/+/$modbus", true),
+            (Some("ann"), "plant/plc/$modbus", false),
+            (None, "plant/hall/$modbus", false),
+        ] {
+            let access = Access::new(Anonymous::Always, Vec::new(), vec![rule(user, write)]);
+            assert_eq!(access.grant(Some("ann"), "c", HERE).may_write(&raw), may, "{user:?} {write}");
+        }
+        let access = Access::new(Anonymous::Always, Vec::new(), vec![rule(Some("ann"), "plant/#")]);
+        let result = TopicName::new("plant/hall/$modbus/result").unwrap();
+        assert!(access.grant(Some("ann"), "c", HERE).may_write(&result), "nothing listens there");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::packet::encode::Outbox;
 use super::queue::Item;
 use super::stored::Life;
 use super::traffic::Traffic;
+use crate::message::Origin;
 use crate::topic::TopicName;
 
 /// Topic aliases taken from a client and, at most, used towards one.
@@ -39,6 +40,8 @@ pub struct Conn {
     pub client_id: Arc<str>,
     /// Who it is, and what holds for it.
     pub guest: Guest,
+    /// Who sends what comes from it, as its messages carry it.
+    pub origin: Arc<Origin>,
     /// What it may do.
     pub grant: Grant,
     /// What it speaks.

@@ -31,6 +31,7 @@ use super::sys::Loads;
 use super::traffic::Counts;
 use super::traffic::Traffic;
 use crate::config::plant::Limits;
+use crate::message::Origin;
 
 /// A client that asks for less frequent signs of life gets this (server keep-alive, 3.2.2.3.14).
 const MAX_KEEP_ALIVE: u16 = 3600;
@@ -149,6 +150,11 @@ impl Core {
         if connect.will.as_ref().is_some_and(|will| !grant.may_write(&will.message.topic)) {
             return Err(Code::NOT_AUTHORIZED);
         }
+        let (user, peer) = (guest.user.clone(), guest.peer);
+        let origin = Arc::new(Origin::Client { client_id: Arc::clone(&client_id), user, peer });
+        if let Some(will) = &mut connect.will {
+            will.message.from = Some(Arc::clone(&origin));
+        }
         let asked = connect.keep_alive;
         let keep_alive = if connect.version.is_v5() { asked.min(MAX_KEEP_ALIVE) } else { asked };
         let (limits, bounds) = (guest.limits, Bounds::of(&guest.limits));
@@ -175,6 +181,7 @@ impl Core {
             session: Some(seat),
             client_id,
             guest,
+            origin,
             grant,
             version: connect.version,
             keep_alive,

@@ -64,10 +64,11 @@ impl Core {
         let allowed = conn.grant.may_write(&topic);
         let v5 = conn.version.is_v5();
         conn.traffic.published();
+        let from = Some(Arc::clone(&conn.origin));
         self.counts.messages_in += 1;
         self.counts.payload_in += publish.payload.len() as u64;
         let Publish { qos, retain, id, payload, properties, .. } = publish;
-        let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None };
+        let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None, from };
         let origin = Some(Subscriber::Session(seat));
         let Some(id) = id else {
             if allowed {

@@ -8,12 +8,17 @@ use std::time::Duration;
 use tokio_modbus::Request;
 use tokio_modbus::Response;
 use tokio_modbus::bytes::Bytes;
+use tokio_modbus::prelude::ReadCode;
 
 use crate::bus::Data;
 use crate::bus::Garble;
 use crate::bus::ReadRequest;
 use crate::bus::WriteKind;
 use crate::bus::WriteRequest;
+use crate::bus::mei;
+use crate::bus::mei::Category;
+use crate::bus::mei::IdentifyRequest;
+use crate::point::AddressRange;
 use crate::point::Table;
 
 /// What is to be done, in the library's words, with the number of bits that were asked for.
@@ -45,12 +50,27 @@ impl Ask {
         Ok(Self { unit: read.unit.get(), request, bits: usize::from(count), wait: None })
     }
 
+    /// Refused as a device would refuse it: nobody answers for all.
+    pub(super) fn identify(asked: IdentifyRequest) -> Result<Self, u8> {
+        if asked.unit.get() == 0 {
+            return Err(ILLEGAL_VALUE);
+        }
+        let code = match asked.category {
+            Category::Basic => ReadCode::Basic,
+            Category::Regular => ReadCode::Regular,
+            Category::Extended => ReadCode::Extended,
+            Category::One => ReadCode::Specific,
+        };
+        let request = Request::ReadDeviceIdentification(code, asked.object);
+        Ok(Self { unit: asked.unit.get(), request, bits: 0, wait: None })
+    }
+
     /// Waits at most so long for the first byte, if that is less than the line's timeout.
     pub(super) fn within(self, wait: Duration) -> Self {
         Self { wait: Some(wait), ..self }
     }
 
-    /// At most 1968 coils or 123 registers (V1.1b3, 6.11 and 6.12).
+    /// At most 1968 coils or 123 registers, or 121 where something is read as well (V1.1b3, 6.11, 6.12 and 6.17).
     pub(super) fn write(write: WriteRequest) -> Result<Self, u8> {
         let fits = |address: u16, len: usize, limit: usize| match len {
             0 => Err(ILLEGAL_VALUE),
@@ -70,12 +90,28 @@ impl Ask {
                 fits(address, values.len(), 123)?;
                 Request::WriteMultipleRegisters(address, Cow::Owned(values))
             }
+            WriteKind::ReadWrite { address, values, read } => {
+                fits(address, values.len(), 121)?;
+                Self::read_write(write.unit.get(), address, values, read)?
+            }
+            WriteKind::Bits { address, and, or, .. } => Request::MaskWriteRegister(address, and, or),
         };
         Ok(Self { unit: write.unit.get(), request, bits: 0, wait: None })
     }
 
+    fn read_write(unit: u8, address: u16, values: Vec<u16>, read: AddressRange) -> Result<Request<'static>, u8> {
+        if unit == 0 || read.count() > Table::Holding.read_limit() {
+            return Err(ILLEGAL_VALUE);
+        }
+        let values = Cow::Owned(values);
+        Ok(Request::ReadWriteMultipleRegisters(read.start(), read.count(), address, values))
+    }
+
     /// The library keeps its encoder to itself; these are all the functions this house sends.
     pub(super) fn pdu(&self) -> Vec<u8> {
+        if let Request::ReadDeviceIdentification(code, object) = &self.request {
+            return vec![mei::FUNCTION, mei::TYPE, code.value(), *object];
+        }
         let (function, address) = match &self.request {
             Request::ReadCoils(a, _) => (1, a),
             Request::ReadDiscreteInputs(a, _) => (2, a),
@@ -86,6 +122,7 @@ impl Ask {
             Request::WriteMultipleCoils(a, _) => (15, a),
             Request::WriteMultipleRegisters(a, _) => (16, a),
             Request::MaskWriteRegister(a, _, _) => (22, a),
+            Request::ReadWriteMultipleRegisters(a, _, _, _) => (23, a),
             other => unreachable!("this house never asks {other:?}"),
         };
         let mut pdu = vec![function];
@@ -108,6 +145,13 @@ impl Ask {
                 pdu.push(words.len() as u8 * 2);
                 pdu.extend(words.iter().flat_map(|w| w.to_be_bytes()));
             }
+            Request::ReadWriteMultipleRegisters(_, count, to, words) => {
+                word(*count);
+                word(*to);
+                word(words.len() as u16);
+                pdu.push(words.len() as u8 * 2);
+                pdu.extend(words.iter().flat_map(|w| w.to_be_bytes()));
+            }
             Request::ReadCoils(_, n)
             | Request::ReadDiscreteInputs(_, n)
             | Request::ReadHoldingRegisters(_, n)
@@ -122,13 +166,19 @@ impl Ask {
         if pdu[0] & 0x80 != 0 {
             return Ok(Err(pdu[1]));
         }
+        // The library refuses levels of conformity that are not in the standard, which devices do send.
+        if pdu[0] == mei::FUNCTION {
+            return mei::parse(&pdu).map(|said| Ok(Data::Objects(said))).ok_or(Garble::Length);
+        }
         let response = Response::try_from(Bytes::from(pdu)).map_err(|_| Garble::Length)?;
         Ok(Ok(match response {
             Response::ReadCoils(mut bits) | Response::ReadDiscreteInputs(mut bits) => {
                 bits.truncate(self.bits);
                 Data::Bits(bits)
             }
-            Response::ReadHoldingRegisters(words) | Response::ReadInputRegisters(words) => Data::Registers(words),
+            Response::ReadHoldingRegisters(words)
+            | Response::ReadInputRegisters(words)
+            | Response::ReadWriteMultipleRegisters(words) => Data::Registers(words),
             _ => Data::Written,
         }))
     }

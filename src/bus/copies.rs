@@ -102,10 +102,11 @@ impl Copies {
     /// this unit ever answers, or as soon as copies come on this line. So may our own question, heard by an adapter that
     /// nobody told us hears itself: for bits it can look like an answer.
     pub(super) fn doubts(&self, asked: &Asked, pdu: &[u8], (now, turnaround): (Instant, Duration)) -> bool {
-        let Some(unit) = self.units.get(&asked.unit()) else { return asked.is_read() && pdu == asked.pdu() };
+        let is_question = (asked.is_read() || asked.is_read_write()) && pdu == asked.pdu();
+        let Some(unit) = self.units.get(&asked.unit()) else { return is_question };
         let (question, answer) = (digest(asked.unit(), asked.pdu()), digest(asked.unit(), pdu));
         let is_proven = self.proven.get(&question).is_some_and(|(own, times)| *own == answer || *times >= TWIN);
-        if asked.is_read() && pdu == asked.pdu() {
+        if is_question {
             return !is_proven;
         }
         let mut alike = unit.alike(answer, now).peekable();

@@ -161,8 +161,11 @@ impl Engine {
         let busy = self.busy;
         let result =
             if self.has_numbers { self.numbered(&mut link, &asked).await } else { self.rtu(&mut link, &asked).await };
-        let result = result.and_then(|Heard { pdu, at, turnaround, .. }| {
+        let result = result.and_then(|Heard { pdu, at, turnaround, is_sure }| {
             let outcome = ask.outcome(pdu).map_err(Miss::Garbled)?;
+            // What is doubtful still confirms a write, but its data may be another answer's.
+            let is_believed = is_sure || !asked.is_read_write();
+            let outcome = if is_believed { outcome } else { outcome.map(|_| Data::Written) };
             Ok(Answer { outcome, arrived: at, turnaround })
         });
         // A TCP peer that missed once may stay one answer behind for ever: only a new connection is clean.

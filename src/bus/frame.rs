@@ -3,6 +3,10 @@
 //! a frame that is sound but not ours is put aside and counted, never taken.
 
 use crate::bus::Garble;
+use crate::bus::mei;
+
+/// Read and write registers in one transaction (V1.1b3, 6.17).
+const READ_WRITE: u8 = 23;
 
 const fn crc_table() -> [u16; 256] {
     let mut table = [0; 256];
@@ -71,7 +75,8 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn new(unit: u8, pdu: Vec<u8>) -> Self {
-        assert!(pdu.len() >= 5, "every request of this house names an address and a count");
+        let least = if pdu[0] == mei::FUNCTION { 4 } else { 5 };
+        assert!(pdu.len() >= least, "every request of this house names an address and a count, or an object");
         Self { unit, pdu }
     }
 
@@ -85,13 +90,19 @@ impl Asked {
         self.pdu[0] == 8
     }
 
+    /// Can be asked again, and changes nothing.
     pub(crate) fn is_read(&self) -> bool {
-        self.pdu[0] <= 4
+        matches!(self.pdu[0], 1..=4 | mei::FUNCTION)
+    }
+
+    /// A write whose answer carries data: unlike an echo, it does not show which question it answers.
+    pub(crate) fn is_read_write(&self) -> bool {
+        self.pdu[0] == READ_WRITE
     }
 
     /// True when an answer to one could be taken for an answer to the other.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        self.answer_len() == other.answer_len() && self.known() == other.known()
+        self.answer_len(&[]) == other.answer_len(&[]) && self.known() == other.known()
     }
 
     /// True when this frame is an answer to it, or an exception.
@@ -120,11 +131,12 @@ impl Asked {
         u16::from_be_bytes([pdu[3], pdu[4]]) as usize
     }
 
-    /// Length of the right answer's PDU.
-    pub(crate) fn answer_len(&self) -> usize {
+    /// Length of the right answer's PDU; of one that says its own, as far as this beginning shows it.
+    pub(crate) fn answer_len(&self, begun: &[u8]) -> usize {
         match self.pdu[0] {
             1 | 2 => 2 + self.count().div_ceil(8),
-            3 | 4 => 2 + 2 * self.count(),
+            3 | 4 | READ_WRITE => 2 + 2 * self.count(),
+            mei::FUNCTION => mei::length(begun),
             0x16 => 7,
             _ => 5,
         }
@@ -133,12 +145,16 @@ impl Asked {
     /// The bytes of the answer's PDU that are known beforehand: function and byte count, or all that is echoed.
     fn known(&self) -> Known {
         let mut known = Known { bytes: [0; 7], len: 2 };
-        if let f @ 1..=4 = self.pdu[0] {
-            known.bytes[..2].copy_from_slice(&[f, u8::try_from(self.answer_len() - 2).unwrap_or(u8::MAX)]);
-        } else {
-            known.len = if self.pdu[0] == 0x16 { 7 } else { 5 };
-            known.bytes[..known.len].copy_from_slice(&self.pdu[..known.len]);
+        if let f @ (1..=4 | READ_WRITE) = self.pdu[0] {
+            known.bytes[..2].copy_from_slice(&[f, u8::try_from(self.answer_len(&[]) - 2).unwrap_or(u8::MAX)]);
+            return known;
         }
+        known.len = match self.pdu[0] {
+            0x16 => 7,
+            mei::FUNCTION => 3,
+            _ => 5,
+        };
+        known.bytes[..known.len].copy_from_slice(&self.pdu[..known.len]);
         known
     }
 
@@ -149,7 +165,11 @@ impl Asked {
         if pdu[0] != self.pdu[0] {
             return Fit::WrongFunction;
         }
-        if pdu.len() == self.answer_len() && pdu.starts_with(self.known().as_slice()) {
+        let has_own_length = self.pdu[0] == mei::FUNCTION;
+        if pdu.len() == self.answer_len(pdu)
+            && pdu.starts_with(self.known().as_slice())
+            && (!has_own_length || mei::answers(pdu, self.pdu[3]))
+        {
             Fit::Answer
         } else {
             Fit::WrongShape
@@ -233,8 +253,9 @@ impl<'a> Scanner<'a> {
     }
 
     fn strip_echo(&mut self) {
-        // Without `echo` a read of registers still knows its own request: no answer to it is eight bytes long.
-        let unasked = matches!(self.sent[1], 3 | 4) && self.buffer.starts_with(self.sent);
+        // Without `echo` some still know their own request: no answer to a read of registers is eight bytes long, none to one of
+        // an identification seven.
+        let unasked = matches!(self.sent[1], 3 | 4 | mei::FUNCTION) && self.buffer.starts_with(self.sent);
         if (self.echo || unasked)
             && let Some(at) = self.buffer.windows(self.sent.len()).position(|w| w == self.sent)
         {
@@ -249,7 +270,7 @@ impl<'a> Scanner<'a> {
         if rest.len() < 5 || rest[0] != self.asked.unit {
             return None;
         }
-        let length = if rest[1] == self.asked.pdu[0] | 0x80 { 5 } else { self.asked.answer_len() + 3 };
+        let length = self.length_at(at);
         let frame = rest.get(..length)?;
         if !matches!(self.asked.fit(&frame[1..length - 2]), Fit::Answer | Fit::Exception) || !is_sound(frame) {
             return None;
@@ -257,10 +278,18 @@ impl<'a> Scanner<'a> {
         Some((frame[1..length - 2].to_vec(), at + length))
     }
 
+    /// How long a frame is that begins here and is the answer or an exception, as far as can be told.
+    fn length_at(&self, at: usize) -> usize {
+        match self.buffer.get(at + 1) {
+            Some(f) if f & 0x80 != 0 => 5,
+            _ => self.asked.answer_len(self.buffer.get(at + 1..).unwrap_or_default()) + 3,
+        }
+    }
+
     /// Length of a sound frame at the front that is not the answer. Only at the front: inside other bytes a short sound
     /// frame can turn up by chance, and taking it out would tear a right answer.
     fn foreign(&mut self) -> Option<usize> {
-        let growing = self.likeness() == Some(0) && self.buffer.len() < self.asked.answer_len() + 3;
+        let growing = self.likeness() == Some(0) && self.buffer.len() < self.length_at(0);
         if (growing && self.buffer.len() > 2) || self.answer_at(0).is_some() {
             return None;
         }
@@ -294,9 +323,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn verdict_at(&self, at: usize) -> Garble {
-        let exception = self.buffer.get(at + 1).is_some_and(|f| f & 0x80 != 0);
-        let length = if exception { 5 } else { self.asked.answer_len() + 3 };
-        if self.buffer.len() - at >= length { Garble::Crc } else { Garble::Truncated }
+        if self.buffer.len() - at >= self.length_at(at) { Garble::Crc } else { Garble::Truncated }
     }
 
     /// What to say when the time is over; `None`: nothing came from this unit.
@@ -312,11 +339,7 @@ impl<'a> Scanner<'a> {
 
     /// How many more characters the answer needs, as far as can be told now.
     pub(crate) fn missing(&self) -> usize {
-        let length = match self.buffer.get(1) {
-            None => 5,
-            Some(f) if f & 0x80 != 0 => 5,
-            Some(_) => self.asked.answer_len() + 3,
-        };
+        let length = if self.buffer.len() < 2 { 5 } else { self.length_at(0) };
         let echo = if self.echo { self.sent.len() } else { 0 };
         (length + echo).saturating_sub(self.buffer.len())
     }
@@ -332,6 +355,7 @@ fn lengths(bytes: &[u8]) -> [Option<usize>; 2] {
         0x0F | 0x10 => [Some(8), counted(6)],
         0x16 => [Some(10), None],
         0x17 => [Some(5 + usize::from(third)), counted(10)],
+        mei::FUNCTION => [Some(mei::length(&bytes[1..]) + 3), Some(7)],
         0x81..=0xAB => [Some(5), None],
         _ => [None, None],
     }

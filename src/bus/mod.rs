@@ -3,6 +3,7 @@
 //! the answer is put aside and counted. What the devices mean by their words is not known here.
 
 mod ask;
+mod bits;
 mod copies;
 mod debt;
 mod engine;
@@ -12,13 +13,16 @@ pub(crate) mod frame;
 mod ioctl;
 mod line;
 mod link;
+pub mod mei;
 mod pause;
 pub mod probe;
+mod request;
 mod tcp;
 pub mod trace;
 #[cfg(test)]
 pub(crate) mod wire;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -30,22 +34,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::bus::ask::Ask;
+use crate::bus::bits::Bits;
+use crate::bus::bits::Next;
 use crate::bus::engine::Answer;
 use crate::bus::engine::Engine;
 use crate::bus::engine::Miss;
 use crate::bus::line::Serial;
 use crate::bus::link::Link;
+use crate::bus::mei::IdentifyRequest;
 use crate::bus::trace::Tap;
 use crate::bus::trace::Trace;
 use crate::config::plant::Line;
 use crate::config::plant::Port;
-use crate::point::AddressRange;
-use crate::point::Table;
 use crate::point::UnitId;
 use crate::status::WireCounts;
 
 pub use crate::bus::line::Timing;
 pub use crate::bus::pause::Pause;
+pub use crate::bus::request::Data;
+pub use crate::bus::request::ReadRequest;
+pub use crate::bus::request::Reply;
+pub use crate::bus::request::WriteKind;
+pub use crate::bus::request::WriteRequest;
 
 /// Reads that wait for their turn; a caller that finds it full waits too, which slows only that caller.
 const READS: usize = 32;
@@ -55,90 +65,6 @@ const URGENT: usize = 16;
 const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// A device that says "busy" (exceptions 5 and 6) gets a moment.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
-
-/// A read of one block of one table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadRequest {
-    /// Whom to ask; not broadcast.
-    pub unit: UnitId,
-    /// Which table.
-    pub table: Table,
-    /// Which addresses, at most the table's limit.
-    pub range: AddressRange,
-}
-
-/// A write to one device, or to all by [`UnitId::BROADCAST`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteRequest {
-    /// Whom to tell.
-    pub unit: UnitId,
-    /// What.
-    pub kind: WriteKind,
-}
-
-/// What to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteKind {
-    /// Function 5.
-    Coil {
-        /// Zero-based.
-        address: u16,
-        /// The state.
-        on: bool,
-    },
-    /// Function 15, at most 1968.
-    Coils {
-        /// Zero-based.
-        address: u16,
-        /// The states.
-        values: Vec<bool>,
-    },
-    /// Function 6.
-    Register {
-        /// Zero-based.
-        address: u16,
-        /// The word.
-        value: u16,
-    },
-    /// Function 16, at most 123.
-    Registers {
-        /// Zero-based.
-        address: u16,
-        /// The words.
-        values: Vec<u16>,
-    },
-    /// Function 22: `(old & and) | (or & !and)`.
-    Mask {
-        /// Zero-based.
-        address: u16,
-        /// Bits kept.
-        and: u16,
-        /// Bits set where `and` is 0.
-        or: u16,
-    },
-}
-
-/// The right answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reply {
-    /// What it carried.
-    pub data: Data,
-    /// When its last byte was here.
-    pub arrived: Instant,
-    /// From the last byte sent to the first byte received; on TCP from request to reply.
-    pub turnaround: Duration,
-}
-
-/// What a reply carried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Data {
-    /// Exactly as many words as were asked for.
-    Registers(Vec<u16>),
-    /// Exactly as many bits as were asked for.
-    Bits(Vec<bool>),
-    /// The write was confirmed, or broadcast.
-    Written,
-}
 
 /// Named by what happens next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -223,6 +149,8 @@ pub struct BusStatus {
 struct Turn {
     is_read: bool,
     tries_left: u8,
+    /// Of a write of a part of a register: what may have to be asked behind it, in the same slot.
+    bits: Option<Bits>,
 }
 
 struct Job {
@@ -252,6 +180,8 @@ pub struct BusTask {
     backoff: Backoff,
     reopen_at: Instant,
     down: Option<String>,
+    /// Units that have refused mask write.
+    maskless: HashSet<UnitId>,
 }
 
 /// A handle and its task; nothing is opened before the task runs.
@@ -268,6 +198,7 @@ pub fn new(line: Line) -> (Bus, BusTask) {
         backoff: Backoff::new(REOPEN.0, REOPEN.1),
         reopen_at: Instant::now(),
         down: None,
+        maskless: HashSet::new(),
         line,
     };
     let tap = task.engine.tap.clone();
@@ -278,26 +209,39 @@ impl Bus {
     /// Takes its turn behind earlier reads.
     pub async fn read(&self, request: ReadRequest) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?;
-        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: self.retries }).await
+        self.ask(&self.reads, ask, Turn::read(self.retries)).await
     }
 
     /// A read without further tries that waits for at most so long. A device that has been heard answering too late gets as
     /// long as that took, up to the line's timeout.
     pub async fn read_once(&self, request: ReadRequest, wait: Duration) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?.within(wait);
-        self.ask(&self.reads, ask, Turn { is_read: true, tries_left: 0 }).await
+        self.ask(&self.reads, ask, Turn::read(0)).await
     }
 
     /// Somebody waits for it: goes next after the transaction in flight, before all polls.
     pub async fn read_next(&self, request: ReadRequest) -> Result<Reply, BusError> {
         let ask = Ask::read(request).map_err(BusError::Refused)?;
-        self.ask(&self.urgent, ask, Turn { is_read: true, tries_left: self.retries }).await
+        self.ask(&self.urgent, ask, Turn::read(self.retries)).await
+    }
+
+    /// One part of a device's identification, as somebody waits for it.
+    pub async fn identify_next(&self, request: IdentifyRequest) -> Result<Reply, BusError> {
+        let ask = Ask::identify(request).map_err(BusError::Refused)?;
+        self.ask(&self.urgent, ask, Turn::read(self.retries)).await
+    }
+
+    /// One part of a device's identification, without further tries, behind earlier reads.
+    pub async fn identify_once(&self, request: IdentifyRequest) -> Result<Reply, BusError> {
+        let ask = Ask::identify(request).map_err(BusError::Refused)?;
+        self.ask(&self.reads, ask, Turn::read(0)).await
     }
 
     /// Goes next after the transaction in flight.
     pub async fn write(&self, request: WriteRequest) -> Result<Reply, BusError> {
-        let ask = Ask::write(request).map_err(BusError::Refused)?;
-        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries }).await
+        let bits = Bits::of(&request);
+        let ask = bits.as_ref().map_or_else(|| Ask::write(request), Bits::first).map_err(BusError::Refused)?;
+        self.ask(&self.urgent, ask, Turn { is_read: false, tries_left: self.retries, bits }).await
     }
 
     /// What passes from now on, or from as far back as is remembered; a reader too slow loses the oldest and is told.
@@ -315,6 +259,12 @@ impl Bus {
         let job = Job { ask, turn, done };
         queue.send(job).await.map_err(|_| BusError::ShutDown)?;
         answer.await.unwrap_or(Err(BusError::ShutDown))
+    }
+}
+
+impl Turn {
+    const fn read(tries_left: u8) -> Self {
+        Self { is_read: true, tries_left, bits: None }
     }
 }
 
@@ -365,9 +315,13 @@ impl BusTask {
 
     /// A read that is to be tried again lets waiting writes go first; a write keeps its place, for the order of writes counts.
     async fn serve(&mut self, mut job: Job, cancelled: &CancellationToken) {
+        self.take_known_way(&mut job);
         while !job.done.is_closed() && !cancelled.is_cancelled() {
             let result = self.once(&job.ask).await;
             self.tell();
+            if self.goes_on(&mut job, &result) {
+                continue;
+            }
             let heals = result.as_ref().err().and_then(|e| e.heals_after(self.line.timeout)).is_some();
             if job.turn.tries_left == 0 || !heals {
                 // The asker may have gone meanwhile; then nobody misses the answer.
@@ -384,6 +338,32 @@ impl BusTask {
                 return;
             }
         }
+    }
+
+    /// A unit that has refused mask write is not asked for it again.
+    fn take_known_way(&self, job: &mut Job) {
+        let known = job.turn.bits.as_mut().filter(|bits| self.maskless.contains(&bits.unit));
+        if let Some(ask) = known.and_then(Bits::without_mask) {
+            job.ask = ask;
+        }
+    }
+
+    /// Whether a write of a part of a register is not over with this answer; what is asked next has all its tries again.
+    fn goes_on(&mut self, job: &mut Job, result: &Result<Reply, BusError>) -> bool {
+        let Some(bits) = &mut job.turn.bits else { return false };
+        job.ask = match bits.next(result) {
+            Next::Over => return false,
+            Next::Ask(ask) => ask,
+            Next::Unknown(ask) => {
+                if self.maskless.insert(bits.unit) {
+                    let (line, unit) = (&self.line.name, bits.unit);
+                    tracing::info!(%line, %unit, "does not know mask write (22): registers are read and written whole");
+                }
+                ask
+            }
+        };
+        job.turn.tries_left = self.line.retries;
+        true
     }
 
     async fn once(&mut self, ask: &Ask) -> Result<Reply, BusError> {

@@ -2,6 +2,7 @@
 //! through the simulator, with every value compared with what the register held.
 
 mod copies;
+mod functions;
 mod hostile;
 mod lines;
 
@@ -16,7 +17,9 @@ use super::*;
 use crate::config::plant::CharFormat;
 use crate::config::plant::Parity;
 use crate::config::plant::SerialPort;
+use crate::point::AddressRange;
 use crate::point::LineId;
+use crate::point::Table;
 use crate::sim;
 use crate::sim::Dice;
 use crate::sim::Fault;
@@ -35,7 +38,16 @@ fn serial(path: impl Into<std::path::PathBuf>, baud: u32, format: CharFormat) ->
 }
 
 fn line(port: Port, retries: u8) -> Line {
-    Line { id: LineId(0), name: "bus".into(), port, timeout: TIMEOUT, min_timeout: TIMEOUT, retries, gap: None }
+    Line {
+        id: LineId(0),
+        name: "bus".into(),
+        port,
+        timeout: TIMEOUT,
+        min_timeout: TIMEOUT,
+        retries,
+        gap: None,
+        raw_access: false,
+    }
 }
 
 /// The other end of a line in memory: what the devices hear and say.
@@ -438,7 +450,13 @@ fn full_device(id: u8) -> Shared {
     let registers: Vec<u16> = (0..200).map(|n| u16::from(id) * 256 + n).collect();
     let bits: Vec<u16> = (0..40).map(|n| n & 1).collect();
     let device = SimDevice::new(id).with(Table::Holding, 0, &registers).with(Table::Input, 0, &registers);
-    device.with(Table::Coil, 0, &bits).with(Table::Discrete, 0, &bits).shared()
+    let device = device.with(Table::Coil, 0, &bits).with(Table::Discrete, 0, &bits);
+    device.saying(objects_of(id)).shared()
+}
+
+/// In two parts, each as long as the other's.
+fn objects_of(id: u8) -> Vec<(u8, Vec<u8>)> {
+    (0..4).map(|n| (n, vec![b'A' + n * 8 + id; 100])).collect()
 }
 
 #[tokio::test]
@@ -453,7 +471,7 @@ async fn every_function_works_over_a_real_pty_without_a_breach_of_silence() {
         match reply.data {
             Data::Registers(words) => assert_eq!(words, held),
             Data::Bits(bits) => assert_eq!(bits, held.iter().map(|w| *w != 0).collect::<Vec<_>>()),
-            Data::Written => panic!("nothing was written"),
+            other => panic!("{other:?} for a read"),
         }
         assert!(reply.turnaround >= Duration::from_millis(5), "{:?}", reply.turnaround);
     }
@@ -463,16 +481,21 @@ async fn every_function_works_over_a_real_pty_without_a_breach_of_silence() {
         WriteKind::Register { address: 1, value: 0x1234 },
         WriteKind::Registers { address: 2, values: vec![5, 6, 7] },
         WriteKind::Mask { address: 1, and: 0xFF00, or: 0x0056 },
+        WriteKind::Bits { address: 1, and: 0xFFF0, or: 0x0008, by: Default::default() },
     ];
     for kind in kinds {
         let reply = bus.write(WriteRequest { unit: unit(7), kind }).await.unwrap();
         assert_eq!(reply.data, Data::Written);
     }
     let get = |table, address| device.lock().unwrap().get(table, address).unwrap();
-    assert_eq!([1, 2, 3, 4].map(|a| get(Table::Holding, a)), [0x1256, 5, 6, 7]);
+    assert_eq!([1, 2, 3, 4].map(|a| get(Table::Holding, a)), [0x1258, 5, 6, 7]);
     assert!((1..13).all(|a| get(Table::Coil, a) == 1));
+    let both = WriteKind::ReadWrite { address: 2, values: vec![9], read: AddressRange::new(1, 2).unwrap() };
+    let reply = bus.write(WriteRequest { unit: unit(7), kind: both }).await.unwrap();
+    assert_eq!(reply.data, Data::Registers(vec![0x1258, 9]));
+    whoever_answers_is_the_one_asked(&bus, 7, 2).await;
     let stats = sim.stats();
-    assert_eq!((stats.requests, stats.violations, stats.collisions), (9, 0, 0));
+    assert_eq!((stats.requests, stats.violations, stats.collisions), (12, 0, 0));
 }
 
 #[tokio::test]
@@ -494,6 +517,25 @@ async fn an_adapter_that_returns_under_the_same_path_is_used_again() {
     let mut status = bus.status();
     status.wait_for(|s| s.up).await.unwrap();
     assert!(bus.read(holding(1, 0, 1)).await.is_ok());
+}
+
+/// What is believed of it is what was just written, and nothing else.
+async fn write_and_read(bus: &Bus, device: &Shared, value: u16) {
+    let id = device.lock().unwrap().unit();
+    let read = AddressRange::new(151, 1).unwrap();
+    let kind = WriteKind::ReadWrite { address: 151, values: vec![value], read };
+    if let Ok(reply) = bus.write(WriteRequest { unit: unit(id), kind }).await {
+        let held = device.lock().unwrap().get(Table::Holding, 151);
+        assert!(reply.data == Data::Written || reply.data == Data::Registers(vec![value]), "{:?}", reply.data);
+        assert_eq!(held, Some(value), "confirmed, not written");
+    }
+}
+
+async fn whoever_answers_is_the_one_asked(bus: &Bus, id: u8, object: u8) {
+    let request = mei::IdentifyRequest { unit: unit(id), category: mei::Category::Regular, object };
+    let Ok(Reply { data: Data::Objects(said), .. }) = bus.identify_next(request).await else { return };
+    let wanted = &objects_of(id)[usize::from(object)..usize::from(object) + 2];
+    assert_eq!(said.objects, wanted, "of unit {id} from object {object} on");
 }
 
 /// Asks at random; before each question all registers change, so that a value of another moment or place is seen.
@@ -518,11 +560,15 @@ async fn soak(bus: Bus, devices: Vec<Shared>, turns: u32, seed: u64) -> (u32, u3
                 assert_eq!(device.lock().unwrap().get(Table::Holding, 150), Some(value), "confirmed, not written");
             }
         }
+        if turn % 10 == 5 {
+            write_and_read(&bus, device, dice.below(0x1_0000) as u16).await;
+            whoever_answers_is_the_one_asked(&bus, id, dice.below(2) as u8 * 2).await;
+        }
         let Ok(reply) = bus.read(ReadRequest { unit: unit(id), table, range }).await else { continue };
         let got: Vec<u16> = match reply.data {
             Data::Registers(words) => words,
             Data::Bits(bits) => bits.into_iter().map(u16::from).collect(),
-            Data::Written => panic!("an answer to a write for a read"),
+            other => panic!("{other:?} for a read"),
         };
         assert_eq!(got.len(), usize::from(range.count()));
         for (address, word) in (range.start()..).zip(got) {

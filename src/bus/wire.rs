@@ -311,6 +311,7 @@ mod tests {
             min_timeout: timeout,
             retries: 0,
             gap: None,
+            raw_access: false,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::config::plant::Schedule;
 use crate::config::plant::Upstream;
 use crate::config::users;
 use crate::topic::Qos;
+use crate::topic::RAW;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
 
@@ -165,6 +166,9 @@ fn way(loaded: &Loaded, upstream: &Upstream, (direction, rules): (Direction, &[M
         (index + 1, places.find(|r| r.index == index).map(|r| r.place.clone()).unwrap_or_default())
     };
     let (rule, goes) = match mapping::explain(rules, topic) {
+        Explained::Goes { rule, topic } if direction == Direction::Receive && !rules[rule].admits(&topic) => {
+            (Some(placed(rule)), Err("raw access to a line passes only by a rule that ends in `$modbus`".to_owned()))
+        }
         Explained::Goes { rule, topic } => {
             let retain = match rules[rule].retain {
                 RetainRule::Keep => Flag::AsPublished,
@@ -200,6 +204,10 @@ fn own(plant: &Plant, topic: &TopicName) -> Option<String> {
     };
     match levels[..] {
         ["$state"] => Some("whether the gateway is online; retained".to_owned()),
+        [line, RAW] => plant.lines.iter().find(|l| *l.name == *line).map(|l| {
+            let state = if l.raw_access { "refused when retained or older than 10 s" } else { "which is off: refused" };
+            format!("raw Modbus requests to line {line}, {state}")
+        }),
         ["$gap"] => Some("told to an upstream where entries had to be dropped; not published here".to_owned()),
         [device, "$state"] => {
             let known = plant.devices.iter().any(|d| *d.name == *device);
@@ -430,6 +438,20 @@ plant/chiller/supply
         let text = from_cloud("sites/chiller/supply/set");
         assert!(text.contains("which is read-only: refused"), "{text}");
         assert!(from_cloud("sites/x").contains("not to this gateway: no `receive` rule matches"));
+    }
+
+    #[test]
+    fn raw_access_is_followed_only_by_rules_that_name_it() {
+        let of = |filter: &str| {
+            let rule = "{filter: \"sites/+/+/set\", strip: sites/, prefix: plant/}";
+            let config = CONFIG.replace(rule, &format!("{{filter: \"{filter}\", strip: orders/, prefix: plant/}}"));
+            let loaded = crate::config::load_text("g.yaml", &config, Path::new("")).unwrap_or_else(|r| panic!("{r}"));
+            text(&inward(&loaded, &loaded.plant.upstreams[0], &TopicName::new("orders/plc/$modbus").unwrap()))
+        };
+        let named = of("orders/+/$modbus");
+        assert!(named.contains("as      plant/plc/$modbus") && named.contains("which is off: refused"), "{named}");
+        let wide = of("orders/+/+");
+        assert!(wide.contains("passes only by a rule that ends in `$modbus`"), "{wide}");
     }
 
     #[test]

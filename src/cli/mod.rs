@@ -18,6 +18,7 @@ mod explain;
 mod forget;
 mod ledger;
 mod logging;
+mod modbus;
 mod passwd;
 mod plan;
 mod reload;
@@ -103,6 +104,8 @@ enum Command {
     Spool(spool::Arguments),
     /// Show what passes, or has passed, on a line of the running gateway
     Trace(trace::Arguments),
+    /// Read, write or identify whatever hangs on a line of the running gateway
+    Modbus(modbus::Arguments),
     /// Measure this machine against what is physically possible
     Bench(bench::Arguments),
     /// Set the password of a user of the embedded broker
@@ -155,6 +158,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ledger(args) => ledger::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Modbus(args) => modbus::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Passwd(args) => passwd::run(&args),
         Command::Schema => schema::run(),

@@ -33,6 +33,8 @@ pub(super) enum Outcome {
     Failed(String),
     /// Confirmed by the device, which shows this all the same.
     Differs(Value),
+    /// What came of a raw request, in a word and in full.
+    Raw { word: &'static str, body: Json },
     /// Several writes, by the names of their points.
     Batch(Vec<(Arc<str>, Self)>),
 }
@@ -46,6 +48,7 @@ impl Outcome {
             Self::Done => "done",
             Self::Refused(_) | Self::Later(_) => "refused",
             Self::Failed(_) | Self::Differs(_) | Self::Read(Err(_)) => "failed",
+            Self::Raw { word, .. } => word,
             Self::Batch(parts) => {
                 let words: Vec<&str> = parts.iter().map(|(_, part)| part.word()).collect();
                 ["failed", "refused"].into_iter().find(|word| words.contains(word)).unwrap_or("written")
@@ -53,23 +56,28 @@ impl Outcome {
         }
     }
 
-    /// Why it did not become what was asked for, in words; of a batch each part has its own.
+    /// Why it did not become what was asked for, in words; of a batch each part has its own, a raw request's is in its body.
     pub(super) fn reason(&self) -> Option<String> {
         match self {
-            Self::Written { .. } | Self::Read(Ok(_)) | Self::Done | Self::Batch(_) => None,
+            Self::Written { .. } | Self::Read(Ok(_)) | Self::Done | Self::Raw { .. } | Self::Batch(_) => None,
             Self::Read(Err(reason)) => Some(reason.to_string()),
             Self::Refused(reason) | Self::Later(reason) | Self::Failed(reason) => Some(reason.clone()),
             Self::Differs(value) => Some(format!("verify: the device shows {value}")),
         }
     }
 
-    fn body(&self) -> Json {
+    pub(super) fn body(&self) -> Json {
         let mut body = json!({ "result": self.word() });
         if let Self::Written { verified: Some(value) } | Self::Read(Ok(value)) | Self::Differs(value) = self {
             body["value"] = value_json(value);
         }
         if let Some(reason) = self.reason() {
             body["reason"] = json!(reason);
+        }
+        if let Self::Raw { body: told, .. } = self {
+            for (key, value) in told.as_object().into_iter().flatten() {
+                body[key] = value.clone();
+            }
         }
         if let Self::Batch(parts) = self {
             let part = |(point, outcome): &(Arc<str>, Self)| {

@@ -14,9 +14,14 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The standard's (V1.1b3, 6.12 and 6.11), or the device's where that takes less.
+    /// The standard's (V1.1b3, 6.11, 6.12 and 6.17), or the device's where that takes less; none where it has no such function.
     pub(super) fn of(device: &Device) -> Self {
-        Self { registers: usize::from(device.max_registers).min(123), coils: usize::from(device.max_bits).min(1968) }
+        let most = |function, most: usize| if device.functions.knows(function) { most } else { 0 };
+        let registers = most(16, if device.functions.knows(23) { 121 } else { 123 });
+        Self {
+            registers: usize::from(device.max_registers).min(registers),
+            coils: usize::from(device.max_bits).min(most(15, 1968)),
+        }
     }
 }
 

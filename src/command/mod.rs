@@ -6,9 +6,12 @@
 mod answer;
 mod answered;
 mod batch;
+mod both;
 mod cause;
+mod commission;
 pub mod failsafe;
 mod perform;
+mod raw;
 pub mod request;
 mod target;
 mod task;
@@ -16,6 +19,7 @@ mod task;
 mod tests;
 mod waiting;
 
+pub use commission::ask as ask_raw;
 pub use target::Desk;
 pub use target::Seat;
 pub use task::CommandTask;

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::bus::Bus;
 use crate::bus::BusError;
 use crate::bus::Data;
 use crate::bus::ReadRequest;
+use crate::bus::Reply;
 use crate::bus::WriteRequest;
 use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
 use crate::command::batch::Limits;
+use crate::command::both;
+use crate::command::both::READ_WRITE;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Age;
@@ -20,6 +25,7 @@ use crate::command::target::Change;
 use crate::command::target::Desk;
 use crate::command::target::Target;
 use crate::config::plant::Device;
+use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::decode;
 use crate::decode::Words;
@@ -52,11 +58,14 @@ async fn all(desk: &Desk, changes: &[Change], age: Age) -> Vec<Outcome> {
         return judged.into_iter().map(|judged| judged.err().unwrap_or_else(untouched)).collect();
     }
     let planned: Vec<(Planned, Option<i32>)> = judged.into_iter().flatten().collect();
-    let mut outcomes = write(desk, changes, &planned).await;
-    for ((change, (planned, exponent)), outcome) in changes.iter().zip(&planned).zip(&mut outcomes) {
-        if matches!(outcome, Outcome::Written { .. }) {
-            *outcome = look(desk, &change.target, planned, *exponent).await;
-        }
+    let mut outcomes = Vec::with_capacity(changes.len());
+    let written = write(desk, changes, &planned).await;
+    for ((change, (planned, exponent)), (outcome, back)) in changes.iter().zip(&planned).zip(written) {
+        outcomes.push(match (outcome, back) {
+            (Outcome::Written { .. }, Some(reply)) => confirm(desk, &change.target, (planned, *exponent), reply).await,
+            (Outcome::Written { .. }, None) => look(desk, &change.target, planned, *exponent).await,
+            (other, _) => other,
+        });
     }
     outcomes
 }
@@ -65,26 +74,35 @@ async fn judge(bus: &Bus, change: &Change, age: Age) -> Result<(Planned, Option<
     let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
     let point = &change.target.point;
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
-    request::in_time(age, write, time::now().wall_us).map_err(refused)?;
+    request::in_time(age, write.expires, time::now().wall_us).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
     let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
     let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
     Ok((planned, exponent))
 }
 
+/// What became of each, and what the point's own registers held right behind it, where that was read in the same transaction.
 /// After the first request that fails, nothing more is written.
-async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>)]) -> Vec<Outcome> {
-    let mut outcomes =
-        vec![Outcome::Refused("not written: an earlier one of the batch failed".to_owned()); changes.len()];
+async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>)]) -> Vec<(Outcome, Option<Reply>)> {
+    let untried = || Outcome::Refused("not written: an earlier one of the batch failed".to_owned());
+    let mut outcomes: Vec<(Outcome, Option<Reply>)> = changes.iter().map(|_| (untried(), None)).collect();
     let Some(first) = changes.first() else { return outcomes };
+    let device = &first.target.device;
     let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
-    for (kind, places) in batch::merged(&kinds, Limits::of(&first.target.device)) {
-        let written = desk.bus.write(WriteRequest { unit: first.target.device.unit_id, kind }).await;
-        let outcome = match &written {
-            Ok(_) => Outcome::Written { verified: None },
-            Err(error) => Outcome::Failed(words_of(error)),
-        };
-        outcomes[places].fill(outcome);
+    for (kind, places) in batch::merged(&kinds, Limits::of(device)) {
+        let is_verified = changes[places.clone()].iter().all(|change| verifies(&change.target));
+        let kind = if is_verified && device.functions.knows(READ_WRITE) { both::of(kind) } else { kind };
+        let start = both::start(&kind);
+        let written = desk.bus.write(WriteRequest { unit: device.unit_id, kind }).await;
+        for place in places {
+            outcomes[place] = match (&written, start) {
+                (Ok(reply), Some(start)) => {
+                    (Outcome::Written { verified: None }, both::part(reply, start, &changes[place].target))
+                }
+                (Ok(_), None) => (Outcome::Written { verified: None }, None),
+                (Err(error), _) => (Outcome::Failed(words_of(error)), None),
+            };
+        }
         if written.is_err() {
             break;
         }
@@ -92,9 +110,26 @@ async fn write(desk: &Desk, changes: &[Change], planned: &[(Planned, Option<i32>
     outcomes
 }
 
+fn verifies(target: &Target) -> bool {
+    target.point.write.as_ref().is_some_and(|write| write.verify)
+}
+
+/// What a read/write has read is as good as a read. Where it shows another value, a read decides: a device may need a moment.
+async fn confirm(desk: &Desk, target: &Target, (planned, exponent): (&Planned, Option<i32>), back: Reply) -> Outcome {
+    if let Source::Wire(wire) = &target.point.source
+        && let (words, Ok(value)) = understood(wire, back.data.clone(), exponent)
+        && words == planned.words
+        && decode::judge(target.point.range.as_deref(), &value).is_ok()
+    {
+        tell(desk, &target.point, &Ok(value.clone()), back.arrived).await;
+        return Outcome::Written { verified: Some(value) };
+    }
+    look(desk, target, planned, exponent).await
+}
+
 /// Reads back what was written, where that is wanted; the house learns what the device holds in any case.
 async fn look(desk: &Desk, target: &Target, planned: &Planned, exponent: Option<i32>) -> Outcome {
-    if !target.point.write.as_ref().is_some_and(|write| write.verify) {
+    if !verifies(target) {
         if desk.orders.send(Order::Read(vec![target.point.id])).await.is_err() {
             tracing::debug!("the line is being made anew, and begins with reading everything");
         }
@@ -150,10 +185,15 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     let Source::Wire(wire) = &point.source else { return Err(BusError::ShutDown) };
     let request = ReadRequest { unit: target.device.unit_id, table: wire.table, range: wire.range };
     let reply = desk.bus.read_next(request).await?;
-    let taken = time::stamp_of(reply.arrived);
     let (words, value) = understood(wire, reply.data, exponent);
     let value = value.and_then(|value| decode::judge(point.range.as_deref(), &value).map(|()| value));
-    let sample = match &value {
+    tell(desk, point, &value, reply.arrived).await;
+    Ok((words, value))
+}
+
+async fn tell(desk: &Desk, point: &Point, value: &Result<Value, Reason>, arrived: Instant) {
+    let taken = time::stamp_of(arrived);
+    let sample = match value {
         Ok(value) => Sample::good(point.id, value.clone(), taken),
         Err(reason) => Sample::bad(point.id, *reason, taken),
     };
@@ -162,7 +202,6 @@ async fn read(desk: &Desk, target: &Target, exponent: Option<i32>) -> Result<Fou
     {
         tracing::debug!("publish has ended, nobody wants the sample");
     }
-    Ok((words, value))
 }
 
 fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i32>) -> Found {
@@ -178,7 +217,7 @@ fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i3
             let value = decode::decode(wire, Words::Bits(&bits), exponent);
             (bits.into_iter().map(u16::from).collect(), value)
         }
-        Data::Written => (Vec::new(), Err(Reason::Crc)),
+        Data::Written | Data::Objects(_) => (Vec::new(), Err(Reason::Crc)),
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::bus::WriteKind;
+use crate::config::functions::How;
+use crate::config::functions::Single;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
 use crate::config::plant::Wire;
-use crate::config::plant::Write;
 use crate::config::write;
 use crate::config::write::Unfit;
 use crate::point::Table;
@@ -62,6 +63,18 @@ pub enum Refusal {
     /// No such device.
     #[error("no device `{0}`")]
     UnknownDevice(String),
+    /// No such line.
+    #[error("no line `{0}`")]
+    UnknownLine(String),
+    /// The line does not say that it may be reached so.
+    #[error("raw access to line `{0}` is off: it has no `raw_access: true`")]
+    RawOff(String),
+    /// Nobody who may.
+    #[error("raw access is for users and upstreams that a rule allows by name")]
+    RawNobody,
+    /// Not within what Modbus allows.
+    #[error("{0}")]
+    Raw(String),
     /// Nothing on the wire to ask for.
     #[error("`{0}` is computed: it is told whenever what it is made of is read")]
     Computed(String),
@@ -107,7 +120,7 @@ fn object(fields: &Fields) -> Result<Request, Refusal> {
     Ok(Request { value, id: id_of(fields)?, expires_us: expiry_of(fields)? })
 }
 
-type Fields = serde_json::Map<String, Json>;
+pub(super) type Fields = serde_json::Map<String, Json>;
 
 fn only(fields: &Fields, known: &[&str]) -> Result<(), Refusal> {
     match fields.keys().find(|key| !known.contains(&key.as_str())) {
@@ -207,6 +220,15 @@ pub fn parse_get(payload: &[u8]) -> Result<Option<String>, Refusal> {
     id_of(&fields)
 }
 
+/// Understands a raw request: `{"unit": …, "function": …, …, "id": …, "expires": …}`, the rest by function.
+pub(super) fn parse_raw(payload: &[u8]) -> Result<(Fields, Option<String>, Option<i64>), Refusal> {
+    let Ok(Json::Object(fields)) = serde_json::from_slice::<Json>(payload) else {
+        return Err(Refusal::Malformed("a raw request is {\"unit\": …, \"function\": …, …}".to_owned()));
+    };
+    let (id, expires_us) = (id_of(&fields)?, expiry_of(&fields)?);
+    Ok((fields, id, expires_us))
+}
+
 fn moment(text: &str) -> Result<i64, Refusal> {
     text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_microsecond).map_err(|_| bad_time(text))
 }
@@ -230,12 +252,12 @@ pub struct Age {
 ///
 /// # Errors
 /// [`Refusal::Expired`] with by how much.
-pub fn in_time(age: Age, write: &Write, now_us: i64) -> Result<(), Refusal> {
+pub fn in_time(age: Age, allowed: Duration, now_us: i64) -> Result<(), Refusal> {
     let late_us = age.expires_us.map_or(i64::MIN, |at| now_us.saturating_sub(at));
     if late_us > 0 {
         return Err(Refusal::Expired(late_us / 1000));
     }
-    let allowed = age.lives.map_or(write.expires, |lives| lives.min(write.expires));
+    let allowed = age.lives.map_or(allowed, |lives| lives.min(allowed));
     match age.waited.checked_sub(allowed) {
         Some(late) if !late.is_zero() => Err(Refusal::Expired(i64::try_from(late.as_millis()).unwrap_or(i64::MAX))),
         _ => Ok(()),
@@ -251,7 +273,7 @@ pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Plan
         return Err(Refusal::ReadOnly(point.name.to_string()));
     };
     let words = write::judge(wire, write, value, exponent)?;
-    Ok(Planned { kind: kind(wire, &words), words })
+    Ok(Planned { kind: kind(wire, write.how, &words), words })
 }
 
 /// A judged write.
@@ -263,16 +285,19 @@ pub struct Planned {
     pub words: Vec<u16>,
 }
 
-/// A part of a register goes by mask write (FC22), so that its neighbours cannot be touched (pitfall 14).
-fn kind(wire: &Wire, words: &[u16]) -> WriteKind {
+/// The values of one point always go in one request, and a part of a register without touching its neighbours (pitfall 14).
+fn kind(wire: &Wire, how: How, words: &[u16]) -> WriteKind {
     let address = wire.range.start();
     match (wire.table, wire.bits) {
-        (Table::Coil | Table::Discrete, _) => WriteKind::Coil { address, on: words[0] != 0 },
+        (Table::Coil | Table::Discrete, _) => match how.single {
+            Single::One => WriteKind::Coil { address, on: words[0] != 0 },
+            Single::Many => WriteKind::Coils { address, values: vec![words[0] != 0] },
+        },
         (_, Some(span)) => {
             let mask = u16::MAX >> (15 - (span.high - span.low)) << span.low;
-            WriteKind::Mask { address, and: !mask, or: words[0] & mask }
+            WriteKind::Bits { address, and: !mask, or: words[0] & mask, by: how }
         }
-        _ if words.len() == 1 => WriteKind::Register { address, value: words[0] },
+        _ if words.len() == 1 && how.single == Single::One => WriteKind::Register { address, value: words[0] },
         _ => WriteKind::Registers { address, values: words.to_vec() },
     }
 }
@@ -280,6 +305,7 @@ fn kind(wire: &Wire, words: &[u16]) -> WriteKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::plant::Write;
     use rust_decimal::Decimal;
 
     use crate::config::plant::Report;
@@ -326,6 +352,7 @@ mod tests {
                 step: Some("0.5".parse().unwrap()),
                 verify: true,
                 expires: Duration::from_secs(10),
+                how: How::default(),
             })),
             series: Arc::new(Series {
                 topic: TopicName::new("g/d/setpoint").unwrap(),
@@ -422,7 +449,23 @@ mod tests {
             wire.bits = Some(BitSpan { low: 4, high: 7 });
         }
         let planned = judge(&point, &Value::Int(9), None).unwrap();
-        assert_eq!(planned.kind, WriteKind::Mask { address: 101, and: 0xFF0F, or: 0x0090 });
+        let by = How::default();
+        assert_eq!(planned.kind, WriteKind::Bits { address: 101, and: 0xFF0F, or: 0x0090, by });
+    }
+
+    #[test]
+    fn the_functions_for_many_write_one_where_the_device_wants_it() {
+        let mut point = setpoint();
+        let how = How { single: Single::Many, ..How::default() };
+        point.write = Some(Box::new(Write { how, ..*point.write.clone().unwrap() }));
+        let kind = judge(&point, &Value::Int(5), None).unwrap().kind;
+        assert_eq!(kind, WriteKind::Registers { address: 101, values: vec![50] });
+        if let Source::Wire(wire) = &mut point.source {
+            let wire = Arc::make_mut(wire);
+            (wire.table, wire.data_type, wire.scale) = (Table::Coil, DataType::Bool, Scale::default());
+        }
+        let kind = judge(&point, &Value::Bool(true), None).unwrap().kind;
+        assert_eq!(kind, WriteKind::Coils { address: 101, values: vec![true] });
     }
 
     fn fresh(waited_ms: u64) -> Age {
@@ -433,15 +476,19 @@ mod tests {
     fn an_old_command_is_refused() {
         let write = setpoint().write.unwrap();
         let dated = Request { expires_us: Some(1_000_000), ..parse(b"5").unwrap() };
-        let at = |now_us| in_time(Age { expires_us: dated.expires_us, ..fresh(0) }, &write, now_us);
+        let at = |now_us| in_time(Age { expires_us: dated.expires_us, ..fresh(0) }, write.expires, now_us);
         assert_eq!(at(999_000), Ok(()));
         assert_eq!(at(1_500_000), Err(Refusal::Expired(500)));
-        assert_eq!(in_time(fresh(10_000), &write, 0), Ok(()));
-        assert_eq!(in_time(fresh(10_250), &write, 0), Err(Refusal::Expired(250)));
+        assert_eq!(in_time(fresh(10_000), write.expires, 0), Ok(()));
+        assert_eq!(in_time(fresh(10_250), write.expires, 0), Err(Refusal::Expired(250)));
         let short_lived = |waited| Age { lives: Some(Duration::from_secs(2)), ..fresh(waited) };
-        assert_eq!(in_time(short_lived(2_000), &write, 0), Ok(()));
-        assert_eq!(in_time(short_lived(2_250), &write, 0), Err(Refusal::Expired(250)));
+        assert_eq!(in_time(short_lived(2_000), write.expires, 0), Ok(()));
+        assert_eq!(in_time(short_lived(2_250), write.expires, 0), Err(Refusal::Expired(250)));
         let patient = Age { lives: Some(Duration::from_secs(60)), ..fresh(10_250) };
-        assert_eq!(in_time(patient, &write, 0), Err(Refusal::Expired(250)), "the point's own limit holds as well");
+        assert_eq!(
+            in_time(patient, write.expires, 0),
+            Err(Refusal::Expired(250)),
+            "the point's own limit holds as well"
+        );
     }
 }

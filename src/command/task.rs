@@ -20,9 +20,12 @@ use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
 use crate::command::answered::Known;
 use crate::command::cause::Cause;
+use crate::command::commission;
 use crate::command::failsafe;
 use crate::command::failsafe::Door;
 use crate::command::perform;
+use crate::command::raw;
+use crate::command::raw::Raw;
 use crate::command::request;
 use crate::command::request::Action;
 use crate::command::request::Age;
@@ -44,6 +47,7 @@ use crate::point::LineId;
 use crate::point::PointId;
 use crate::sample::Value;
 use crate::topic::Qos;
+use crate::topic::RAW;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
@@ -80,6 +84,8 @@ enum Work {
     Batch(Vec<Change>),
     Get(Target),
     Act(Arc<Device>, Vec<PointId>, Action),
+    /// On a line, by its name.
+    Raw(Arc<str>, Raw),
 }
 
 /// Whether a command was heard of before.
@@ -99,6 +105,7 @@ impl Work {
             Self::Set(change) => holds(&change.target),
             Self::Batch(changes) => changes.iter().all(|change| holds(&change.target)),
             Self::Get(target) => holds(target),
+            Self::Raw(line, _) => plant.lines.iter().any(|l| l.name == *line && l.raw_access),
             // About a device by its name, whatever its points.
             Self::Act(device, ..) => plant.devices.iter().any(|d| d.id == device.id && d.name == device.name),
         }
@@ -258,6 +265,13 @@ impl CommandTask {
         let rest =
             topic.strip_prefix(&*self.floor.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
         let levels: Vec<&str> = rest.split('/').collect();
+        if let [line, RAW] = levels[..] {
+            let refused = |refused: &Refused| {
+                let (who, reason) = (commission::who(message.from.as_deref()), &refused.1);
+                tracing::info!(line, who, %reason, "raw access refused");
+            };
+            return self.raw(line, message, came).inspect_err(refused);
+        }
         let unknown = || (None, Refusal::UnknownPoint(topic.to_owned()));
         let whole = levels.first().and_then(|device| Whole::named(&self.floor.plant, device));
         let whole = whole.ok_or_else(|| match levels.as_slice() {
@@ -278,6 +292,35 @@ impl CommandTask {
         };
         Ok(Job {
             line: whole.device.line,
+            work,
+            id,
+            expires_us,
+            message: message.clone(),
+            came,
+            cause: Cause::Asked,
+            asked: Asked::First,
+            before: None,
+        })
+    }
+}
+
+impl CommandTask {
+    fn raw(&self, name: &str, message: &Message, came: Instant) -> Result<Job, Refused> {
+        let line = self.floor.plant.lines.iter().find(|line| *line.name == *name);
+        let line = line.ok_or_else(|| (None, Refusal::UnknownLine(name.to_owned())))?;
+        let (fields, id, expires_us) = request::parse_raw(&message.payload).map_err(|refusal| (None, refusal))?;
+        let refuse = |refusal| (id.clone(), refusal);
+        if !line.raw_access {
+            return Err(refuse(Refusal::RawOff(name.to_owned())));
+        }
+        // The broker and the bridge have judged who may; what came by neither has been judged by nobody.
+        if message.from.is_none() {
+            return Err(refuse(Refusal::RawNobody));
+        }
+        let raw = raw::understand(&fields, line).map_err(|unfit| refuse(Refusal::Raw(unfit.to_string())))?;
+        let work = Work::Raw(Arc::clone(&line.name), raw);
+        Ok(Job {
+            line: line.id,
             work,
             id,
             expires_us,
@@ -438,5 +481,9 @@ async fn perform_at(desk: &Seat, job: &Job) -> Outcome {
         Work::Batch(changes) => perform::batch(&desk, changes, job.age()).await,
         Work::Get(target) => perform::get(&desk, target).await,
         Work::Act(device, points, action) => perform::act(&desk, device, points, *action).await,
+        Work::Raw(line, raw) => {
+            let who = commission::who(job.message.from.as_deref());
+            commission::perform(&desk, (line, raw), job.age(), &who).await
+        }
     }
 }

@@ -6,6 +6,7 @@ mod check;
 pub mod difference;
 pub mod failsafe;
 mod follow;
+pub mod functions;
 mod load;
 mod loops;
 mod node;

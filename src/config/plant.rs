@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::failsafe::FailSafe;
+use crate::config::functions::Functions;
 use crate::config::preset::Preset;
 use crate::point::{DeviceId, LineId, PointId, UnitId};
 use crate::topic::{Qos, TopicFilter};
@@ -64,6 +65,8 @@ pub struct Line {
     pub retries: u8,
     /// Silence between frames; `None`: 3.5 characters, at least 1.75 ms above 19200 baud. Serial lines only.
     pub gap: Option<Duration>,
+    /// Raw requests by MQTT are taken.
+    pub raw_access: bool,
 }
 
 /// How a line is reached.
@@ -159,6 +162,8 @@ pub struct Device {
     pub max_registers: u16,
     /// Most bits it answers in one request, at most 2000.
     pub max_bits: u16,
+    /// The functions it knows.
+    pub functions: Functions,
     /// `{tags.x}`.
     pub tags: BTreeMap<String, String>,
     /// Its points: indices into `Plant::points`.

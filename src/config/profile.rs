@@ -14,7 +14,7 @@ use crate::config::node::Kind;
 use crate::config::node::Node;
 use crate::config::node::near;
 
-const PROFILE_KEYS: &[&str] = &["title", "source", "serial", "limits", "defaults", "points"];
+const PROFILE_KEYS: &[&str] = &["title", "source", "serial", "limits", "functions", "defaults", "points"];
 
 #[derive(Embed)]
 #[folder = "config/profiles"]

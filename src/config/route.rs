@@ -18,6 +18,11 @@ impl Mapping {
             Rest::LeftOut => self.prefix.clone(),
         })
     }
+
+    /// Whether what comes from upstream and has this topic here may pass: raw access to a line only by a rule that names it.
+    pub fn admits(&self, here: &TopicName) -> bool {
+        !here.is_raw() || self.filter.names_raw() || self.rest == Rest::LeftOut
+    }
 }
 
 /// The rule that decides over a topic: the first whose filter matches.

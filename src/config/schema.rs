@@ -71,7 +71,7 @@ fn line(key: &str) -> Value {
         "format" => json!({"enum": ["8E1", "8N1", "8N2", "8O1", "8E2", "8O2"], "default": "8E1"}),
         "timeout" | "min_timeout" => json!({"$ref": "#/$defs/duration"}),
         "gap" => json!({"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/duration"}]}),
-        "echo" => json!({"type": "boolean"}),
+        "echo" | "raw_access" => json!({"type": "boolean"}),
         "rs485" => map(&["kernel", "delay_before_send", "delay_after_send"], |key| match key {
             "kernel" => json!({"type": "boolean"}),
             _ => json!({"$ref": "#/$defs/duration"}),
@@ -89,6 +89,7 @@ fn device(key: &str) -> Value {
         "points" => by_name("#/$defs/point"),
         "without" => list(&json!({"type": "string"})),
         "limits" => map(&["registers", "bits"], |_| json!({"type": "integer"})),
+        "functions" => list(&json!({"type": ["integer", "string"], "description": "a function the device knows"})),
         other => point(other),
     }
 }
@@ -118,7 +119,8 @@ fn point(key: &str) -> Value {
         "invalid" => json!({"description": "raw patterns that mean \"not available\""}),
         "fail_safe" => map(check::FAIL_SAFE_KEYS, fail_safe),
         "write" => {
-            json!({"anyOf": [{"type": "boolean"}, map(&["min", "max", "step", "verify", "expires"], |key| match key {
+            json!({"anyOf": [{"type": "boolean"}, map(&["min", "max", "step", "verify", "expires", "function"], |key| match key {
+                "function" => json!({"enum": [5, 6, 15, 16, 22]}),
                 "verify" => json!({"type": "boolean"}),
                 "expires" => json!({"$ref": "#/$defs/duration"}),
                 _ => json!({"type": "number"}),

@@ -89,6 +89,17 @@ fn the_usual_settings_need_no_words() {
 }
 
 #[test]
+fn raw_access_is_off_until_a_line_says_so_and_is_never_given_to_everybody() {
+    assert!(plant(GOOD).lines.iter().all(|line| !line.raw_access));
+    let one = GOOD.replace("baud: 19200", "baud: 19200, raw_access: true");
+    assert_eq!(plant(&one).lines.iter().map(|line| line.raw_access).collect::<Vec<_>>(), [true, false]);
+    let rule = |rule: &str| format!("{GOOD}broker: {{access: [{rule}]}}\n");
+    plant(&rule("{user: ann, write: [\"plant/+/$modbus\"]}"));
+    let text = said(&rule("{write: [\"plant/+/$modbus\"]}"));
+    assert!(text.contains("`$modbus` for everybody") && text.contains("name the `user`"), "{text}");
+}
+
+#[test]
 fn the_shortest_wait_is_a_tenth_of_a_second_but_never_above_the_timeout() {
     for (line, ms) in [("", 100), (", timeout: 50ms", 50), (", timeout: 50ms, min_timeout: 20ms", 20)] {
         let plant = plant(&GOOD.replace("baud: 19200", &format!("baud: 19200{line}")));

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control::forget::Forget;
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
-use crate::control::verb::{Answer, Verb};
+use crate::control::verb::{Answer, Asker, Verb};
 use crate::control::window;
 use crate::control::window::{Items, Windows, look};
 use crate::status::Board;
@@ -148,6 +148,7 @@ struct Connection {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
     out: FramedWrite<OwnedWriteHalf, LinesCodec>,
     access: Access,
+    asker: Asker,
     stop: CancellationToken,
 }
 
@@ -156,9 +157,10 @@ struct Gone;
 
 impl Connection {
     fn new(stream: UnixStream, access: Access, stop: CancellationToken) -> Self {
+        let asker = Asker { uid: stream.peer_cred().ok().map(|cred| cred.uid()) };
         let (read, write) = stream.into_split();
         let lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
-        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), access, stop }
+        Self { lines, out: FramedWrite::new(write, LinesCodec::new()), access, asker, stop }
     }
 
     async fn run(mut self) {
@@ -195,7 +197,7 @@ impl Connection {
             };
         }
         if let Some(verb) = self.access.verbs.iter().find(|v| v.name() == request.method) {
-            let answering = verb.ask(request.params);
+            let answering = verb.ask(request.params, self.asker);
             let shutting_down = || Err(Fault::new(Code::ShuttingDown, "the gateway is stopping"));
             let answer = self.stop.run_until_cancelled(answering).await.unwrap_or_else(shutting_down);
             return match answer {
@@ -329,7 +331,11 @@ mod tests {
         let stop = CancellationToken::new();
         let windows = watch::channel([window()].into()).1;
         let echo = Verb::new("echo", |params| Box::pin(async { Ok(Answer::One(params)) }));
-        let serving = tokio::spawn(server.with(vec![echo]).run(board(), windows, forget(), stop.clone()));
+        let whoami = Verb::of_asker("whoami", |_, asker| {
+            let known = asker.uid == Some(rustix::process::geteuid().as_raw());
+            Box::pin(async move { Ok(Answer::One(json!([known, asker.to_string()]))) })
+        });
+        let serving = tokio::spawn(server.with(vec![echo, whoami]).run(board(), windows, forget(), stop.clone()));
         let (there, token) = (path.clone(), stop.clone());
         let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
         stop.cancel();
@@ -356,6 +362,13 @@ mod tests {
             assert_eq!(client.call("version", Value::Null).unwrap()["protocol"], VERSION);
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn who_asks_is_known_from_the_kernel_not_from_what_is_said() {
+        let said = asked(|path, _| Client::connect(&path).unwrap().call("whoami", json!({"uid": 1})).unwrap()).await;
+        assert_eq!(said[0], true, "{said}");
+        assert!(said[1].as_str().unwrap().starts_with("uid "), "{said}");
     }
 
     #[tokio::test]

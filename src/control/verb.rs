@@ -21,16 +21,37 @@ pub enum Answer {
 /// An answer under way.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Fault>> + Send>>;
 
+/// Who asks, as the kernel knows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// Number of the user; `None`: the kernel does not say.
+    pub uid: Option<u32>,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            Some(uid) => write!(f, "uid {uid} at the control socket"),
+            None => f.write_str("somebody at the control socket"),
+        }
+    }
+}
+
 /// One method.
 #[derive(Clone)]
 pub struct Verb {
     name: &'static str,
-    answer: Arc<dyn Fn(Value) -> Answering + Send + Sync>,
+    answer: Arc<dyn Fn(Value, Asker) -> Answering + Send + Sync>,
 }
 
 impl Verb {
     /// The method called `name`; each question calls `answer` with its parameters.
     pub fn new(name: &'static str, answer: impl Fn(Value) -> Answering + Send + Sync + 'static) -> Self {
+        Self { name, answer: Arc::new(move |params, _| answer(params)) }
+    }
+
+    /// The same, where it matters who asks.
+    pub fn of_asker(name: &'static str, answer: impl Fn(Value, Asker) -> Answering + Send + Sync + 'static) -> Self {
         Self { name, answer: Arc::new(answer) }
     }
 
@@ -39,8 +60,8 @@ impl Verb {
         self.name
     }
 
-    pub(super) fn ask(&self, params: Value) -> Answering {
-        (self.answer)(params)
+    pub(super) fn ask(&self, params: Value, asker: Asker) -> Answering {
+        (self.answer)(params, asker)
     }
 }
 

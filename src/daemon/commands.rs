@@ -44,7 +44,7 @@ pub(super) fn links(group: &Group, panics: &Panics, plant: &Plant) -> failsafe::
 async fn hear(broker: Broker, floors: watch::Receiver<Floor>, links: failsafe::Links, stop: CancellationToken) {
     // The gateway's name does not change while it runs.
     let gateway = floors.borrow().plant.gateway.clone();
-    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command"].map(|levels| {
+    let filters = ["+/+/set", "+/+/get", "+/set", "+/$command", "+/$modbus"].map(|levels| {
         let filter = TopicFilter::new(format!("{gateway}/{levels}"));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
     });

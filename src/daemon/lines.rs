@@ -238,5 +238,5 @@ async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, s
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
-    supervise::mirrored(status, board, both).await;
+    Box::pin(supervise::mirrored(status, board, both)).await;
 }

@@ -52,6 +52,7 @@ mod journal;
 mod ledger;
 mod lines;
 mod memory;
+mod modbus;
 mod reload;
 mod site;
 mod stats;
@@ -205,6 +206,7 @@ impl Daemon {
         }
         let board = site.board.clone();
         let (windows, forget) = (site.views.shown(), asked.forget);
+        let modbus = modbus::verb(site.floors.subscribe());
         let setting = Setting { file: options.config, ready: path, status, fatal };
         let (reloads, reloader) = reload::new(site, setting);
         let Group { stop, tasks } = &base.groups.reload;
@@ -212,7 +214,7 @@ impl Daemon {
         let services = &base.groups.services;
         if let Some(control) = control {
             let control = control.with(desk::verbs(&asked.accounts, &base.spool)).with(reload::verbs(&reloads));
-            let control = control.with(clients::verbs(&base.broker));
+            let control = control.with(clients::verbs(&base.broker)).with(vec![modbus]);
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
         let Base { groups, broker, spool, .. } = base;

@@ -267,7 +267,7 @@ impl Member {
         let words = match data {
             Data::Registers(words) => words.get(place).map(Words::Registers),
             Data::Bits(bits) => bits.get(place).map(Words::Bits),
-            Data::Written => None,
+            Data::Written | Data::Objects(_) => None,
         };
         let exponent = wire.scale_from.and_then(|id| self.last_value(id)).and_then(decode::exponent_of);
         let value = decode::decode(wire, words.ok_or(Reason::Crc)?, exponent)?;

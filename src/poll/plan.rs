@@ -240,6 +240,7 @@ mod tests {
             min_timeout: Duration::from_millis(100),
             retries: 1,
             gap: None,
+            raw_access: false,
         }
     }
 

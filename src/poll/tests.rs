@@ -25,6 +25,7 @@ fn device(unit: u8) -> Device {
         profile: None,
         max_registers: 125,
         max_bits: 2000,
+        functions: Default::default(),
         tags: BTreeMap::new(),
         points: 0..0,
     }
@@ -84,6 +85,7 @@ fn line() -> Line {
         min_timeout: Duration::from_millis(100),
         retries: 0,
         gap: None,
+        raw_access: false,
     }
 }
 

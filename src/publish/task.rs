@@ -359,6 +359,7 @@ fn message(pen: &mut Pen, series: &Arc<Series>, sample: Sample) -> Message {
         properties: None,
         class: series.class,
         own: Some(OwnValue { series: Arc::clone(series), sample }),
+        from: None,
     }
 }
 

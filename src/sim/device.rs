@@ -1,4 +1,4 @@
-//! A simulated device: tables with holes, functions 1–6, 8, 15, 16 and 22, exceptions 1–3, and values that move as such values
+//! A simulated device: tables with holes, functions 1–6, 8, 15, 16, 22, 23 and 43/14, exceptions 1–3, and values that move as such values
 //! do: a load that follows the day, a grid near 50 Hz, counters that only grow. It remembers what each register held when.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use crate::point::DataType;
 use crate::point::Table;
 use crate::sample::Value;
 use crate::sim::Dice;
+use crate::sim::identity;
 
 /// Engineering value to words: the inverse of decoding, as the decoder's module has it.
 pub type Encode = fn(&Wire, &Value) -> Option<Vec<u16>>;
@@ -44,6 +45,8 @@ pub struct SimDevice {
     encode: Option<Encode>,
     /// Every holding register shows the tenths of milliseconds since then, whatever was set.
     clock: Option<Instant>,
+    /// What it says of itself; nothing: it does not know the question.
+    objects: Vec<(u8, Vec<u8>)>,
     written: HashSet<(Table, u16)>,
     born: Instant,
     moved: Instant,
@@ -82,6 +85,7 @@ impl SimDevice {
             moving: Vec::new(),
             encode: None,
             clock: None,
+            objects: Vec::new(),
             written: HashSet::new(),
             born: now,
             moved: now,
@@ -120,6 +124,12 @@ impl SimDevice {
         for (address, word) in (start..=u16::MAX).zip(words) {
             self.set(table, address, *word, now);
         }
+        self
+    }
+
+    /// The same, saying this of itself (V1.1b3, 6.21), in ascending order of ids.
+    pub fn saying(mut self, objects: impl IntoIterator<Item = (u8, Vec<u8>)>) -> Self {
+        self.objects = objects.into_iter().collect();
         self
     }
 
@@ -187,17 +197,8 @@ impl SimDevice {
             6 => self.write(Table::Holding, word(1)?, &[word(3)?], now).map(|()| pdu[..5].to_vec()),
             8 if word(1)? == 0 => Ok(pdu.to_vec()),
             15 | 16 => {
-                let (count, data) = (usize::from(word(3)?), pdu.get(6..).ok_or(3)?);
-                let words: Vec<u16> = if function == 15 {
-                    data.iter().flat_map(|b| (0..8).map(move |i| u16::from(b >> i & 1))).take(count).collect()
-                } else {
-                    data.chunks_exact(2).map(|w| u16::from_be_bytes([w[0], w[1]])).take(count).collect()
-                };
-                let limit = if function == 15 { 1968 } else { 123 };
-                if count == 0 || count > limit || words.len() != count {
-                    return Err(3);
-                }
-                let table = if function == 15 { Table::Coil } else { Table::Holding };
+                let (table, limit) = if function == 15 { (Table::Coil, 1968) } else { (Table::Holding, 123) };
+                let words = values(function, pdu.get(3..).ok_or(3)?, limit)?;
                 self.write(table, word(1)?, &words, now).map(|()| pdu[..5].to_vec())
             }
             22 => {
@@ -205,6 +206,14 @@ impl SimDevice {
                 let old = self.get(Table::Holding, address).ok_or(2)?;
                 self.write(Table::Holding, address, &[(old & and) | (or & !and)], now).map(|()| pdu[..7].to_vec())
             }
+            23 => {
+                let words = values(16, pdu.get(7..).ok_or(3)?, 121)?;
+                // What is to be read must be there before anything is written.
+                self.read(function, Table::Holding, (word(1)?, word(3)?))?;
+                self.write(Table::Holding, word(5)?, &words, now)?;
+                self.read(function, Table::Holding, (word(1)?, word(3)?))
+            }
+            43 => identity::answer(&self.objects, pdu),
             _ => Err(1),
         }
     }
@@ -266,6 +275,19 @@ impl SimDevice {
         let tries = [1.0, 0.1, 0.01, 0.001].map(|part| value_of(wire, x * part));
         tries.iter().find_map(|value| encode(wire, value)).unwrap_or_else(zeros)
     }
+}
+
+/// What is to be written: how many, how many bytes, the bytes.
+fn values(function: u8, said: &[u8], limit: usize) -> Result<Vec<u16>, u8> {
+    let [high, low, bytes, data @ ..] = said else { return Err(3) };
+    let count = usize::from(u16::from_be_bytes([*high, *low]));
+    let words: Vec<u16> = if function == 15 {
+        data.iter().flat_map(|b| (0..8).map(move |i| u16::from(b >> i & 1))).take(count).collect()
+    } else {
+        data.chunks_exact(2).map(|w| u16::from_be_bytes([w[0], w[1]])).take(count).collect()
+    };
+    let is_sound = (1..=limit).contains(&count) && words.len() == count && usize::from(*bytes) == data.len();
+    if is_sound { Ok(words) } else { Err(3) }
 }
 
 /// Tenths of milliseconds between the two, the low 16 bits.
@@ -368,6 +390,15 @@ mod tests {
         assert_eq!(device().answer(&[3, 0xFF, 0xFF, 0, 2], now), [0x83, 2]);
         assert_eq!(device().answer(&[0x2B, 0, 0, 0, 2], now), [0xAB, 1]);
         assert_eq!(device().answer(&[1, 0, 0, 0, 3], now), [1, 1, 0b101]);
+    }
+
+    #[test]
+    fn a_read_write_writes_before_it_reads_and_does_neither_where_it_cannot_do_both() {
+        let (mut device, now) = (device(), Instant::now());
+        assert_eq!(device.answer(&[23, 0, 0, 0, 2, 0, 1, 0, 2, 4, 0, 8, 0, 9], now), [23, 4, 0, 1, 0, 8]);
+        assert_eq!(device.answer(&[23, 0, 9, 0, 1, 0, 1, 0, 1, 2, 0, 5], now), [0x97, 2]);
+        assert_eq!(device.answer(&[23, 0, 0, 0, 1, 0, 1, 0, 1, 4, 0, 5], now), [0x97, 3]);
+        assert_eq!(device.get(Table::Holding, 1), Some(8));
     }
 
     #[test]

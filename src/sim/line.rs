@@ -350,6 +350,8 @@ pub(super) fn request_len(bytes: &[u8]) -> Option<usize> {
         1..=6 | 8 => Some(8),
         0x0F | 0x10 => Some(bytes.get(6).map_or(9, |n| 9 + usize::from(*n))),
         0x16 => Some(10),
+        0x17 => Some(bytes.get(10).map_or(13, |n| 13 + usize::from(*n))),
+        0x2B => Some(7),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@
 mod cable;
 mod device;
 mod fault;
+mod identity;
 mod line;
 mod tcp;
 

@@ -137,6 +137,7 @@ fn decode_own(series: &Arc<Series>, rest: &mut Rest<'_>) -> Option<(Message, Tak
         properties: None,
         class: series.class,
         own: Some(OwnValue { series: Arc::clone(series), sample }),
+        from: None,
     };
     Some((message, taken))
 }
@@ -157,6 +158,7 @@ fn decode_foreign(topic: Option<&TopicName>, rest: &mut Rest<'_>) -> Option<(Mes
         properties,
         class: if head & 8 == 0 { Class::Normal } else { Class::Alarm },
         own: None,
+        from: None,
     };
     Some((message, taken))
 }

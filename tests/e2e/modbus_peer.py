@@ -7,7 +7,11 @@ import threading
 import tty
 
 from pymodbus.exceptions import NoSuchIdException
+from pymodbus.constants import ExcCodes
 from pymodbus.framer import FramerType
+from pymodbus.pdu import ExceptionResponse
+from pymodbus.pdu.mei_message import ReadDeviceInformationRequest, ReadDeviceInformationResponse
+from pymodbus.pdu.register_message import MaskWriteRegisterRequest
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
@@ -55,6 +59,12 @@ class Peer:
         self.failure = None
         self.server = None
         self.listening = threading.Event()
+        # Every question as it came: unit and PDU.
+        self.frames = []
+        # By unit: what each says of itself, as {object id: text}. Who is not in it does not know the question.
+        self.identities = {}
+        # Units that do not know mask write.
+        self.maskless = set()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self):
@@ -73,8 +83,26 @@ class Peer:
         self.listening.set()
         self.loop.run_forever()
 
+    def hears(self, sending, data):
+        if not sending and data:
+            self.frames.append(self.unframed(bytes(data)))
+        return data
+
+    def own_pdus(self):
+        """pymodbus knows all functions; devices differ."""
+        peer = self
+
+        class Mask(MaskWriteRegisterRequest):
+            async def datastore_update(self, context, device_id):
+                if device_id in peer.maskless:
+                    return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_FUNCTION)
+                return await super().datastore_update(context, device_id)
+
+        return [Mask]
+
     async def _listen(self):
         self.server = self.make()
+        self.server.context.identities = self.identities
         silence_for_strangers(self.server.context)
         await self.server.serve_forever(background=True)
 
@@ -107,6 +135,20 @@ def silence_for_strangers(context):
     context.async_getValues = only_own
 
 
+async def identify(self, context, device_id):
+    """pymodbus has one identity a process; each device here has its own."""
+    says = context.identities.get(device_id)
+    if says is None:
+        return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_FUNCTION)
+    last = self.object_id if self.read_code == 4 else {1: 2, 2: 0x7F}.get(self.read_code, 0xFF)
+    chosen = {id: text for id, text in says.items() if self.object_id <= id <= last}
+    return ReadDeviceInformationResponse(
+        read_code=self.read_code, information=chosen, dev_id=device_id, transaction_id=self.transaction_id)
+
+
+ReadDeviceInformationRequest.datastore_update = identify
+
+
 class TcpPeer(Peer):
     """Modbus TCP, or RTU frames through TCP."""
 
@@ -117,7 +159,11 @@ class TcpPeer(Peer):
 
     def make(self):
         return ModbusTcpServer(
-            self.devices, framer=self.framer, address=("127.0.0.1", self.port), ignore_missing_devices=True)
+            self.devices, framer=self.framer, address=("127.0.0.1", self.port), ignore_missing_devices=True,
+            trace_packet=self.hears, custom_pdu=self.own_pdus())
+
+    def unframed(self, data):
+        return data[6:] if self.framer == FramerType.SOCKET else data[:-2]
 
     def line(self, extra=""):
         key = "tcp" if self.framer == FramerType.SOCKET else "rtu_over_tcp"
@@ -134,7 +180,12 @@ class SerialPeer(Peer):
 
     def make(self):
         return ModbusSerialServer(
-            self.devices, framer=FramerType.RTU, port=self.cable.far, baudrate=115200, ignore_missing_devices=True)
+            self.devices, framer=FramerType.RTU, port=self.cable.far, baudrate=115200, ignore_missing_devices=True,
+            trace_packet=self.hears, custom_pdu=self.own_pdus())
+
+    @staticmethod
+    def unframed(data):
+        return data[:-2]
 
     def line(self, extra=""):
         return f"{{serial: {self.cable.near}, baud: 115200, format: 8N1, timeout: {self.timeout}{extra}}}"

@@ -91,7 +91,16 @@ fn will(choices: &mut Choices<'_>) -> Will {
 fn message(choices: &mut Choices<'_>) -> Message {
     let (topic, qos, retain) = (topic(choices), qos(choices), choices.is(2));
     let payload = payload(choices);
-    Message { topic, payload, qos, retain, properties: properties(choices), class: Class::Normal, own: None }
+    Message {
+        topic,
+        payload,
+        qos,
+        retain,
+        properties: properties(choices),
+        class: Class::Normal,
+        own: None,
+        from: None,
+    }
 }
 
 fn payload(choices: &mut Choices<'_>) -> Bytes {

@@ -24,7 +24,16 @@ pub(super) fn message_v5(p: v5::Publish) -> Option<Message> {
         })
     });
     let qos = Qos::try_from(p.qos as u8).ok()?;
-    Some(Message { topic, payload: p.payload, qos, retain: p.retain, properties, class: Class::Normal, own: None })
+    Some(Message {
+        topic,
+        payload: p.payload,
+        qos,
+        retain: p.retain,
+        properties,
+        class: Class::Normal,
+        own: None,
+        from: None,
+    })
 }
 
 pub(super) fn message_v4(p: v4::Publish) -> Option<Message> {
@@ -38,6 +47,7 @@ pub(super) fn message_v4(p: v4::Publish) -> Option<Message> {
         properties: None,
         class: Class::Normal,
         own: None,
+        from: None,
     })
 }
 

@@ -223,7 +223,7 @@ fn will(r: &mut Reader<'_>, flags: u8, version: Version) -> Result<Option<Will>,
     let payload = Bytes::copy_from_slice(r.binary()?);
     let delay = props.number(p::WILL_DELAY).unwrap_or(0);
     let properties = message_properties(&props)?;
-    let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None };
+    let message = Message { topic, payload, qos, retain, properties, class: Class::Normal, own: None, from: None };
     Ok(Some(Will { message, delay }))
 }
 

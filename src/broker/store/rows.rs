@@ -140,6 +140,7 @@ pub(super) fn get_stored(mut from: &[u8], clocks: Clocks) -> Option<Stored> {
         properties,
         class: if flags & ALARM != 0 { Class::Alarm } else { Class::Normal },
         own: None,
+        from: None,
     };
     Some(Stored { message, born })
 }

@@ -616,6 +616,7 @@ fn any_stored() -> impl Strategy<Value = Stored> {
             properties: properties.map(Arc::new),
             class: if bits & 2 != 0 { Class::Alarm } else { Class::Normal },
             own: None,
+            from: None,
         };
         Stored { message, born: Instant::now() }
     })

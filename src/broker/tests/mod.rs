@@ -26,7 +26,9 @@ use super::deliver::Local;
 use super::local;
 use super::packet::Packet;
 use super::packet::decode::Decoder;
+use crate::broker::core::Guest;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::message::Retain;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
@@ -397,6 +399,23 @@ async fn a_local_subscriber_gets_retained_then_live_and_not_its_own_and_counts_w
     assert_eq!(subscription.overrun(), 1);
     drop(world);
     assert!(subscription.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_local_subscriber_is_told_who_sent_what_also_by_a_last_will() {
+    let mut world = World::new(10);
+    let (inbox, mut subscription) = local::inbox(10);
+    let filters = vec![(TopicFilter::new("#").unwrap(), Qos::AtLeastOnce)];
+    world.core.subscribe_local(world.now, Local { name: "in".into(), inbox, filters });
+    let guest = Guest { user: Some("otto".into()), ..Guest::nobody(([127, 0, 0, 2], 9).into(), world.core.limits()) };
+    let key = world.join_as(Hello { will: Some(("w", 0)), ..Hello::v5("hmi") }, guest);
+    world.say(key, &publish(0, 0, "a", "x", true));
+    world.core.gone(world.now, key);
+    world.core.publish_local(world.now, "", vec![own("a", "x")]);
+    let got: Vec<_> = subscription.recv().await.unwrap().into_iter().map(|m| m.from).collect();
+    let hmi = Origin::Client { client_id: "hmi".into(), user: Some("otto".into()), peer: ([127, 0, 0, 2], 9).into() };
+    let hmi = Some(Arc::new(hmi));
+    assert_eq!(got, [hmi.clone(), hmi, None]);
 }
 
 proptest! {

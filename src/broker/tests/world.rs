@@ -138,10 +138,19 @@ impl World {
 
     /// The same with a CONNECT as it is.
     pub(super) fn connect(&mut self, bytes: &[u8]) -> usize {
+        let guest = Guest::nobody(([127, 0, 0, 1], 1).into(), self.core.limits());
+        self.connect_as(bytes, guest)
+    }
+
+    /// The same as somebody.
+    pub(super) fn join_as(&mut self, hello: Hello<'_>, guest: Guest) -> usize {
+        self.connect_as(&hello.bytes(), guest)
+    }
+
+    fn connect_as(&mut self, bytes: &[u8], guest: Guest) -> usize {
         let mut decoder = Decoder::new(4096);
         let packet = decoder.next(&mut BytesMut::from(bytes));
         let Ok(Some(Packet::Connect(connect))) = packet else { panic!("{packet:?}") };
-        let guest = Guest::nobody(([127, 0, 0, 1], 1).into(), self.core.limits());
         let key = self.core.connect(self.now, *connect, guest).unwrap();
         self.decoders.insert(key, decoder);
         key

@@ -40,7 +40,11 @@ impl Engine {
         if self.debts.doubts(asked) && self.debts.is_resting(asked.unit(), Instant::now(), self.timeout) {
             return Err(Miss::NoReply);
         }
+        let is_owed = self.debts.doubts(asked);
         let heard = self.exchange(link, asked).await?;
+        if asked.is_read_write() {
+            return Ok(self.take_written(asked, Heard { is_sure: heard.is_sure && !is_owed, ..heard }));
+        }
         if heard.is_sure || !asked.is_read() {
             return Ok(self.take(asked, heard));
         }
@@ -88,6 +92,16 @@ impl Engine {
             before = heard;
         }
         Err(Miss::NoReply)
+    }
+
+    /// It is not asked again, for it writes. Where another question may have brought the answer, whoever asked is told that it is
+    /// written, and nothing of what was read: that can be asked for by a read.
+    fn take_written(&mut self, asked: &Asked, heard: Heard) -> Heard {
+        let heard = self.take(asked, heard);
+        if !heard.is_sure {
+            self.debts.unsettled(asked, heard.at, self.timeout);
+        }
+        heard
     }
 
     fn take(&mut self, asked: &Asked, heard: Heard) -> Heard {

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use serde_json::json;
 
+use crate::bus::mei;
 use crate::bus::trace::Kind;
 use crate::bus::trace::Packet;
 use crate::bus::trace::spaced;
@@ -16,6 +17,9 @@ enum Data {
     Registers(Vec<u16>),
     Bits(Vec<bool>),
     Mask(u16, u16),
+    /// Where and what a read/write wrote.
+    Both((u16, u16), Vec<u16>),
+    Objects(Vec<(u8, Vec<u8>)>),
     Exception(u8),
     Other(Vec<u8>),
 }
@@ -44,7 +48,7 @@ fn bits(bytes: &[u8], count: usize) -> Vec<bool> {
 /// Address and count, as a request names them; a confirmed write repeats them.
 fn range(pdu: &[u8]) -> Option<(u16, u16)> {
     match pdu.first()? {
-        1..=4 | 15 | 16 => Some((word(pdu, 1)?, word(pdu, 3)?)),
+        1..=4 | 15 | 16 | 23 => Some((word(pdu, 1)?, word(pdu, 3)?)),
         5 | 6 | 22 => Some((word(pdu, 1)?, 1)),
         _ => None,
     }
@@ -56,6 +60,10 @@ fn requested(pdu: &[u8]) -> Data {
         1..=4 => Data::None,
         15 => Data::Bits(bits(rest(6), usize::from(word(pdu, 3).unwrap_or(0)))),
         16 => Data::Registers(registers(rest(6))),
+        23 => match word(pdu, 5).zip(word(pdu, 7)) {
+            Some(to) => Data::Both(to, registers(rest(10))),
+            None => Data::Other(rest(1).to_vec()),
+        },
         _ => repeated(pdu),
     }
 }
@@ -76,7 +84,11 @@ fn answered(pdu: &[u8], asked: Option<(u16, u16)>) -> Data {
     match pdu[0] {
         0x80.. => Data::Exception(pdu.get(1).copied().unwrap_or(0)),
         1 | 2 => Data::Bits(bits(rest, asked.map_or(usize::MAX, |(_, count)| usize::from(count)))),
-        3 | 4 => Data::Registers(registers(rest)),
+        3 | 4 | 23 => Data::Registers(registers(rest)),
+        mei::FUNCTION => match mei::parse(pdu) {
+            Some(said) => Data::Objects(said.objects),
+            None => Data::Other(pdu[1..].to_vec()),
+        },
         15 | 16 => Data::None,
         _ => repeated(pdu),
     }
@@ -103,7 +115,7 @@ impl Said {
             return Some(Self { function, range: range(pdu), data: requested(pdu) });
         }
         let asked = asked.filter(|asked| asked[0] == function).and_then(range);
-        let own = if (1..=4).contains(first) || *first >= 0x80 { None } else { range(pdu) };
+        let own = if matches!(first, 1..=4 | 23 | 0x80..) { None } else { range(pdu) };
         Some(Self { function, range: asked.or(own), data: answered(pdu, asked) })
     }
 
@@ -120,6 +132,7 @@ impl Said {
             16 => "write registers",
             22 => "mask write register",
             23 => "read/write registers",
+            mei::FUNCTION => "read identification",
             other => return format!("function {other}"),
         }
         .to_owned()
@@ -127,11 +140,14 @@ impl Said {
 
     /// `10-11 (2)`.
     fn place(&self) -> String {
-        match self.range {
-            None => String::new(),
-            Some((first, 0 | 1)) => first.to_string(),
-            Some((first, count)) => format!("{first}-{} ({count})", u32::from(first) + u32::from(count) - 1),
-        }
+        self.range.map(span).unwrap_or_default()
+    }
+}
+
+fn span((first, count): (u16, u16)) -> String {
+    match count {
+        0 | 1 => first.to_string(),
+        _ => format!("{first}-{} ({count})", u32::from(first) + u32::from(count) - 1),
     }
 }
 
@@ -142,10 +158,18 @@ impl Data {
             Self::Registers(words) => joined(words),
             Self::Bits(bits) => joined(&bits.iter().map(|on| u8::from(*on)).collect::<Vec<_>>()),
             Self::Mask(and, or) => format!("and 0x{and:04X} or 0x{or:04X}"),
+            Self::Both(to, words) => format!("writes {}: {}", span(*to), joined(words)),
+            Self::Objects(objects) => objects.iter().map(object).collect::<Vec<_>>().join(", "),
             Self::Exception(code) => format!("exception {code}: {}", exception(*code)),
             Self::Other(bytes) => spaced(bytes),
         }
     }
+}
+
+/// `vendor "ACME"`; what is no text is shown as bytes.
+fn object((id, value): &(u8, Vec<u8>)) -> String {
+    let name = mei::name(*id).map_or_else(|| format!("object {id}"), str::to_owned);
+    format!("{name} {}", mei::text(value).map_or_else(|| spaced(value), |text| format!("\"{text}\"")))
 }
 
 fn joined(numbers: &[impl ToString]) -> String {
@@ -269,6 +293,12 @@ impl Packet {
                 Data::Registers(words) => put("registers", json!(words)),
                 Data::Bits(bits) => put("bits", json!(bits)),
                 Data::Mask(and, or) => put("mask", json!({"and": and, "or": or})),
+                Data::Both((address, count), words) => {
+                    put("write_address", json!(address));
+                    put("write_count", json!(count));
+                    put("registers", json!(words));
+                }
+                Data::Objects(objects) => put("objects", mei::json(&objects)),
                 Data::Exception(code) => put("exception", json!({"code": code, "text": exception(code)})),
                 Data::None | Data::Other(_) => {}
             }
@@ -348,7 +378,7 @@ mod tests {
 
     #[test]
     fn each_function_says_where_and_what() {
-        let table: [(&[u8], &[u8], &str, &str); 7] = [
+        let table: [(&[u8], &[u8], &str, &str); 9] = [
             (
                 &[1, 0, 3, 0, 10],
                 &[1, 2, 0b101, 0b10],
@@ -369,6 +399,18 @@ mod tests {
                 &[22, 0, 9, 0, 0xF2, 0, 0x25],
                 "mask write register 9 and 0x00F2 or 0x0025",
                 "mask write register 9 and 0x00F2 or 0x0025",
+            ),
+            (
+                &[23, 0, 3, 0, 2, 0, 9, 0, 1, 2, 0, 7],
+                &[23, 4, 0, 5, 0, 6],
+                "read/write registers 3-4 (2) writes 9: 7",
+                "read/write registers 3-4 (2) 5 6",
+            ),
+            (
+                &[43, 14, 1, 0],
+                &[43, 14, 1, 1, 0, 0, 2, 0, 3, b'A', b'B', b'C', 0x80, 2, 0, 0xFF],
+                "read identification 0E 01 00",
+                "read identification vendor \"ABC\", object 128 00 FF",
             ),
             (&[8, 0, 0, 0, 5], &[8, 0, 0, 0, 5], "return query data 00 00 00 05", "return query data 00 00 00 05"),
         ];

@@ -63,6 +63,10 @@ impl Checker {
             let client = item.get("client").and_then(|n| self.client_pattern(n));
             let read = item.get("read").map(|n| self.filters(n)).unwrap_or_default();
             let write = item.get("write").map(|n| self.filters(n)).unwrap_or_default();
+            if let (None, true, Some(node)) = (&user, write.iter().any(TopicFilter::names_raw), item.get("write")) {
+                let help = "raw access reaches everything on a line: name the `user` it is for";
+                self.reader.error(node.at, "`$modbus` for everybody", help);
+            }
             rules.push(AccessRule { user, client, read, write });
         }
         rules

@@ -22,8 +22,23 @@ use crate::point::UnitId;
 
 /// Besides these a device may have the inherited keys of a point.
 pub(in crate::config) const DEVICE_KEYS: &[&str] = &[
-    "name", "line", "unit_id", "profile", "tags", "points", "without", "limits", "every", "schedule", "report",
-    "topic", "payload", "qos", "retain", "class",
+    "name",
+    "line",
+    "unit_id",
+    "profile",
+    "tags",
+    "points",
+    "without",
+    "limits",
+    "functions",
+    "every",
+    "schedule",
+    "report",
+    "topic",
+    "payload",
+    "qos",
+    "retain",
+    "class",
 ];
 /// What `publish` says for every point.
 pub(in crate::config) const PUBLISH_KEYS: &[&str] =
@@ -95,6 +110,7 @@ impl Checker {
             min_timeout: std::time::Duration::ZERO,
             retries: 0,
             gap: None,
+            raw_access: false,
         };
         let entry = Entry { node, line: line.unwrap_or(&stand_in), profile, tags, publish };
         self.judge_serial(&entry);
@@ -234,6 +250,7 @@ impl Checker {
         let id = DeviceId(u32::try_from(devices.len()).unwrap_or(u32::MAX));
         let first = u32::try_from(points.len()).unwrap_or(u32::MAX);
         let (max_registers, max_bits) = self.limits(entry);
+        let functions = self.functions(Layers(&[Some(entry.node), entry.profile.as_ref().map(|(_, p)| &**p)]));
         let device = Device {
             id,
             name: name.into(),
@@ -242,6 +259,7 @@ impl Checker {
             profile: entry.profile.as_ref().map(|(name, _)| Arc::clone(name)),
             max_registers,
             max_bits,
+            functions,
             tags: entry.tags.clone(),
             points: first..first,
         };

@@ -13,8 +13,20 @@ use crate::config::plant::Rs485;
 use crate::config::plant::SerialPort;
 use crate::point::LineId;
 
-pub(in crate::config) const LINE_KEYS: &[&str] =
-    &["serial", "tcp", "rtu_over_tcp", "baud", "format", "timeout", "min_timeout", "retries", "rs485", "echo", "gap"];
+pub(in crate::config) const LINE_KEYS: &[&str] = &[
+    "serial",
+    "tcp",
+    "rtu_over_tcp",
+    "baud",
+    "format",
+    "timeout",
+    "min_timeout",
+    "retries",
+    "rs485",
+    "echo",
+    "gap",
+    "raw_access",
+];
 /// Keys that mean something on a serial port only.
 const SERIAL_KEYS: &[&str] = &["baud", "format", "rs485", "echo", "gap"];
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -38,7 +50,8 @@ impl Checker {
             let id = LineId(u16::try_from(lines.len()).unwrap_or(u16::MAX));
             self.line_at.push(at);
             let retries = u8::try_from(retries).unwrap_or(1);
-            lines.push(Line { id, name: name.into(), port, timeout, min_timeout, retries, gap });
+            let raw_access = node.get("raw_access").and_then(|n| self.reader.bool(n)).unwrap_or(false);
+            lines.push(Line { id, name: name.into(), port, timeout, min_timeout, retries, gap, raw_access });
         }
         lines
     }

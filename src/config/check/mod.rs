@@ -5,6 +5,7 @@ mod broker;
 mod cloud;
 mod devices;
 mod failsafe;
+mod functions;
 mod lines;
 mod listener;
 mod loops;

@@ -9,6 +9,7 @@ use rust_decimal::Decimal;
 
 use crate::config::check::Checker;
 use crate::config::check::rules::Layers;
+use crate::config::functions::How;
 use crate::config::node::At;
 use crate::config::node::Kind;
 use crate::config::node::Node;
@@ -30,6 +31,7 @@ use crate::point::Scale;
 use crate::point::Table;
 use crate::point::WordOrder;
 use crate::topic::Qos;
+use crate::topic::RAW;
 use crate::topic::TopicName;
 
 /// The keys of a point.
@@ -141,7 +143,7 @@ impl Checker {
                 let report = self.report_of(all);
                 self.shared.report(report)
             },
-            write: value.get("write").and_then(|n| self.write(n, source.as_ref())).map(Box::new),
+            write: value.get("write").and_then(|n| self.write(n, source.as_ref(), context.device)).map(Box::new),
             source: source?,
             series: Arc::new(series?),
         };
@@ -187,7 +189,7 @@ impl Checker {
             return None;
         }
         if let Some(verb) =
-            ["set", "get", "$command"].into_iter().find(|verb| text.split('/').next_back() == Some(verb))
+            ["set", "get", "$command", RAW].into_iter().find(|verb| text.split('/').next_back() == Some(verb))
         {
             let help = "a value told there would be taken for a command; choose another name or topic";
             self.reader.error(at, format!("the topic `{text}` ends in `{verb}`, as commands do"), help);
@@ -265,6 +267,7 @@ impl Checker {
             self.reader.error(node.at, message, "addresses are zero-based; manuals often count from one");
             return None;
         };
+        self.judge_read(node, table, context.device.functions);
         let most = if table.is_bits() { context.device.max_bits } else { context.device.max_registers };
         if range.count() > most {
             let message =
@@ -462,26 +465,29 @@ impl Checker {
         patterns
     }
 
-    fn write(&mut self, node: &Node, source: Option<&Source>) -> Option<Write> {
+    fn write(&mut self, node: &Node, source: Option<&Source>, device: &Device) -> Option<Write> {
         let writable = match source {
             Some(Source::Wire(wire)) => wire.table.is_writable(),
             Some(Source::Compute(_)) => false,
             None => true,
         };
-        let plain = Write { min: None, max: None, step: None, verify: true, expires: Duration::from_secs(10) };
+        let how = How::default();
+        let plain = Write { min: None, max: None, step: None, verify: true, expires: Duration::from_secs(10), how };
         let write = if matches!(node.kind, Kind::Map(_)) {
-            self.reader.keys(node, &["min", "max", "step", "verify", "expires"]);
+            self.reader.keys(node, &["min", "max", "step", "verify", "expires", "function"]);
             let mut number = |key| node.get(key).and_then(|n| self.reader.decimal(n));
             let (min, max, step) = (number("min"), number("max"), number("step"));
             let verify = node.get("verify").and_then(|n| self.reader.bool(n)).unwrap_or(plain.verify);
             let expires = node.get("expires").and_then(|n| self.reader.duration(n)).unwrap_or(plain.expires);
-            Some(Write { min, max, step, verify, expires })
+            Some(Write { min, max, step, verify, expires, how })
         } else {
             self.reader.bool(node)?.then_some(plain)
         };
-        let write = write?;
+        let mut write = write?;
         if !writable {
             self.reader.error(node.at, "only coils and holding registers can be written", "take `write` out");
+        } else if let Some(Source::Wire(wire)) = source {
+            write.how = self.how(node, wire, device.functions);
         }
         if write.min.zip(write.max).is_some_and(|(min, max)| min > max) {
             self.reader.error(node.at, "`min` is above `max`", "");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::config::Plant;
 use crate::config::plant::Broker;
 use crate::config::plant::Device;
+use crate::config::plant::Line;
 use crate::config::plant::Listener;
 use crate::point::LineId;
 
@@ -162,7 +163,7 @@ impl Difference {
         for line in &running.lines {
             let deed = match new.lines.iter().find(|l| l.id == line.id) {
                 None => Some(Deed::End),
-                Some(now) if now != line => Some(Deed::Restart),
+                Some(now) if !is_same_but_for_access(line, now) => Some(Deed::Restart),
                 Some(_) if !has_same_devices(running, new, line.id) => Some(Deed::Refit),
                 Some(_) => None,
             };
@@ -200,6 +201,11 @@ fn has_same_devices(running: &Plant, new: &Plant, line: LineId) -> bool {
 /// Whether a device and all its points are as they were. Where its points stand in the plant says nothing.
 fn is_same_device((running, was): (&Plant, &Device), (new, now): (&Plant, &Device)) -> bool {
     is_same_but_for_points(was, now) && running.points_of(was.id) == new.points_of(now.id)
+}
+
+/// Whether raw requests are taken is judged where they come in.
+fn is_same_but_for_access(was: &Line, now: &Line) -> bool {
+    *was == Line { raw_access: was.raw_access, ..now.clone() }
 }
 
 fn is_same_but_for_points(was: &Device, now: &Device) -> bool {
@@ -261,6 +267,13 @@ stats: {every: 60s}
         let it = after("baud: 9600", "baud: 19200");
         assert_eq!(it.lines, [(LineId(0), Deed::Restart)]);
         assert_eq!(words(&it), ["~ line hall: baud 9600 → 19200 (restarts this line)"]);
+    }
+
+    #[test]
+    fn whether_raw_requests_are_taken_changes_without_a_restart() {
+        let it = after("baud: 9600", "baud: 9600, raw_access: true");
+        assert!(it.lines.is_empty());
+        assert_eq!(words(&it), ["~ line hall: raw_access false → true"]);
     }
 
     #[test]

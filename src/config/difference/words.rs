@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Change;
 use super::Deed;
 use super::Sign;
+use super::is_same_but_for_access;
 use super::is_same_but_for_points;
 use crate::config::Plant;
 use crate::config::failsafe::FailSafe;
@@ -44,6 +45,7 @@ const LONGEST: usize = 60;
 pub(super) fn all(running: &Plant, new: &Plant, deeds: &[(LineId, Deed)]) -> Vec<Change> {
     let mut out = Vec::new();
     lines(&mut out, running, new, deeds);
+    raw_access(&mut out, running, new);
     devices(&mut out, running, new);
     fail_safes(&mut out, running, new);
     broker(&mut out, &running.broker, &new.broker);
@@ -126,6 +128,17 @@ fn lines(out: &mut Vec<Change>, running: &Plant, new: &Plant, deeds: &[(LineId, 
     }
 }
 
+/// Lines that stay as they are but for who may ask them.
+fn raw_access(out: &mut Vec<Change>, running: &Plant, new: &Plant) {
+    for is in &new.lines {
+        let Some(was) = running.lines.iter().find(|was| was.id == is.id) else { continue };
+        if is_same_but_for_access(was, is) && was.raw_access != is.raw_access {
+            let facts = Facts::default().shown("raw_access", (&was.raw_access, &is.raw_access));
+            out.push(told(Sign::Changed, format!("line {}: {}", is.name, facts.text()), ""));
+        }
+    }
+}
+
 const fn told(sign: Sign, what: String, effect: &'static str) -> Change {
     Change { sign, what, effect }
 }
@@ -157,6 +170,7 @@ fn line_facts(was: &Line, is: &Line) -> Facts {
         .debug("timeout", (&was.timeout, &is.timeout))
         .debug("min_timeout", (&was.min_timeout, &is.min_timeout))
         .shown("retries", (&was.retries, &is.retries))
+        .shown("raw_access", (&was.raw_access, &is.raw_access))
         .told("gap", (&was.gap, &is.gap), gap)
 }
 
@@ -192,6 +206,7 @@ fn device_and_points(
             .told("profile", (&was.profile, &is.profile), profile)
             .shown("limits: registers", (&was.max_registers, &is.max_registers))
             .shown("limits: bits", (&was.max_bits, &is.max_bits))
+            .named("functions", (&was.functions, &is.functions))
             .named("tags", (&was.tags, &is.tags));
         out.push(told(Sign::Changed, format!("device {}: {}", is.name, facts.text()), ""));
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use crate::config::functions::How;
 use crate::payload::Series;
 use crate::point::{DeviceId, PointId, Wire};
 
@@ -109,6 +110,8 @@ pub struct Write {
     pub verify: bool,
     /// A command older than this is refused.
     pub expires: Duration,
+    /// By which functions.
+    pub how: How,
 }
 
 #[cfg(test)]

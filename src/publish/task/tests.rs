@@ -40,6 +40,7 @@ fn parts(at_most: Option<Duration>, count: u32) -> Parts<'static> {
         profile: None,
         max_registers: 125,
         max_bits: 2000,
+        functions: Default::default(),
         tags: BTreeMap::new(),
         points: 0..count,
     };

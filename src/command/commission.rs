@@ -1,0 +1,92 @@
+//! Sees raw requests done, whoever asked, and leaves word in the log of who it was. Reads and writes take the same way as those of
+//! points: next after the transaction in flight.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::bus::Bus;
+use crate::bus::BusError;
+use crate::bus::Data;
+use crate::bus::mei::Category;
+use crate::bus::mei::IdentifyRequest;
+use crate::command::answer::Outcome;
+use crate::command::raw;
+use crate::command::raw::Deed;
+use crate::command::raw::Raw;
+use crate::command::request;
+use crate::command::request::Age;
+use crate::command::target::Desk;
+use crate::command::target::Seat;
+use crate::config::plant::Line;
+use crate::message::Origin;
+use crate::time;
+
+/// A raw request is for now, like any command.
+const EXPIRES: Duration = Duration::from_secs(10);
+/// Most parts of one identification: 256 objects of some bytes each need fewer.
+const PARTS: usize = 64;
+
+/// Does it, unless its time has passed. `who` is told in the log.
+pub(super) async fn perform(desk: &Desk, (line, raw): (&str, &Raw), age: Age, who: &str) -> Outcome {
+    if let Err(late) = request::in_time(age, EXPIRES, time::now().wall_us) {
+        return Outcome::Refused(late.to_string());
+    }
+    let reply = match raw.deed.clone() {
+        Deed::Read(read) => desk.bus.read_next(read).await.map(|reply| reply.data),
+        Deed::Write(write) => desk.bus.write(write).await.map(|reply| reply.data),
+        Deed::Identify(wanted) => identify(&desk.bus, wanted).await,
+    };
+    let (word, body) = raw::told(raw, &reply);
+    let outcome = reply.err().map_or_else(|| word.to_owned(), |error| error.to_string());
+    tracing::info!(line, who, request = raw.words(), outcome, "raw access");
+    Outcome::Raw { word, body }
+}
+
+/// All parts of what is wanted. A device that names the same or an earlier object as the next is not followed.
+async fn identify(bus: &Bus, mut wanted: IdentifyRequest) -> Result<Data, BusError> {
+    let mut whole = None;
+    for _ in 0..PARTS {
+        let Data::Objects(part) = bus.identify_next(wanted).await?.data else { break };
+        let next = part.next.filter(|next| *next > wanted.object && wanted.category != Category::One);
+        let said = whole.get_or_insert_with(|| crate::bus::mei::Objects { objects: Vec::new(), ..part.clone() });
+        said.objects.extend(part.objects);
+        said.next = next;
+        match next {
+            Some(object) => wanted.object = object,
+            None => break,
+        }
+    }
+    whole.map(Data::Objects).ok_or(BusError::ShutDown)
+}
+
+/// What comes through the control socket: only who may change the configuration can ask there, so the line's `raw_access` does not
+/// count.
+///
+/// # Errors
+/// What is wrong with the request, in words.
+pub async fn ask(seat: &Seat, line: &Line, asked: &Json, who: &str) -> Result<Json, String> {
+    let came = Instant::now();
+    let fields = asked.as_object().ok_or("a request is a map of `unit`, `function` and so on")?;
+    let raw = raw::understand(fields, line).map_err(|unfit| unfit.to_string())?;
+    let desk = seat.borrow().clone().ok_or("the line is being restarted, try again")?;
+    let age = Age { expires_us: None, lives: None, waited: came.elapsed() };
+    let outcome = perform(&desk, (&line.name, &raw), age, who).await;
+    let mut body = outcome.body();
+    body["duration_ms"] = json!(u64::try_from(came.elapsed().as_millis()).unwrap_or(u64::MAX));
+    Ok(body)
+}
+
+/// Who sent a message, for people.
+pub(super) fn who(from: Option<&Origin>) -> String {
+    match from {
+        Some(Origin::Client { client_id, user: Some(user), peer }) => {
+            format!("user {user} (client {client_id}, {peer})")
+        }
+        Some(Origin::Client { client_id, user: None, peer }) => format!("client {client_id} ({peer})"),
+        Some(Origin::Upstream(name)) => format!("upstream {name}"),
+        None => "nobody known".to_owned(),
+    }
+}

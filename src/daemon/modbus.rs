@@ -1,0 +1,30 @@
+//! Raw requests to a line through the control socket.
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::command;
+use crate::command::Floor;
+use crate::control::Verb;
+use crate::control::protocol::{Code, Fault};
+use crate::control::verb::{Answer, Asker};
+
+/// `modbus`: `{"line": NAME, "request": {"unit": …, "function": …, …}}`.
+pub(super) fn verb(floors: watch::Receiver<Floor>) -> Verb {
+    Verb::of_asker("modbus", move |params, asker| {
+        let floor = floors.borrow().clone();
+        Box::pin(async move { ask(&floor, params, asker).await.map(Answer::One) })
+    })
+}
+
+async fn ask(floor: &Floor, params: Value, asker: Asker) -> Result<Value, Fault> {
+    let bad = |why: String| Fault::new(Code::BadParams, why);
+    let name = params["line"].as_str().unwrap_or_default();
+    let lines = &floor.plant.lines;
+    let found = lines.iter().zip(&floor.desks).find(|(line, _)| *line.name == *name);
+    let (line, seat) = found.ok_or_else(|| {
+        let names: Vec<&str> = lines.iter().map(|line| &*line.name).collect();
+        bad(format!("no line `{name}`; there are: {}", names.join(", ")))
+    })?;
+    command::ask_raw(seat, line, &params["request"], &asker.to_string()).await.map_err(bad)
+}
