@@ -5,10 +5,13 @@ import datetime
 import json
 import re
 import socket
+import ssl
+import time
 
 import paho.mqtt.client as mqtt
 import pytest
 
+from certificates import Authority
 from cloud import client
 from modbus_peer import Counting, TcpPeer, device
 from waiting import eventually, free_port
@@ -65,6 +68,16 @@ def seconds(payload):
     return datetime.datetime.fromisoformat(json.loads(payload)["time"].replace("Z", "+00:00")).timestamp()
 
 
+def missed_nothing(seen):
+    """The fast line was read every 100 ms, and each reading arrived once and in order."""
+    payloads = list(seen)
+    values = [json.loads(p)["value"] for p in payloads]
+    assert values == list(range(values[0], values[0] + len(values))), values
+    times = [seconds(p) for p in payloads]
+    gaps = [b - a for a, b in zip(times, times[1:])]
+    assert max(gaps) < 0.2, f"a turn was missed: {gaps}"
+
+
 def test_one_period_changes_and_another_line_misses_nothing(site, witness):
     near = witness(site.port, "plant/#")
     cuts = []
@@ -80,11 +93,7 @@ def test_one_period_changes_and_another_line_misses_nothing(site, witness):
     eventually(lambda: site.gateway.saw("configuration reloaded"), hoped="the reload is logged")
     at = len(seen)
     eventually(lambda: len(seen) >= at + 20 and len(slow) >= 15, hoped="both lines go on")
-    values = [json.loads(p)["value"] for p in seen]
-    assert values == list(range(values[0], values[0] + len(values))), values
-    times = [seconds(p) for p in seen]
-    gaps = [b - a for a, b in zip(times, times[1:])]
-    assert max(gaps) < 0.2, f"a turn was missed: {gaps}"
+    missed_nothing(seen)
     status = site.gateway.status()
     assert status["lines"][0]["missed_turns"] == missed
     assert status["lines"][1]["wire"]["opens"] == opens, "the port of the changed line stays open too"
@@ -114,6 +123,66 @@ def test_a_broken_file_changes_nothing_and_everybody_is_told(site, witness):
     site.write()
     assert site.gateway.ask("reload").stdout == "nothing has changed\n"
     eventually(lambda: config_told(near)["outcome"] == "reloaded", hoped="that it is mended is told too")
+
+
+def test_a_broken_file_at_a_hang_up_is_told_in_the_log_and_on_config(site, witness):
+    near = witness(site.port, "plant/#")
+    site.gateway.config.write_text(site.text().replace("every: 1s", "every: 0s"))
+    site.gateway.hang_up()
+    eventually(lambda: config_told(near)["outcome"] == "refused", hoped="it is told")
+    assert site.gateway.saw("not reloaded", "gateway.yaml:7:")
+    assert runs(site, "1s")
+
+
+class Manager:
+    """What systemd is to a unit of Type=notify: hears what it says of itself."""
+
+    def __init__(self, folder):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.path = str(folder / "notify")
+        self.socket.bind(self.path)
+        self.socket.settimeout(20)
+
+    def hear(self, word):
+        """The next message with this field, as a dictionary; what it says of its watchdog is passed over."""
+        while True:
+            fields = dict(line.split("=", 1) for line in self.socket.recv(8192).decode().splitlines())
+            if "WATCHDOG" not in fields:
+                assert word in fields, fields
+                return fields
+
+    def stop(self):
+        self.socket.close()
+
+
+def test_the_service_manager_is_told_of_each_reload_from_its_beginning_to_its_end(make_gateway, begin, port):
+    class Notified(Site):
+        def __init__(self, make_gateway, begin, port):
+            def make(text):
+                gateway = make_gateway(text)
+                self.manager = begin(Manager(gateway.run_dir))
+                gateway.variables = {"NOTIFY_SOCKET": self.manager.path}
+                return gateway
+
+            super().__init__(make, begin, port)
+
+    site = Notified(make_gateway, begin, port)
+    manager = site.manager
+    assert "3 devices" in manager.hear("READY")["STATUS"]
+    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    del site.devices["b"]
+    site.write()
+    site.gateway.hang_up()
+    began = int(manager.hear("RELOADING")["MONOTONIC_USEC"]) / 1e6
+    assert before <= began <= time.clock_gettime(time.CLOCK_MONOTONIC)
+    assert "2 devices" in manager.hear("READY")["STATUS"]
+    site.gateway.config.write_text("gateway: [")
+    assert site.gateway.ask("reload").returncode == 78
+    manager.hear("RELOADING")
+    assert "2 devices" in manager.hear("READY")["STATUS"], "what ran runs on"
+    assert site.gateway.ask("revert").returncode == 1
+    site.gateway.stop()
+    manager.hear("STOPPING")
 
 
 def test_a_file_that_vanished_and_a_folder_in_its_place_are_told(site):
@@ -151,6 +220,10 @@ def test_a_removed_device_says_goodbye_and_leaves_nothing_behind(site, witness):
 
 def test_devices_and_lines_come_move_and_go(site, begin, witness):
     near = witness(site.port, "plant/#")
+    cuts = []
+    near.client.on_disconnect = lambda *_: cuts.append(1)
+    eventually(lambda: near.by_topic["plant/f/n"], hoped="the fast line is read")
+    missed = site.gateway.status()["lines"][0]["missed_turns"]
     third = begin(TcpPeer([device(2, [77])]).start())
     site.lines["third"] = third.line()
     site.devices["c"] = meter("c", "slow", 3, "v: {holding: 1, every: 200ms}")
@@ -173,6 +246,9 @@ def test_devices_and_lines_come_move_and_go(site, begin, witness):
     eventually(lambda: near.json("plant/c/v")["value"] == 203, hoped="all of it")
     assert [line["name"] for line in site.gateway.status()["lines"]] == ["fast", "slow"]
     assert site.gateway.status()["panics"] == {}
+    # All the while the other line and the local client did not notice.
+    missed_nothing(near.by_topic["plant/f/n"])
+    assert site.gateway.status()["lines"][0]["missed_turns"] == missed and not cuts
 
 
 def test_commands_are_judged_by_what_is_configured_now(site, witness):
@@ -281,6 +357,87 @@ def test_users_come_and_go_with_a_reload(make_gateway, begin, port, tmp_path):
     assert rejected(port, ("ann", "one")) != 0
 
 
+def test_another_password_ends_the_connections_made_with_the_old_one_and_no_others(make_gateway, begin, port, tmp_path):
+    users = tmp_path / "gateway" / "users.yaml"
+    users.parent.mkdir(parents=True)
+    users.write_text("")
+    site = Site(make_gateway, begin, port, more=f", anonymous: loopback, users: {users}}}")
+    for name in ("ann", "bob"):
+        passwd(site.gateway, "-f", users, name, stdin="old\n")
+    assert site.gateway.ask("reload").returncode == 0
+    codes, lives = {}, {}
+    for name in ("ann", "bob"):
+        one = client(f"lives-{name}", mqtt.MQTTv5)
+        one.username_pw_set(name, "old")
+        one.on_disconnect = lambda _c, _d, _f, code, _p, name=name: codes.setdefault(name, code.value)
+        one.connect("127.0.0.1", port, 30)
+        one.loop_start()
+        one.stop = lambda one=one: (one.disconnect(), one.loop_stop())
+        lives[name] = begin(one)
+        eventually(one.is_connected, hoped=f"{name} is in")
+    passwd(site.gateway, "-f", users, "ann", stdin="new\n")
+    assert site.gateway.ask("reload").stdout == "~ user ann: password\n"
+    eventually(lambda: "ann" in codes, hoped="whoever came by the old password is sent away")
+    assert codes == {"ann": 0x87} and lives["bob"].is_connected()
+    assert rejected(port, ("ann", "new")) == 0 and rejected(port, ("bob", "old")) == 0
+    lives["ann"].loop_stop()
+    assert rejected(port, ("ann", "old")) != 0
+
+
+def shown(port, authority):
+    """The serial number of the certificate that the listener shows, and its connection."""
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.check_hostname = False
+    one = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 10))
+    return one.getpeercert()["serialNumber"], one
+
+
+def test_renewed_certificates_are_taken_and_who_is_connected_stays(make_gateway, begin, port, tmp_path, witness):
+    pki = Authority(tmp_path / "pki")
+    cert, key = pki.signed("server", "/CN=gateway", "IP:127.0.0.1")
+    secret = free_port()
+    site = Site(make_gateway, begin, port)
+    tls = f"{{tls: 127.0.0.1:{secret}, cert: {cert}, key: {key}}}"
+    text = site.text().replace(f"{{tcp: 127.0.0.1:{port}}}", f"{{tcp: 127.0.0.1:{port}}}, {tls}")
+    site.gateway.config.write_text(text)
+    assert site.gateway.ask("reload").stdout == f"+ listener mqtts://127.0.0.1:{secret}\n"
+    before, stays = shown(secret, pki)
+    stays.sendall(b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04stay")
+    assert stays.recv(4) == b"\x20\x02\0\0"
+    assert shown(secret, pki)[0] == before
+    pki.signed("server", "/CN=gateway", "IP:127.0.0.1")
+    assert shown(secret, pki)[0] == before, "not before it is asked for"
+    done = site.gateway.ask("reload")
+    assert "server.pem: another certificate" in done.stdout, done
+    assert shown(secret, pki)[0] != before
+    stays.sendall(b"\xc0\0")
+    assert stays.recv(2) == b"\xd0\0", "it was not disturbed"
+    stays.close()
+    # Half a renewal: the certificate of another key.
+    good = cert.read_bytes()
+    cert.write_bytes(pki.certificate.read_bytes())
+    done = site.gateway.ask("reload")
+    assert done.returncode != 0 and "server.pem" in done.stderr, done
+    cert.write_bytes(good)
+    assert site.gateway.ask("reload").returncode == 0
+    shown(secret, pki)[1].close()
+
+
+def test_new_limits_of_a_listener_send_nobody_away(site, witness):
+    near = witness(site.port, "plant/#")
+    cut = []
+    near.client.on_disconnect = lambda *_: cut.append(1)
+    plain = f"{{tcp: 127.0.0.1:{site.port}}}"
+    narrow = f"{{tcp: 127.0.0.1:{site.port}, limits: {{clients: 1}}}}"
+    site.gateway.config.write_text(site.text().replace(plain, narrow))
+    done = site.gateway.ask("reload")
+    assert done.stdout.startswith(f"~ listener mqtt://127.0.0.1:{site.port}: limits: clients 200 → 1 "), done
+    assert rejected(site.port, ("one", "too many")) == 0x97
+    at = len(near.by_topic["plant/f/n"])
+    eventually(lambda: len(near.by_topic["plant/f/n"]) > at + 5, hoped="who is in hears on")
+    assert not cut
+
+
 def test_a_listener_moves_and_a_port_that_is_taken_changes_nothing(site, witness):
     near = witness(site.port, "plant/#")
     second = free_port()
@@ -298,7 +455,7 @@ def test_a_listener_moves_and_a_port_that_is_taken_changes_nothing(site, witness
     cut = []
     near.client.on_disconnect = lambda *_: cut.append(1)
     done = site.gateway.ask("reload")
-    assert f"+ listener tcp 127.0.0.1:{second}" in done.stdout and "limits: clients 200 → 150" in done.stdout, done.stderr
+    assert f"+ listener mqtt://127.0.0.1:{second}" in done.stdout and "limits: clients 200 → 150" in done.stdout, done.stderr
     witness(second, "plant/#")
     eventually(lambda: cut, hoped="whoever came by the closed listener is sent away")
     site.write()

@@ -203,3 +203,19 @@ async fn a_port_that_is_taken_changes_nothing() {
     join(before[0], &hello("c", &[])).await;
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn a_listener_that_made_room_in_vain_comes_back_and_still_counts_its_clients() {
+    let broker = with(vec![plant::Limits { clients: 1, ..limits() }]);
+    let address = broker.addresses()[0];
+    let (mut stays, _) = join(address, &hello("stays", &[])).await;
+    // The second is free as long as the first is not there, so it is bound; then the first cannot be.
+    let (all, other) = (format!("0.0.0.0:{}", address.port()), format!("127.0.0.2:{}", address.port()));
+    let error = listen(&broker, &[&all, &other]).await.unwrap_err();
+    assert!(error.to_string().contains(&all), "{error}");
+    assert_eq!(broker.addresses(), [address]);
+    assert_eq!(refused(address, "another").await, 0x97, "one client may come in there, and it is in");
+    stays.write_all(b"\xC0\0").await.unwrap();
+    assert_eq!(packet(&mut stays).await.unwrap().0, 0xD0);
+    broker.stop().await;
+}
