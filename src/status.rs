@@ -450,6 +450,44 @@ pub struct ClientStatus {
     pub in_flight: usize,
 }
 
+/// The configuration: what became of it last. Also told, retained, on `{gateway}/$config`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct ConfigStatus {
+    /// The file the gateway was started with; empty where there is none.
+    pub file: String,
+    /// What happened last.
+    pub outcome: ConfigOutcome,
+    /// When, RFC 3339.
+    pub time: String,
+    /// What changed, a line each, at most some; empty when nothing did.
+    pub changes: Vec<String>,
+    /// Why nothing did, with file, line and column where there are any.
+    pub problems: Vec<String>,
+    /// Until when the applied configuration waits to be confirmed, in seconds since the process began (`uptime_s`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_by_uptime_s: Option<u64>,
+}
+
+/// What became of a configuration.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfigOutcome {
+    /// The gateway began with it.
+    #[default]
+    Started,
+    /// It was reloaded, and is in force.
+    Reloaded,
+    /// What should have been taken was refused; the one before is in force.
+    Refused,
+    /// It is in force until it is confirmed, or its time is over.
+    Pending,
+    /// It was applied, and confirmed.
+    Confirmed,
+    /// It was applied and not confirmed; the one before is in force.
+    Reverted,
+}
+
 /// What passes between the broker and a client each second, as averages that fade within seconds; in: from the client.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq)]
 pub struct Rates {
@@ -494,12 +532,15 @@ pub struct Snapshot {
     pub fail_safes: Vec<FailSafeStatus>,
     /// Panics of supervised tasks, by task name: each is a bug.
     pub panics: BTreeMap<String, u64>,
+    /// The configuration.
+    #[serde(default)]
+    pub config: ConfigStatus,
 }
 
-/// Reads everybody's part. Cheap to clone.
+/// Reads everybody's part. Cheap to clone; all clones see it when parts come and go in a reload.
 #[derive(Debug, Clone)]
 pub struct Board {
-    inner: Arc<Parts>,
+    parts: Arc<tokio::sync::watch::Sender<Parts>>,
 }
 
 /// The receiving ends, handed over by the daemon when it has built all tasks.
@@ -523,17 +564,24 @@ pub struct Parts {
     pub fail_safes: tokio::sync::watch::Receiver<Vec<FailSafeStatus>>,
     /// Panics by task name.
     pub panics: tokio::sync::watch::Receiver<BTreeMap<String, u64>>,
+    /// The configuration.
+    pub config: tokio::sync::watch::Receiver<ConfigStatus>,
 }
 
 impl Board {
     /// Takes the receiving ends.
     pub fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(parts) }
+        Self { parts: Arc::new(tokio::sync::watch::Sender::new(parts)) }
+    }
+
+    /// Other parts from now on.
+    pub fn relist(&self, change: impl FnOnce(&mut Parts)) {
+        self.parts.send_modify(change);
     }
 
     /// Everything as it stands now.
     pub fn snapshot(&self) -> Snapshot {
-        let parts = &self.inner;
+        let parts = self.parts.borrow();
         Snapshot {
             schema: 1,
             gateway: parts.gateway.clone(),
@@ -548,6 +596,7 @@ impl Board {
             broker: parts.broker.borrow().clone(),
             fail_safes: parts.fail_safes.borrow().clone(),
             panics: parts.panics.borrow().clone(),
+            config: parts.config.borrow().clone(),
         }
     }
 }

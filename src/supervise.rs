@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,8 +47,14 @@ impl Default for Panics {
 }
 
 /// Runs `make()` and makes it anew when it panics or ends, until `stop`. The future is told to stop by its own means; this
-/// waits for it.
-pub fn leaf<Make, Run>(tasks: &TaskTracker, panics: &Panics, name: &str, stop: CancellationToken, mut make: Make)
+/// waits for it, and whoever wants to know when it has ended waits for the handle.
+pub fn leaf<Make, Run>(
+    tasks: &TaskTracker,
+    panics: &Panics,
+    name: &str,
+    stop: CancellationToken,
+    mut make: Make,
+) -> JoinHandle<()>
 where
     Make: FnMut() -> Run + Send + 'static,
     Run: Future<Output = ()> + Send + 'static,
@@ -74,7 +81,7 @@ where
                 return;
             }
         }
-    });
+    })
 }
 
 /// Runs an owner once. When it ends before `stop`, its name goes to `fatal`, whose one place is enough: the first is the cause.

@@ -1,4 +1,4 @@
-//! What the service manager is told: READY, STATUS, WATCHDOG, STOPPING. Does nothing where nobody asked.
+//! What the service manager is told: READY, RELOADING, STATUS, WATCHDOG, STOPPING. Does nothing where nobody asked.
 //! The watchdog is fed by work that was really done, not by a timer: whoever sees the work feeds [`Watchdog`].
 
 use std::time::Duration;
@@ -8,6 +8,14 @@ use sd_notify::NotifyState;
 /// Lines and listeners are up.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Another configuration is being taken; [`ready`] says that it is in force, or that the one before still is.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot tell the service manager of a reload"),
+    }
 }
 
 /// The stop has begun.

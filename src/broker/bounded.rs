@@ -87,7 +87,7 @@ async fn taken(client: &mut DuplexStream, packet: &[u8], enough: usize) -> usize
 async fn a_client_that_asks_and_never_reads_the_answers_is_not_read_any_more() {
     let work = async {
         for packet in [&b"\xC0\0"[..], b"\x32\x05\0\x01t\0\x01"] {
-            let hub = Hub::new(core(), Vec::new());
+            let hub = Hub::new(core());
             let mut client = join(&hub).await;
             let enough = 16 * 1024 * 1024;
             let taken = taken(&mut client, packet, enough).await;

@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 
 use super::core::Core;
-use super::listener::Terms;
 
 /// Password checks at once: each takes 19 MiB and a core for some 30 ms.
 const CHECKS: usize = 2;
@@ -26,8 +25,6 @@ pub(super) struct Hub {
     pub(super) checks: Arc<Semaphore>,
     /// Addresses whose logins failed.
     pub(super) failures: RefCell<super::throttle::Failures>,
-    /// What holds at each listener, by its number.
-    doors: RefCell<Vec<Arc<Terms>>>,
     /// Sockets open now, those before CONNECT included.
     pub(super) sockets: Cell<usize>,
     /// Said once, when the broker stops.
@@ -37,14 +34,13 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(core: Core, doors: Vec<Arc<Terms>>) -> Rc<Self> {
+    pub(super) fn new(core: Core) -> Rc<Self> {
         Rc::new(Self {
             core: RefCell::new(core),
             wakers: RefCell::default(),
             woken: RefCell::default(),
             checks: Arc::new(Semaphore::new(CHECKS)),
             failures: RefCell::default(),
-            doors: RefCell::new(doors),
             sockets: Cell::new(0),
             stopping: tokio_util::sync::CancellationToken::new(),
             heard: Notify::new(),
@@ -77,16 +73,6 @@ impl Hub {
         }
         wakers[key] = Some(Rc::clone(&waker));
         waker
-    }
-
-    /// What holds at a listener for who comes now.
-    pub(super) fn terms(&self, door: usize) -> Arc<Terms> {
-        Arc::clone(&self.doors.borrow()[door])
-    }
-
-    /// What holds at the listeners from now on, in their order.
-    pub(super) fn set_terms(&self, doors: Vec<Arc<Terms>>) {
-        *self.doors.borrow_mut() = doors;
     }
 
     /// A client has said something.

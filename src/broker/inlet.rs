@@ -25,8 +25,8 @@ const REFILL: u32 = 4;
 /// Takes everything that comes through one inlet, until nobody can send to it any more.
 pub(super) async fn publish_all(hub: Rc<Hub>, name: Arc<str>, mut published: mpsc::Receiver<Vec<Message>>) {
     let mut budget = Budget { left: PATIENCE, at: Instant::now() };
-    let step = STEP.min(hub.with(|core, _| core.queue_limit()) / 2).max(1);
     while let Some(messages) = published.recv().await {
+        let step = STEP.min(hub.with(|core, _| core.queue_limit()) / 2).max(1);
         let mut messages = messages.into_iter();
         loop {
             hub.with(|core, now| core.publish_local(now, &name, messages.by_ref().take(step)));

@@ -19,6 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use super::BrokerError;
 use super::client;
 use super::client::Arrival;
+use super::doors::Desk;
+use super::doors::Guests;
 use super::hub::Hub;
 use super::throttle::Arrivals;
 use super::tls;
@@ -35,9 +37,13 @@ const MARGIN: usize = 64;
 /// A bound socket.
 #[derive(Debug)]
 pub(super) struct Door {
-    socket: StdListener,
+    /// As configured.
+    pub(super) listener: Listener,
+    pub(super) socket: StdListener,
     /// With the port really bound.
     pub(super) address: SocketAddr,
+    /// What holds there at first.
+    pub(super) terms: Arc<Terms>,
 }
 
 /// What holds for those who come in through a listener. Can be replaced while it listens: certificates are renewed, limits
@@ -70,13 +76,13 @@ impl Terms {
 }
 
 /// Binds one listener.
-pub(super) fn bind(listener: &Listener) -> Result<Door, BrokerError> {
+pub(super) fn bind(listener: &Listener, terms: Arc<Terms>) -> Result<Door, BrokerError> {
     let refused = |error: io::Error| BrokerError::Bind { address: listener.address, why: in_words(&error) };
     // Sets SO_REUSEADDR, so that a restart does not wait for old connections to time out.
     let socket = StdListener::bind(listener.address).map_err(refused)?;
     socket.set_nonblocking(true).map_err(refused)?;
     let address = socket.local_addr().map_err(refused)?;
-    Ok(Door { socket, address })
+    Ok(Door { listener: listener.clone(), socket, address, terms })
 }
 
 fn in_words(error: &io::Error) -> String {
@@ -95,14 +101,14 @@ fn in_words(error: &io::Error) -> String {
 }
 
 impl Door {
-    /// Accepts until the broker stops; `door` is its number.
-    pub(super) async fn run(self, hub: Rc<Hub>, door: usize) -> io::Result<()> {
+    /// Accepts until it is to close.
+    pub(super) async fn run(self, hub: Rc<Hub>, desk: Desk) -> io::Result<()> {
         let listener = TcpListener::from_std(self.socket)?;
         let mut arrivals = Arrivals::new(std::time::Instant::now());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = hub.stopping.cancelled() => return Ok(()),
+                () = desk.stop.cancelled() => return Ok(()),
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -123,11 +129,13 @@ impl Door {
             }
             let pause = arrivals.another(std::time::Instant::now());
             hub.sockets.set(hub.sockets.get() + 1);
-            let (counted, terms) = (Counted(Rc::clone(&hub)), hub.terms(door));
+            desk.guests.borrow_mut().insert(peer, stream.local_addr().unwrap_or(self.address));
+            let counted = Counted { hub: Rc::clone(&hub), guests: Rc::clone(&desk.guests), peer };
+            let terms = Arc::clone(&desk.terms.borrow());
             let until = Instant::now() + terms.limits.connect_timeout;
-            let arrival = Arrival { peer, door, limits: terms.limits, until, certified: Certified::No };
+            let arrival = Arrival { peer, door: desk.number, limits: terms.limits, until, certified: Certified::No };
             tokio::task::spawn_local(async move {
-                greet(stream, arrival, terms, Rc::clone(&counted.0)).await;
+                greet(stream, arrival, terms, Rc::clone(&counted.hub)).await;
                 drop(counted);
             });
             if pause > Duration::ZERO {
@@ -138,11 +146,16 @@ impl Door {
 }
 
 /// A socket that counts as open until its task ends, by whatever way.
-struct Counted(Rc<Hub>);
+struct Counted {
+    hub: Rc<Hub>,
+    guests: Guests,
+    peer: SocketAddr,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.sockets.set(self.0.sockets.get() - 1);
+        self.hub.sockets.set(self.hub.sockets.get() - 1);
+        self.guests.borrow_mut().remove(&self.peer);
     }
 }
 

@@ -20,8 +20,10 @@ pub mod throttle;
 pub mod traffic;
 pub mod view;
 
+mod change;
 mod client;
 mod deliver;
+mod doors;
 mod hub;
 mod inbound;
 mod inlet;
@@ -63,6 +65,7 @@ pub use local::LocalSubscription;
 use self::access::Access;
 use self::core::Core;
 use self::deliver::Local;
+use self::doors::Doors;
 use self::hub::Hub;
 use self::keep::Saved;
 use self::listener::Door;
@@ -126,9 +129,6 @@ pub enum BrokerError {
         /// What is wrong.
         why: String,
     },
-    /// Listeners cannot be moved while the broker runs.
-    #[error("the addresses in `broker.listen` are bound when the gateway starts; restart it to change them")]
-    Moved,
     /// A user's hash is none.
     #[error("user {0:?} has no usable argon2 hash; set one with `trunkline passwd`")]
     User(String),
@@ -152,7 +152,8 @@ type Look = Box<dyn FnOnce(&Core, Instant) + Send>;
 enum Request {
     Subscribe(Local, oneshot::Sender<()>),
     Inlet(Arc<str>, mpsc::Receiver<Vec<Message>>),
-    Readmit(Box<Anew>, oneshot::Sender<Readmitted>),
+    Refilter(Arc<str>, Vec<(TopicFilter, Qos)>, oneshot::Sender<bool>),
+    Readmit(Box<Anew>, oneshot::Sender<Result<Readmitted, BrokerError>>),
     Kick(Arc<str>, oneshot::Sender<bool>),
     Look(Look),
     Stop,
@@ -162,7 +163,7 @@ enum Request {
 struct Anew {
     access: Access,
     limits: plant::Limits,
-    doors: Vec<Arc<Terms>>,
+    listen: Vec<(plant::Listener, Arc<Terms>)>,
 }
 
 impl Anew {
@@ -170,10 +171,12 @@ impl Anew {
         if let Some((name, _)) = users.iter().find(|(_, hash)| !access::is_hash(hash)) {
             return Err(BrokerError::User(name.clone()));
         }
-        let terms = |listener| Terms::of(listener).map(Arc::new);
-        let doors = settings.listen.iter().map(terms).collect::<Result<_, _>>()?;
+        let ready = |listener| Ok((Arc::new(Terms::of(&listener)?), listener));
+        let ready =
+            settings.listen.into_iter().map(ready).map(|ready| ready.map(|(terms, listener)| (listener, terms)));
+        let listen = ready.collect::<Result<_, BrokerError>>()?;
         let access = Access::new(settings.anonymous, users, settings.access);
-        Ok(Self { access, limits: settings.limits, doors })
+        Ok(Self { access, limits: settings.limits, listen })
     }
 }
 
@@ -183,23 +186,21 @@ pub struct Broker {
     requests: mpsc::Sender<Request>,
     inlet: mpsc::Sender<Vec<Message>>,
     status: watch::Receiver<BrokerStatus>,
-    addresses: Arc<[SocketAddr]>,
-    /// As configured, ports that the system chose not known.
-    listen: Arc<[SocketAddr]>,
+    addresses: watch::Receiver<Arc<[SocketAddr]>>,
     /// Taken by the one who joins; a plain mutex for that moment.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// Binds all listeners and starts the thread. Not async; needs no runtime.
 pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, BrokerError> {
-    let listen = settings.listen.iter().map(|listener| listener.address).collect();
-    let doors: Vec<Door> = settings.listen.iter().map(listener::bind).collect::<Result<_, _>>()?;
-    let addresses: Arc<[SocketAddr]> = doors.iter().map(|door| door.address).collect();
-    let listeners: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let Anew { access, limits, listen } = Anew::of(settings, options.users)?;
+    let bind = |(listener, terms)| listener::bind(&listener, terms);
+    let doors: Vec<Door> = listen.into_iter().map(bind).collect::<Result<_, _>>()?;
+    let listeners = doors.iter().map(|door| door.address.to_string()).collect();
+    let (bound, addresses) = watch::channel(doors.iter().map(|door| door.address).collect());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (inlet, published) = mpsc::channel(INLET);
-    let (told, status) = watch::channel(BrokerStatus { listeners: listeners.clone(), ..BrokerStatus::default() });
-    let anew = Anew::of(settings, options.users)?;
+    let (told, status) = watch::channel(BrokerStatus { listeners, ..BrokerStatus::default() });
     let (store, saved) = store::open(&options.state_dir)?;
     // Built here, so that a refusal is an error of `start` and not a silent end of the thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -207,12 +208,12 @@ pub fn start(settings: plant::Broker, options: Options) -> Result<Broker, Broker
         .max_blocking_threads(4)
         .build()
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    let owner = Owner { doors, anew, asked, published, told, listeners, store, saved };
+    let owner = Owner { doors, bound, limits, access, asked, published, told, store, saved };
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || LocalSet::new().block_on(&runtime, owner.run()))
         .map_err(|e| BrokerError::Thread(e.to_string()))?;
-    Ok(Broker { requests, inlet, status, addresses, listen, thread: Arc::new(Mutex::new(Some(thread))) })
+    Ok(Broker { requests, inlet, status, addresses, thread: Arc::new(Mutex::new(Some(thread))) })
 }
 
 impl Broker {
@@ -241,22 +242,28 @@ impl Broker {
         subscription
     }
 
-    /// New users, rules, limits and certificates, in force at once. Clients whose user was removed or has another password,
-    /// and those with a subscription that is not allowed any more, are told (0x87) and go; all others stay connected. New
-    /// limits and certificates hold for who connects from now on. On an error nothing has changed. Reads certificate files.
+    /// New listeners, users, rules, limits and certificates, in force at once. Clients whose listener is gone are told (0x98)
+    /// and go, as do those whose user was removed or has another password and those with a subscription that is not allowed
+    /// any more (0x87); all others stay connected. New limits and certificates hold for who connects from now on. On an error
+    /// everything is as before. Reads certificate files.
     pub async fn readmit(
         &self,
         settings: &plant::Broker,
         users: Vec<(String, String)>,
     ) -> Result<Readmitted, BrokerError> {
-        if !settings.listen.iter().map(|listener| listener.address).eq(self.listen.iter().copied()) {
-            return Err(BrokerError::Moved);
-        }
         let anew = Box::new(Anew::of(settings.clone(), users)?);
         let (done, readmitted) = oneshot::channel();
         // A broker that has stopped has nobody to admit.
         let _ = self.requests.send(Request::Readmit(anew, done)).await;
-        Ok(readmitted.await.unwrap_or_default())
+        readmitted.await.unwrap_or_else(|_| Ok(Readmitted::default()))
+    }
+
+    /// Other filters for a subscription of this process, with no message missed or given twice in between, and none of those
+    /// that are retained. False: there is none of that name.
+    pub async fn refilter(&self, name: &str, filters: Vec<(TopicFilter, Qos)>) -> bool {
+        let (done, refiltered) = oneshot::channel();
+        let _ = self.requests.send(Request::Refilter(name.into(), filters, done)).await;
+        refiltered.await.unwrap_or(false)
     }
 
     /// Ends a client's connection (0x98, administrative action); false when it is not connected. Its session stays.
@@ -299,7 +306,7 @@ impl Broker {
 
     /// Addresses really bound, in order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.to_vec()
+        self.addresses.borrow().to_vec()
     }
 
     /// Tells the clients (0x8B), waits at most half a second for them to read it, and ends the thread.
@@ -316,29 +323,21 @@ impl Broker {
 /// All that the thread owns.
 struct Owner {
     doors: Vec<Door>,
-    anew: Anew,
+    access: Access,
+    limits: plant::Limits,
     asked: mpsc::Receiver<Request>,
     published: mpsc::Receiver<Vec<Message>>,
     told: watch::Sender<BrokerStatus>,
-    listeners: Vec<String>,
+    bound: watch::Sender<Arc<[SocketAddr]>>,
     store: Store,
     saved: Saved,
 }
 
 impl Owner {
     async fn run(mut self) {
-        let Anew { access, limits, doors } = self.anew;
-        let hub = Hub::new(Core::new(limits, access, Instant::now()), doors);
+        let hub = Hub::new(Core::new(self.limits, self.access, Instant::now()));
         hub.with(|core, now| core.restore(now, self.saved));
-        for (number, door) in self.doors.into_iter().enumerate() {
-            let hub = Rc::clone(&hub);
-            tokio::task::spawn_local(async move {
-                let address = door.address;
-                if let Err(error) = door.run(hub, number).await {
-                    tracing::error!(%address, %error, "listener ended");
-                }
-            });
-        }
+        let mut doors = Doors::open(Rc::clone(&hub), self.doors, self.bound);
         tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), "".into(), self.published));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -347,7 +346,7 @@ impl Owner {
             let request = tokio::select! {
                 request = self.asked.recv() => request,
                 _ = ticks.tick() => {
-                    on_tick(&hub, count, &self.told, &self.listeners);
+                    on_tick(&hub, count, &self.told, &doors.names());
                     save(&hub, &self.store);
                     count += 1;
                     continue;
@@ -361,10 +360,12 @@ impl Owner {
                 Some(Request::Inlet(name, published)) => {
                     tokio::task::spawn_local(inlet::publish_all(Rc::clone(&hub), name, published));
                 }
+                Some(Request::Refilter(name, filters, done)) => {
+                    let _ = done.send(hub.with(|core, _| core.refilter_local(&name, filters)));
+                }
                 Some(Request::Readmit(anew, done)) => {
-                    let Anew { access, limits, doors } = *anew;
-                    hub.set_terms(doors);
-                    let _ = done.send(hub.with(|core, now| core.readmit(now, access, limits)));
+                    let _ = done.send(readmit(&hub, &mut doors, *anew).await);
+                    self.told.send_modify(|status| status.listeners = doors.names());
                 }
                 Some(Request::Kick(client_id, done)) => {
                     let _ = done.send(hub.with(|core, now| core.kick(now, &client_id)));
@@ -379,6 +380,12 @@ impl Owner {
             tracing::error!("sessions and retained messages of the last moments could not be written");
         }
     }
+}
+
+/// Listeners first: they alone can fail, and then nothing has changed.
+async fn readmit(hub: &Hub, doors: &mut Doors, anew: Anew) -> Result<Readmitted, BrokerError> {
+    doors.change(anew.listen).await?;
+    Ok(hub.with(|core, now| core.readmit(now, anew.access, anew.limits)))
 }
 
 /// What changed goes to the disk, unless the disk is still busy with what changed before.

@@ -284,3 +284,30 @@ async fn a_subscriber_that_never_reads_disturbs_nobody() {
     timeout(PATIENCE, status.wait_for(|s| s.dropped > 0)).await.unwrap().unwrap();
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn other_filters_of_a_subscription_miss_nothing_and_give_nothing_twice() {
+    let broker = broker();
+    let filter = |text: &str| (TopicFilter::new(text).unwrap(), Qos::AtLeastOnce);
+    let mut inbox = broker.subscribe("up", vec![filter("a/#"), filter("b/#")], 100).await;
+    let inlet = broker.inlet();
+    let send = |topic: &'static str, text| inlet.send(vec![message(topic, text, Retain::Yes)]);
+    send("a/x", "1").await.unwrap();
+    send("c/x", "2").await.unwrap();
+    let mut seen = Vec::new();
+    let mut until = async |inbox: &mut super::LocalSubscription, last: &str| {
+        while seen.last().is_none_or(|text: &String| text != last) {
+            let batch = timeout(PATIENCE, inbox.recv()).await.unwrap().unwrap();
+            seen.extend(batch.iter().map(|m| String::from_utf8_lossy(&m.payload).into_owned()));
+        }
+        seen.clone()
+    };
+    until(&mut inbox, "1").await;
+    assert!(broker.refilter("up", vec![filter("b/#"), filter("c/#")]).await);
+    assert!(!broker.refilter("nobody", Vec::new()).await);
+    for (topic, text) in [("a/x", "3"), ("b/x", "4"), ("c/x", "5")] {
+        send(topic, text).await.unwrap();
+    }
+    assert_eq!(until(&mut inbox, "5").await, ["1", "4", "5"], "what was retained is old, and not given");
+    broker.stop().await;
+}

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+mod apply;
 mod audit;
 mod bench;
 mod check;
@@ -21,6 +22,7 @@ mod logging;
 mod modbus;
 mod passwd;
 mod plan;
+mod reload;
 mod run;
 mod schema;
 mod spool;
@@ -38,6 +40,8 @@ pub enum Exit {
     Well,
     /// It did not work; the reason was said.
     Failed,
+    /// What was asked about is down. Of `status` alone, where 1 says that it is degraded.
+    Down,
     /// The arguments are wrong.
     Usage,
     /// The configuration is wrong.
@@ -49,6 +53,7 @@ impl From<Exit> for ExitCode {
         Self::from(match exit {
             Exit::Well => 0,
             Exit::Failed => 1,
+            Exit::Down => 2,
             Exit::Usage => 64,
             Exit::Configuration => 78,
         })
@@ -78,8 +83,16 @@ enum Command {
     Explain(explain::Arguments),
     /// Show the whole thing at work with simulated devices and a stand-in cloud
     Demo(Logging<demo::Arguments>),
-    /// Ask the running gateway how it stands
+    /// Ask the running gateway how it stands; ends with 0 when it is well, 1 when it is degraded, 2 when it is down
     Status(status::Arguments),
+    /// Let the running gateway read its configuration anew
+    Reload(reload::Arguments),
+    /// Let the running gateway try another configuration, and go back by itself unless it is confirmed
+    Apply(apply::Arguments),
+    /// Keep the configuration that was applied
+    Confirm(apply::Socket),
+    /// Go back to the configuration before the one that was applied
+    Revert(apply::Socket),
     /// Show who is connected to the embedded broker, one client closely, or end a connection
     Clients(clients::Arguments),
     /// Show topics of the embedded broker with their last value
@@ -138,6 +151,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Demo(demo) => demo::run(&demo.args, &demo.level.unwrap_or(log)),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Confirm(args) => apply::confirm(&args),
+        Command::Revert(args) => apply::revert(&args),
         Command::Clients(args) => clients::run(&args),
         Command::Topics(args) => topics::run(&args),
         Command::Forget(args) => forget::run(&args),
@@ -226,6 +243,15 @@ mod tests {
     fn one_device_or_all_are_forgotten_not_both_nor_none() {
         assert!(parse("trunkline forget meter-1").is_ok() && parse("trunkline forget --all").is_ok());
         assert!(parse("trunkline forget").is_err() && parse("trunkline forget meter-1 --all").is_err());
+    }
+
+    #[test]
+    fn a_configuration_on_trial_has_a_time() {
+        let Command::Apply(_) = parse("trunkline apply new.yaml --confirm 60s --dry-run").unwrap().command else {
+            panic!("another command");
+        };
+        assert!(parse("trunkline apply").is_err() && parse("trunkline apply a.yaml --confirm 60").is_err());
+        assert!(parse("trunkline confirm").is_ok() && parse("trunkline revert --socket s").is_ok());
     }
 
     #[test]

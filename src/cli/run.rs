@@ -1,4 +1,4 @@
-//! `trunkline run`: the gateway until SIGTERM or SIGINT.
+//! `trunkline run`: the gateway until SIGTERM or SIGINT; SIGHUP reads the configuration anew.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
-    let loaded = match load(&args.file) {
+    // Paths count from the file, and must mean the same when it is read again.
+    let file = std::path::absolute(&args.file.config).unwrap_or_else(|_| args.file.config.clone());
+    let loaded = match load(&ConfigFile { config: file.clone() }) {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
@@ -31,14 +33,16 @@ pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let exit = runtime.block_on(serve(loaded.plant, Options { socket, tap: None }));
+    let exit = runtime.block_on(serve(loaded.plant, Options { socket, tap: None, config: Some(file) }));
     // A task that hangs in a system call must not keep the process: everything that matters is closed by now.
     runtime.shutdown_background();
     exit
 }
 
 async fn serve(plant: Plant, options: Options) -> Exit {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
         return failed(&"cannot catch signals");
     };
     let mut running = match Daemon::start(plant, options).await {
@@ -48,10 +52,14 @@ async fn serve(plant: Plant, options: Options) -> Exit {
     let ready = running.ready();
     crate::systemd::ready(&ready);
     tracing::info!("{ready}");
-    let ended = tokio::select! {
-        _ = term.recv() => None,
-        _ = int.recv() => None,
-        task = running.fatal() => Some(task),
+    let ended = loop {
+        tokio::select! {
+            _ = term.recv() => break None,
+            _ = int.recv() => break None,
+            _ = hangup.recv() => {}
+            task = running.fatal() => break Some(task),
+        }
+        running.reload();
     };
     crate::systemd::stopping();
     tracing::info!("stopping");

@@ -9,6 +9,7 @@ mod told;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::command::answer::Outcome;
 use crate::point::PointId;
@@ -102,15 +103,16 @@ pub struct Door {
 #[derive(Debug, Clone)]
 pub(super) struct Teller {
     news: mpsc::Sender<News>,
-    /// Sorted.
-    points: Arc<[PointId]>,
+    /// Sorted; a reload sends others.
+    points: watch::Receiver<Arc<[PointId]>>,
 }
 
 impl Teller {
     /// Says it, if the point has a fail-safe.
     pub(super) async fn tell(&self, point: PointId, news: News) {
         // Both tasks end together; whoever is left has nobody to tell.
-        if self.points.binary_search(&point).is_ok() && self.news.send(news).await.is_err() {
+        let is_minded = self.points.borrow().binary_search(&point).is_ok();
+        if is_minded && self.news.send(news).await.is_err() {
             tracing::debug!("nobody minds fail-safes any more");
         }
     }
@@ -121,12 +123,21 @@ impl Teller {
 struct Desk {
     orders: mpsc::Sender<Own>,
     news: mpsc::Receiver<News>,
+    points: watch::Sender<Arc<[PointId]>>,
 }
 
-fn joined(points: impl Iterator<Item = PointId>) -> (Door, Desk) {
+impl Desk {
+    /// News of these points are wanted.
+    fn mind(&self, points: impl Iterator<Item = PointId>) {
+        let mut points: Vec<PointId> = points.collect();
+        points.sort_unstable();
+        self.points.send_replace(points.into());
+    }
+}
+
+fn joined() -> (Door, Desk) {
     let (orders, ordered) = mpsc::channel(WAITING);
     let (news, heard) = mpsc::channel(WAITING);
-    let mut points: Vec<PointId> = points.collect();
-    points.sort_unstable();
-    (Door { orders: ordered, teller: Teller { news, points: points.into() } }, Desk { orders, news: heard })
+    let (points, minded) = watch::channel(Arc::default());
+    (Door { orders: ordered, teller: Teller { news, points: minded } }, Desk { orders, news: heard, points })
 }

@@ -27,5 +27,6 @@ pub use commission::ask as ask_raw;
 pub use target::Desk;
 pub use target::Seat;
 pub use task::CommandTask;
+pub use task::Floor;
 pub use task::Outlet;
 pub use task::new;

@@ -25,6 +25,7 @@ use crate::bus::Data;
 use crate::bus::fake;
 use crate::command;
 use crate::command::Desk;
+use crate::command::Floor;
 use crate::command::audit;
 use crate::command::audit::Audit;
 use crate::config::load_text;
@@ -34,6 +35,7 @@ use crate::config::plant::WhenUnwritable;
 use crate::message::Message;
 use crate::message::Properties;
 use crate::message::Retain;
+use crate::status::BrokerStatus;
 use crate::status::LineStatus;
 use crate::time;
 use crate::topic::Qos;
@@ -256,7 +258,14 @@ fn room(plant: &Arc<Plant>, seat: &watch::Sender<Option<Desk>>, audit: Audit, to
         }
     });
     let stop = CancellationToken::new();
-    let task = command::new(Arc::clone(plant), vec![seat.subscribe()], heard, answers, audit);
+    let eyes = command::failsafe::Eyes {
+        upstreams: Vec::new(),
+        broker: watch::channel(BrokerStatus::default()).1,
+        lines: vec![watch::channel(LineStatus::default()).1],
+    };
+    let floor = Floor { plant: Arc::clone(plant), desks: vec![seat.subscribe()], eyes };
+    let (_, floors) = watch::channel(floor);
+    let task = command::new(floors, heard, answers, audit);
     let task = tokio::spawn(task.run(stop.clone()));
     (commands, stop, task)
 }

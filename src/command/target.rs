@@ -68,7 +68,7 @@ pub(super) struct Whole<'a> {
 impl<'a> Whole<'a> {
     /// The device of that point, and the point.
     pub(super) fn around(plant: &'a Plant, point: PointId) -> Option<(Self, Target)> {
-        let point = plant.point(point);
+        let point = plant.find_point(point)?;
         let whole = Self::named(plant, &plant.device(point.device).name)?;
         let target = whole.point(&point.name)?;
         Some((whole, target))
@@ -87,7 +87,7 @@ impl<'a> Whole<'a> {
     pub(super) fn point(&self, name: &str) -> Option<Target> {
         let point = self.points().find(|p| *p.name == *name)?;
         let scale_from = match &point.source {
-            Source::Wire(wire) => wire.scale_from.map(|id| Arc::clone(&self.plant.points[id.0 as usize])),
+            Source::Wire(wire) => wire.scale_from.map(|id| Arc::clone(self.plant.point(id))),
             Source::Compute(_) => None,
         };
         Some(Target { device: Arc::clone(&self.device), point: Arc::clone(point), scale_from })

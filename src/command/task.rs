@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use crate::command::answered::Known;
 use crate::command::audit::Audit;
 use crate::command::cause::Cause;
 use crate::command::commission;
+use crate::command::failsafe;
 use crate::command::failsafe::Door;
 use crate::command::perform;
 use crate::command::raw;
@@ -40,10 +42,12 @@ use crate::command::waiting::MOST;
 use crate::command::waiting::Put;
 use crate::command::waiting::Waiting;
 use crate::config::plant::Device;
+use crate::config::plant::Line;
 use crate::config::plant::Plant;
 use crate::config::plant::Source;
 use crate::message::Message;
 use crate::message::Retain;
+use crate::point::LineId;
 use crate::point::PointId;
 use crate::sample::Value;
 use crate::topic::Qos;
@@ -52,13 +56,25 @@ use crate::topic::RAW;
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
 
+/// What can be commanded: the plant, and the desks of its lines in order of `plant.lines`. A reload sends another.
+#[derive(Debug, Clone)]
+pub struct Floor {
+    /// The points that can be named.
+    pub plant: Arc<Plant>,
+    /// Where things are done.
+    pub desks: Vec<Seat>,
+    /// What a fail-safe is judged by.
+    pub eyes: failsafe::Eyes,
+}
+
 /// Takes `…/set`, `…/get` and `…/$command` messages and does what they ask.
 #[derive(Debug)]
 pub struct CommandTask {
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
-    plant: Arc<Plant>,
-    desks: Vec<Seat>,
+    /// As it was seen last.
+    floor: Floor,
+    floors: watch::Receiver<Floor>,
     /// Shared with the workers, held for moments.
     answered: Arc<Mutex<Answered>>,
     audit: Audit,
@@ -85,10 +101,26 @@ enum Asked {
     Again,
 }
 
+impl Work {
+    /// Whether a reload, since this was asked, has left alone what it is about: a point keeps its number only then.
+    fn still_means_the_same(&self, plant: &Plant) -> bool {
+        let holds =
+            |target: &Target| plant.points.iter().any(|p| p.id == target.point.id && p.name == target.point.name);
+        match self {
+            Self::Set(change) => holds(&change.target),
+            Self::Batch(changes) => changes.iter().all(|change| holds(&change.target)),
+            Self::Get(target) => holds(target),
+            Self::Raw(line, _) => plant.lines.iter().any(|l| l.name == *line && l.raw_access),
+            // About a device by its name, whatever its points.
+            Self::Act(device, ..) => plant.devices.iter().any(|d| d.id == device.id && d.name == device.name),
+        }
+    }
+}
+
 /// One command on its way to its line.
 #[derive(Debug)]
 struct Job {
-    line: usize,
+    line: LineId,
     work: Work,
     id: Option<String>,
     message: Message,
@@ -104,15 +136,26 @@ struct Job {
 /// Why not, with the asker's id where it could be read.
 type Refused = (Option<String>, Refusal);
 
-/// A task over all points of the plant; `desks` are in the order of `plant.lines`.
+/// Where the commands of a line wait.
+struct Queue {
+    line: LineId,
+    desk: Seat,
+    jobs: mpsc::Sender<Box<Job>>,
+}
+
+/// A task over all points of the plant.
 pub fn new(
-    plant: Arc<Plant>,
-    desks: Vec<Seat>,
+    mut floors: watch::Receiver<Floor>,
     commands: mpsc::Receiver<Vec<Message>>,
     answers: Outlet,
     audit: Audit,
 ) -> CommandTask {
-    CommandTask { commands, answers, plant, desks, answered: Arc::default(), audit, own: None }
+    let floor = floors.borrow_and_update().clone();
+    CommandTask { commands, answers, floor, floors, answered: Arc::default(), audit, own: None }
+}
+
+fn queue_of(queues: &[Queue], line: LineId) -> &mpsc::Sender<Box<Job>> {
+    &queues.iter().find(|queue| queue.line == line).expect("a queue for each line").jobs
 }
 
 impl CommandTask {
@@ -125,7 +168,7 @@ impl CommandTask {
     /// Runs until cancelled or the broker goes; commands under way are finished and answered.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
-        let queues: Vec<_> = self.desks.iter().map(|desk| self.start_worker(&mut workers, desk.clone())).collect();
+        let mut queues = self.queues(&mut workers, Vec::new());
         loop {
             let batch = tokio::select! {
                 batch = self.commands.recv() => batch,
@@ -134,10 +177,15 @@ impl CommandTask {
                     continue;
                 }
                 () = stop.cancelled() => None,
+                Ok(()) = self.floors.changed() => {
+                    self.floor = self.floors.borrow_and_update().clone();
+                    queues = self.queues(&mut workers, queues);
+                    continue;
+                }
                 Some(ended) = workers.join_next() => {
-                    // A worker ends only when its queue is dropped, so this one panicked: the whole task is made anew.
+                    // It ends well only when its line is gone. One that panicked: the whole task is made anew.
                     ended.expect("a worker outlives its queue");
-                    None
+                    continue;
                 }
             };
             let Some(batch) = batch else { break };
@@ -150,10 +198,23 @@ impl CommandTask {
         workers.join_all().await;
     }
 
+    /// One for each line. A line that stays keeps its own; one that is gone does what waits there, and ends.
+    fn queues(&self, workers: &mut JoinSet<()>, mut before: Vec<Queue>) -> Vec<Queue> {
+        let lines = self.floor.plant.lines.iter().zip(&self.floor.desks);
+        let queue = |(line, desk): (&Line, &Seat)| {
+            let same = |queue: &Queue| queue.line == line.id && queue.desk.same_channel(desk);
+            match before.iter().position(same) {
+                Some(at) => before.swap_remove(at),
+                None => Queue { line: line.id, desk: desk.clone(), jobs: self.start_worker(workers, desk.clone()) },
+            }
+        };
+        lines.map(queue).collect()
+    }
+
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
         // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
         let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
-        workers.spawn(work(jobs, desk, self.teller()));
+        workers.spawn(work(jobs, (desk, self.floors.clone()), self.teller()));
         queue
     }
 
@@ -166,7 +227,7 @@ impl CommandTask {
         }
     }
 
-    async fn take(&self, message: Message, queues: &[mpsc::Sender<Box<Job>>]) {
+    async fn take(&self, message: Message, queues: &[Queue]) {
         let came = Instant::now();
         let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
@@ -175,7 +236,7 @@ impl CommandTask {
                 Some(Known::Answer(payload)) => return teller.tell_again(&job, &payload).await,
                 known => {
                     let asked = if known.is_some() { Asked::Again } else { Asked::First };
-                    if let Err(full) = queues[job.line].try_send(Box::new(Job { asked, ..job })) {
+                    if let Err(full) = queue_of(queues, job.line).try_send(Box::new(Job { asked, ..job })) {
                         teller.tell(&mut full.into_inner(), &busy()).await;
                     }
                     return;
@@ -207,7 +268,8 @@ impl CommandTask {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();
-        let rest = topic.strip_prefix(&*self.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
+        let rest =
+            topic.strip_prefix(&*self.floor.plant.gateway).and_then(|rest| rest.strip_prefix('/')).unwrap_or(topic);
         let levels: Vec<&str> = rest.split('/').collect();
         if let [line, RAW] = levels[..] {
             let refused = |refused: &Refused| {
@@ -217,7 +279,7 @@ impl CommandTask {
             return self.raw(line, message, came).inspect_err(refused);
         }
         let unknown = || (None, Refusal::UnknownPoint(topic.to_owned()));
-        let whole = levels.first().and_then(|device| Whole::named(&self.plant, device));
+        let whole = levels.first().and_then(|device| Whole::named(&self.floor.plant, device));
         let whole = whole.ok_or_else(|| match levels.as_slice() {
             [_, _, _] => unknown(),
             _ => (None, Refusal::UnknownDevice(levels.first().copied().unwrap_or_default().to_owned())),
@@ -234,15 +296,15 @@ impl CommandTask {
             }
             _ => return Err(unknown()),
         };
-        let line = usize::from(whole.device.line.0);
+        let plant = &self.floor.plant;
         let record = match &work {
-            Work::Set(change) => Some(Record::new(message, id.as_ref(), &self.plant, std::slice::from_ref(change))),
-            Work::Batch(changes) => Some(Record::new(message, id.as_ref(), &self.plant, changes)),
+            Work::Set(change) => Some(Record::new(message, id.as_ref(), plant, std::slice::from_ref(change))),
+            Work::Batch(changes) => Some(Record::new(message, id.as_ref(), plant, changes)),
             Work::Get(_) | Work::Act(..) | Work::Raw(..) => None,
         };
         let term = Term::of(message, came, expires_us);
         Ok(Job {
-            line,
+            line: whole.device.line,
             work,
             id,
             message: message.clone(),
@@ -257,7 +319,7 @@ impl CommandTask {
 
 impl CommandTask {
     fn raw(&self, name: &str, message: &Message, came: Instant) -> Result<Job, Refused> {
-        let line = self.plant.lines.iter().find(|line| *line.name == *name);
+        let line = self.floor.plant.lines.iter().find(|line| *line.name == *name);
         let line = line.ok_or_else(|| (None, Refusal::UnknownLine(name.to_owned())))?;
         let (fields, id, expires_us) = request::parse_raw(&message.payload).map_err(|refusal| (None, refusal))?;
         let refuse = |refusal| (id.clone(), refusal);
@@ -271,7 +333,7 @@ impl CommandTask {
         let raw = raw::understand(&fields, line).map_err(|unfit| refuse(Refusal::Raw(unfit.to_string())))?;
         let record = (!raw.is_read()).then(|| Record::raw(record::asked(message, id.as_ref()), line, &raw));
         Ok(Job {
-            line: usize::from(line.id.0),
+            line: line.id,
             work: Work::Raw(Arc::clone(&line.name), raw),
             id,
             message: message.clone(),
@@ -313,21 +375,29 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
     Ok((Work::Batch(changes), asked.id, asked.expires_us))
 }
 
+fn changed() -> Outcome {
+    Outcome::Later("the configuration has changed meanwhile; ask again if this is still wanted".to_owned())
+}
+
 fn busy() -> Outcome {
     Outcome::Later("busy: too many commands wait for this line, try again".to_owned())
 }
 
-async fn work(mut jobs: mpsc::Receiver<Box<Job>>, desk: Seat, teller: Teller) {
+async fn work(mut jobs: mpsc::Receiver<Box<Job>>, (desk, floors): (Seat, watch::Receiver<Floor>), teller: Teller) {
     let mut waiting = Waiting::new();
     while let Some(job) = jobs.recv().await {
         put(&mut waiting, job, &teller).await;
         take_in(&mut jobs, &mut waiting, &teller).await;
         while let Some(job) = waiting.next() {
-            if let Some(mut job) = teller.not_answered(job).await {
+            let Some(mut job) = teller.not_answered(job).await else { continue };
+            let holds = job.work.still_means_the_same(&floors.borrow().plant);
+            let outcome = if holds {
                 job.before = own::before(&desk, &job).await;
-                let outcome = perform_at(&desk, &mut job, &teller.audit).await;
-                teller.tell(&mut job, &outcome).await;
-            }
+                perform_at(&desk, &mut job, &teller.audit).await
+            } else {
+                changed()
+            };
+            teller.tell(&mut job, &outcome).await;
             take_in(&mut jobs, &mut waiting, &teller).await;
         }
     }

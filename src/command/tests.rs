@@ -89,6 +89,7 @@ struct Site {
     standing: watch::Receiver<Vec<FailSafeStatus>>,
     audit: audit::Audit,
     _seat: watch::Sender<Option<Desk>>,
+    _floors: watch::Sender<Floor>,
     _stop: DropGuard,
     _folder: TempDir,
 }
@@ -123,22 +124,33 @@ impl Site {
         tokio::spawn(async move { while happened.recv().await.is_some() {} });
         let (commands, heard) = mpsc::channel(4);
         let (outlet, answers) = mpsc::channel(64);
-        let line = LineStatus::default();
         let eyes = failsafe::Eyes {
             upstreams: Vec::new(),
             broker: watch::channel(BrokerStatus::default()).1,
-            lines: vec![watch::channel(line).1],
+            lines: vec![watch::channel(LineStatus::default()).1],
         };
+        let (floors, floor) = watch::channel(Floor { plant: Arc::new(plant), desks: vec![seated], eyes });
         let links = failsafe::Links { kept: watch::Sender::default(), status: watch::Sender::default() };
         let standing = links.status.subscribe();
-        let (door, guards) = failsafe::new(&plant, &eyes, mpsc::channel(1024).0, links);
+        let (door, guards) = failsafe::new(floor.clone(), mpsc::channel(1024).0, links);
         tokio::spawn(guards.run(stop.clone()));
         let folder = tempfile::tempdir().unwrap();
         let (audit, _) = audit::open_here(&config::plant::Audit::in_folder(folder.path()));
-        let room = new(Arc::new(plant), vec![seated], heard, outlet, audit.clone()).guarded(door);
+        let room = new(floor, heard, outlet, audit.clone()).guarded(door);
         tokio::spawn(room.run(stop.clone()));
         let (begun, stop) = (Instant::now(), stop.drop_guard());
-        Self { commands, answers, trunk, begun, standing, audit, _seat: seat, _stop: stop, _folder: folder }
+        Self {
+            commands,
+            answers,
+            trunk,
+            begun,
+            standing,
+            audit,
+            _seat: seat,
+            _floors: floors,
+            _stop: stop,
+            _folder: folder,
+        }
     }
 
     /// All in one moment.

@@ -3,8 +3,10 @@
 
 pub mod certificate;
 mod check;
+pub mod difference;
 pub mod failsafe;
 pub mod fingerprint;
+mod follow;
 pub mod functions;
 mod load;
 mod loops;

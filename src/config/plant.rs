@@ -22,7 +22,8 @@ pub use point::{Compute, Deadband, Point, Report, Schedule, Source, When, Write}
 
 pub use crate::point::Wire;
 
-/// Everything that runs. `LineId`, `DeviceId` and `PointId` are indices into the vectors.
+/// Everything that runs. `LineId`, `DeviceId` and `PointId` are indices into the vectors as long as the plant is as it was
+/// checked; after a reload they are only names (see [`Plant::following`]), and the methods here find what they name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plant {
     /// `{gateway}` in topics.
@@ -576,18 +577,23 @@ impl fmt::Debug for Secret {
 
 impl Plant {
     /// The point's own entry.
-    pub fn point(&self, id: PointId) -> &Point {
-        &self.points[id.0 as usize]
+    pub fn point(&self, id: PointId) -> &Arc<Point> {
+        found(&self.points, id.0 as usize, |p| p.id == id)
+    }
+
+    /// As [`Plant::point`], of a number that may be of another plant.
+    pub fn find_point(&self, id: PointId) -> Option<&Arc<Point>> {
+        find(&self.points, id.0 as usize, |p| p.id == id)
     }
 
     /// The device's own entry.
     pub fn device(&self, id: DeviceId) -> &Device {
-        &self.devices[id.0 as usize]
+        found(&self.devices, id.0 as usize, |d| d.id == id)
     }
 
     /// The line's own entry.
     pub fn line(&self, id: LineId) -> &Line {
-        &self.lines[id.0 as usize]
+        found(&self.lines, usize::from(id.0), |l| l.id == id)
     }
 
     /// The devices that hang on a line.
@@ -600,4 +606,13 @@ impl Plant {
         let range = &self.device(device).points;
         &self.points[range.start as usize..range.end as usize]
     }
+}
+
+/// Mostly its number is its place; only what came or stayed in a reload is searched for.
+fn find<T>(all: &[T], place: usize, is_it: impl Fn(&T) -> bool) -> Option<&T> {
+    all.get(place).filter(|one| is_it(one)).or_else(|| all.iter().find(|one| is_it(one)))
+}
+
+fn found<T>(all: &[T], place: usize, is_it: impl Fn(&T) -> bool) -> &T {
+    find(all, place, is_it).expect("an id of this plant")
 }

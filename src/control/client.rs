@@ -63,6 +63,11 @@ impl Client {
         Ok(Self { lines: BufReader::new(stream), next_id: 1 })
     }
 
+    /// A question that takes longer to answer than most.
+    pub fn wait_for(&mut self, patience: Duration) -> Result<(), ClientError> {
+        Ok(self.lines.get_ref().set_read_timeout(Some(patience))?)
+    }
+
     /// For streams that may be silent for long: a stuck daemon is then told from a quiet one by nobody.
     pub fn wait_for_ever(&mut self) -> Result<(), ClientError> {
         Ok(self.lines.get_ref().set_read_timeout(None)?)

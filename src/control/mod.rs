@@ -16,6 +16,7 @@ pub use forget::Forget;
 pub use server::Server;
 pub use verb::Verb;
 pub use window::Window;
+pub use window::Windows;
 
 /// Where the daemon listens when nothing is said: what systemd made for it, the system's place for root, or the user's own.
 pub fn listen_path() -> PathBuf {

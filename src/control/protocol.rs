@@ -7,8 +7,9 @@ use serde_json::Value;
 /// The version this program speaks. It grows when an old client could misunderstand an answer.
 pub const VERSION: u32 = 1;
 
-/// Longest request in bytes: room for a batch of writes, too little to fill the memory of a small box.
-pub const MAX_REQUEST: usize = 64 * 1024;
+/// Longest request in bytes: room for the configuration of a large site (5,000 points are some 400 kB). The buffer grows with
+/// what is really sent.
+pub const MAX_REQUEST: usize = 2 * 1024 * 1024;
 
 /// Longest reply in bytes: the status of a site of some thousand devices is below 2 MiB.
 pub const MAX_REPLY: usize = 16 * 1024 * 1024;
@@ -88,6 +89,8 @@ pub enum Code {
     ShuttingDown,
     /// It was tried and did not work.
     Failed,
+    /// A configuration is wrong; the message names every problem with its place.
+    Configuration,
 }
 
 impl Fault {

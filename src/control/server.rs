@@ -24,7 +24,7 @@ use crate::control::forget::Forget;
 use crate::control::protocol::{Code, Fault, MAX_REQUEST, Reply, Request, VERSION, read_request};
 use crate::control::verb::{Answer, Asker, Verb};
 use crate::control::window;
-use crate::control::window::{Items, Window, look};
+use crate::control::window::{Items, Windows, look};
 use crate::status::Board;
 
 /// Askers at once; one more waits in the kernel's backlog until another leaves.
@@ -87,8 +87,8 @@ impl Server {
     }
 
     /// Answers until `stop`; open streams end with `end`.
-    pub async fn run(self, board: Board, windows: Vec<Window>, forget: Forget, stop: CancellationToken) {
-        let access = Access { board, windows: windows.into(), forget, verbs: self.verbs.clone().into() };
+    pub async fn run(self, board: Board, windows: Windows, forget: Forget, stop: CancellationToken) {
+        let access = Access { board, windows, forget, verbs: self.verbs.clone().into() };
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
         while let Some(place) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
@@ -138,7 +138,7 @@ fn clear_dead(path: &Path) -> Result<(), ControlError> {
 #[derive(Clone)]
 struct Access {
     board: Board,
-    windows: Arc<[Window]>,
+    windows: Windows,
     forget: Forget,
     verbs: Arc<[Verb]>,
 }
@@ -190,7 +190,8 @@ impl Connection {
             return self.watch(request.id).await;
         }
         if request.method == "trace" {
-            return match look(&self.access.windows, &request.params) {
+            let found = look(&self.access.windows.borrow(), &request.params);
+            return match found {
                 Ok(items) => self.pass_on(request.id, items).await,
                 Err(error) => self.send(&Reply::Error { id: request.id, error }).await,
             };
@@ -216,8 +217,8 @@ impl Connection {
         match request.method.as_str() {
             "status" => to_value(&self.access.board.snapshot()),
             "forget" => to_value(&self.access.forget.answer(&request.params)?),
-            "trace.lines" => Ok(window::tell(&self.access.windows)),
-            "trace.log" => window::log(&self.access.windows, &request.params),
+            "trace.lines" => Ok(window::tell(&self.access.windows.borrow())),
+            "trace.log" => window::log(&self.access.windows.borrow(), &request.params),
             "version" => Ok(json!({
                 "name": env!("CARGO_PKG_NAME"),
                 "version": env!("CARGO_PKG_VERSION"),
@@ -287,7 +288,7 @@ mod tests {
     use super::*;
     use crate::control::client::{Client, ClientError};
     use crate::control::forget::Forgotten;
-    use crate::control::window::{LogOrder, Look};
+    use crate::control::window::{LogOrder, Look, Window};
     use crate::status::{Parts, Snapshot};
     use std::io::{BufRead, BufReader, Write};
     use tokio::sync::watch;
@@ -303,6 +304,7 @@ mod tests {
             broker: watch::channel(Default::default()).1,
             fail_safes: watch::channel(Default::default()).1,
             panics: watch::channel(Default::default()).1,
+            config: watch::channel(Default::default()).1,
         };
         Board::new(parts)
     }
@@ -328,13 +330,13 @@ mod tests {
         let server = Server::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let stop = CancellationToken::new();
+        let windows = watch::channel([window()].into()).1;
         let echo = Verb::new("echo", |params| Box::pin(async { Ok(Answer::One(params)) }));
         let whoami = Verb::of_asker("whoami", |_, asker| {
             let known = asker.uid == Some(rustix::process::geteuid().as_raw());
             Box::pin(async move { Ok(Answer::One(json!([known, asker.to_string()]))) })
         });
-        let serving =
-            tokio::spawn(server.with(vec![echo, whoami]).run(board(), vec![window()], forget(), stop.clone()));
+        let serving = tokio::spawn(server.with(vec![echo, whoami]).run(board(), windows, forget(), stop.clone()));
         let (there, token) = (path.clone(), stop.clone());
         let answer = tokio::task::spawn_blocking(move || ask(there, token)).await.unwrap();
         stop.cancel();

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::control::protocol::Code;
 use crate::control::protocol::Fault;
@@ -34,6 +35,9 @@ pub struct LogOrder {
     /// For so many seconds.
     pub for_s: u64,
 }
+
+/// The lines there are now; a reload sends others.
+pub type Windows = watch::Receiver<Arc<[Window]>>;
 
 type Open = dyn Fn(Look) -> Items + Send + Sync;
 type Tell = dyn Fn() -> Value + Send + Sync;

@@ -1,14 +1,13 @@
 //! From the broker to the devices: whoever publishes to `…/set`, `…/get` or `…/$command`, here or upstream, is heard, and answered
 //! through the broker. Beside it fail-safes are minded, which write where a commander is gone.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::command;
-use crate::command::Seat;
+use crate::command::Floor;
 use crate::command::audit::Audit;
 use crate::command::failsafe;
 use crate::config::Plant;
@@ -20,25 +19,22 @@ use crate::topic::{Qos, TopicFilter};
 /// Commands between the broker and the task; more than a person sends. Full: the newest is dropped by the broker and counted.
 const WAITING: usize = 256;
 
-/// What commands are done with, and what a fail-safe is judged by.
+/// What outlives the task.
 #[derive(Debug, Clone)]
 pub(super) struct Means {
-    /// The lines' desks, in order.
-    pub(super) desks: Vec<Seat>,
     /// Where all that is written is put down.
     pub(super) audit: Audit,
-    pub(super) eyes: failsafe::Eyes,
-    /// What is told of fail-safes outlives the task.
+    /// What is told of fail-safes.
     pub(super) links: failsafe::Links,
 }
 
 /// Subscribes and starts the task.
-pub(super) fn start(group: &Group, panics: &Panics, plant: &Arc<Plant>, broker: &Broker, means: Means) {
+pub(super) fn start(group: &Group, panics: &Panics, broker: &Broker, floors: watch::Receiver<Floor>, means: Means) {
     let stop = group.stop.clone();
-    let (plant, broker) = (Arc::clone(plant), broker.clone());
+    let broker = broker.clone();
     let make = {
         let stop = stop.clone();
-        move || hear(Arc::clone(&plant), broker.clone(), means.clone(), stop.clone())
+        move || hear(broker.clone(), floors.clone(), means.clone(), stop.clone())
     };
     supervise::leaf(&group.tasks, panics, "commands", stop, make);
 }
@@ -49,19 +45,21 @@ pub(super) fn links(group: &Group, panics: &Panics, plant: &Plant) -> failsafe::
     failsafe::Links { kept, status: watch::Sender::new(Vec::new()) }
 }
 
-async fn hear(plant: Arc<Plant>, broker: Broker, means: Means, stop: tokio_util::sync::CancellationToken) {
+async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop: CancellationToken) {
+    // The gateway's name does not change while it runs.
+    let gateway = floors.borrow().plant.gateway.clone();
     let filters = ["+/+/set", "+/+/get", "+/set", "+/$command", "+/$modbus"].map(|levels| {
-        let filter = TopicFilter::new(format!("{}/{levels}", plant.gateway));
+        let filter = TopicFilter::new(format!("{gateway}/{levels}"));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
     });
     let mut inbox = broker.subscribe("$commands", filters.to_vec(), WAITING).await;
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let Means { desks, audit, eyes, links } = means;
-    let (door, guards) = failsafe::new(&plant, &eyes, answers.clone(), links);
-    let (gateway, outlet) = (Arc::clone(&plant.gateway), answers.clone());
-    let task = command::new(plant, desks, commands, answers, audit.clone()).guarded(door);
+    let Means { audit, links } = means;
+    let outlet = answers.clone();
+    let (door, guards) = failsafe::new(floors.clone(), answers.clone(), links);
+    let task = command::new(floors, commands, answers, audit.clone()).guarded(door);
     let forward = async {
         while let Some(batch) = inbox.recv().await {
             if heard.send(batch).await.is_err() {

@@ -18,13 +18,10 @@ pub(super) const NAME: &str = "$upstream";
 /// Full: the newest is dropped and counted.
 const CAPACITY: usize = 100_000;
 
-/// Subscribes and starts taking over. Ends when the broker has stopped and everything was taken.
+/// Subscribes and starts taking over. Ends when the broker has stopped and everything was taken. Where no upstream wants
+/// anything, a reload may bring one that does.
 pub(super) async fn start(group: &Group, plant: &Plant, broker: &Broker, spool: Spool) {
-    let filters = wanted(plant);
-    if filters.is_empty() {
-        return;
-    }
-    let mut inbox = broker.subscribe(NAME, filters, CAPACITY).await;
+    let mut inbox = broker.subscribe(NAME, wanted(plant), CAPACITY).await;
     // What the broker retained from earlier runs is old, and was sent when it was new.
     let _ = inbox.recv().now_or_never();
     group.tasks.spawn(take_over(inbox, spool));

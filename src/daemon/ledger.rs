@@ -7,11 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::config::Plant;
 use crate::daemon::file;
+use crate::daemon::lines::Out;
+use crate::daemon::{Groups, SAMPLE_BATCHES};
+use crate::message::Message;
+use crate::publish;
 use crate::publish::PublishTask;
-use crate::status::Books;
+use crate::status::{Books, PublishStatus};
+use crate::supervise;
 
 /// Name of the file.
 const FILE: &str = "ledger.json";
@@ -59,8 +67,41 @@ impl Kept {
     }
 }
 
+/// Publish at work: where its readings come from, and what others see of it.
+pub(super) struct Published {
+    pub(super) out: Out,
+    pub(super) account: watch::Receiver<PublishStatus>,
+    pub(super) accounts: publish::Accounts,
+    pub(super) renewals: publish::Renewals,
+}
+
+/// Starts publish, going on with the books as they were closed.
+pub(super) fn publish(
+    groups: &Groups,
+    plant: &Plant,
+    fatal: &mpsc::Sender<String>,
+    sink: mpsc::Sender<Vec<Message>>,
+) -> Published {
+    let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
+    let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
+    let parts = publish::Parts { gateway: &plant.gateway, devices: &plant.devices, points: &plant.points };
+    let (account, task) = publish::new(parts, sampled, happened, sink);
+    let (books, task) = Kept::open(&plant.state_dir, task);
+    let (accounts, renewals) = (task.accounts(), task.renewals());
+    // When the stop has begun, its end is no alarm.
+    supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), keep(task, books));
+    let out = Out { samples, events };
+    // Publish ends when nobody can send to it any more; a gateway without lines waits for the stop like any other.
+    let (held, stop) = (out.clone(), groups.lines.stop.clone());
+    groups.lines.tasks.spawn(async move {
+        stop.cancelled().await;
+        drop(held);
+    });
+    Published { out, account, accounts, renewals }
+}
+
 /// Runs the task to its end and keeps its books.
-pub(super) async fn keep(task: PublishTask, kept: Kept) {
+async fn keep(task: PublishTask, kept: Kept) {
     let accounts = task.accounts();
     let mut publishing = std::pin::pin!(task.run());
     let mut ticks = interval(EVERY);

@@ -1,134 +1,240 @@
 //! One supervised pair of bus and poll task a line, all feeding the one publish task. When a line's pair is made anew after a
-//! bug, the others do not notice.
+//! bug, or in a reload, the others do not notice; who looks at the line goes on looking at the same channels.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::bus;
 use crate::command::{Desk, Seat};
 use crate::config::Plant;
+use crate::config::difference::{Deed, Difference};
 use crate::config::plant::{Device, Line, Point};
-use crate::daemon::ledger;
-use crate::daemon::{Group, Groups, SAMPLE_BATCHES};
-use crate::message::Message;
+use crate::daemon::Group;
+use crate::point::LineId;
 use crate::poll;
-use crate::poll::DeviceEvent;
-use crate::poll::learned::Lessons;
-use crate::publish;
+use crate::poll::learned::{Identity, Lessons};
+use crate::poll::{DeviceEvent, Fitter, Roster};
 use crate::sample::Sample;
-use crate::status::{LineStatus, PublishStatus};
+use crate::status::LineStatus;
 use crate::supervise;
 use crate::supervise::Panics;
 
-/// What others read: the lines in order, the account in total and by point, and each line's desk for whoever commands.
-pub(super) struct Seen {
-    pub(super) lines: Vec<watch::Receiver<LineStatus>>,
-    pub(super) account: watch::Receiver<PublishStatus>,
-    pub(super) accounts: publish::Accounts,
-    pub(super) desks: Vec<Seat>,
-}
-
-/// What the lines are joined to.
-pub(super) struct Ends {
-    /// Where messages go.
-    pub(super) sink: mpsc::Sender<Vec<Message>>,
-    /// What their devices have taught.
-    pub(super) lessons: Lessons,
-}
+/// A transaction that was begun is finished, tries and all, before a line ends or takes other devices. One that takes longer
+/// is left behind, and its port is taken when it is let go.
+const LET_GO: Duration = Duration::from_secs(20);
 
 /// Where the lines' yield goes.
 #[derive(Clone)]
-struct Out {
-    samples: mpsc::Sender<Vec<Sample>>,
-    events: mpsc::Sender<DeviceEvent>,
+pub(super) struct Out {
+    pub(super) samples: mpsc::Sender<Vec<Sample>>,
+    pub(super) events: mpsc::Sender<DeviceEvent>,
 }
 
-/// Starts publish, then the lines.
-pub(super) fn start(
-    groups: &Groups,
-    panics: &Panics,
-    plant: &Arc<Plant>,
-    fatal: &mpsc::Sender<String>,
-    ends: Ends,
-) -> Seen {
-    let (samples, sampled) = mpsc::channel(SAMPLE_BATCHES);
-    let (events, happened) = mpsc::channel(SAMPLE_BATCHES);
-    let (account, task) = publish::new(publish_parts(plant), sampled, happened, ends.sink);
-    let (books, task) = ledger::Kept::open(&plant.state_dir, task);
-    let accounts = task.accounts();
-    let kept = ledger::keep(task, books);
-    // When the stop has begun, its end is no alarm.
-    supervise::owner(&groups.publish.tasks, fatal, "publish", groups.owners.stop.clone(), kept);
-    let out = Out { samples, events };
-    // Publish ends when nobody can send to it any more; a gateway without lines waits for the stop like any other.
-    let (held, stop) = (out.clone(), groups.lines.stop.clone());
-    groups.lines.tasks.spawn(async move {
-        stop.cancelled().await;
-        drop(held);
-    });
-    let of = |line| (plant, line, &ends.lessons);
-    let lines = plant.lines.iter().map(|line| start_line(&groups.lines, panics, of(line), out.clone()));
-    let (lines, desks) = lines.unzip();
-    Seen { lines, account, accounts, desks }
-}
-
-fn publish_parts(plant: &Plant) -> publish::Parts<'_> {
-    publish::Parts { gateway: &plant.gateway, devices: &plant.devices, points: &plant.points }
-}
-
-fn parts(plant: &Plant, line: &Line, lessons: Lessons) -> poll::Parts {
-    let devices: Vec<Device> = plant.devices.iter().filter(|d| d.line == line.id).cloned().collect();
-    // Points of one device lie together.
-    let points: Vec<Arc<Point>> =
-        devices.iter().flat_map(|d| &plant.points[d.points.start as usize..d.points.end as usize]).cloned().collect();
-    poll::Parts { line: line.clone(), devices, points, lessons }
-}
-
-/// The parts are made from the plant each time the line is; its points are the plant's own.
-fn start_line(
-    group: &Group,
-    panics: &Panics,
-    (plant, line, lessons): (&Arc<Plant>, &Line, &Lessons),
+/// What every line is made of.
+#[derive(Clone)]
+struct Ground {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    panics: Panics,
+    plants: watch::Receiver<Arc<Plant>>,
+    lessons: Lessons,
     out: Out,
-) -> (watch::Receiver<LineStatus>, Seat) {
-    let first = LineStatus { name: line.name.to_string(), ..LineStatus::default() };
-    let board = watch::Sender::new(first);
-    let seen = board.subscribe();
-    let (seat, seated) = watch::channel(None);
-    let stop = group.stop.clone();
-    let name = format!("line {}", line.name);
-    let (plant, id, lessons) = (Arc::clone(plant), line.id, lessons.clone());
-    supervise::leaf(&group.tasks, panics, &name, stop.clone(), move || {
-        let parts = parts(&plant, &plant.lines[usize::from(id.0)], lessons.clone());
-        run_line(parts, out.clone(), (board.clone(), seat.clone()), stop.clone())
-    });
-    (seen, seated)
 }
 
-/// Empties the seat when the line's pair ends, whatever ends it.
-struct Vacated(watch::Sender<Option<Desk>>);
+/// All lines at work.
+pub(super) struct Lines {
+    ground: Ground,
+    /// In order of the plant.
+    all: Vec<Place>,
+}
+
+/// Where a line is; its pair of tasks may be another after a restart, its channels are the same.
+struct Place {
+    line: Line,
+    board: watch::Sender<LineStatus>,
+    seat: watch::Sender<Option<Desk>>,
+    fitter: watch::Sender<Option<Fitter>>,
+    work: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl Place {
+    fn new(line: &Line) -> Self {
+        let first = LineStatus { name: line.name.to_string(), ..LineStatus::default() };
+        let (board, seat, fitter) = (watch::Sender::new(first), watch::Sender::new(None), watch::Sender::new(None));
+        Self { line: line.clone(), board, seat, fitter, work: None }
+    }
+
+    fn begin(&mut self, ground: &Ground) {
+        let stop = ground.stop.child_token();
+        let name = format!("line {}", self.line.name);
+        let channels = (self.board.clone(), self.seat.clone(), self.fitter.clone());
+        let (id, shared, token) = (self.line.id, ground.clone(), stop.clone());
+        let ended = supervise::leaf(&ground.tasks, &ground.panics, &name, stop.clone(), move || {
+            run_line(shared.clone(), id, channels.clone(), token.clone())
+        });
+        self.work = Some((stop, ended));
+    }
+
+    /// Tells it to end; [`Place::ended`] waits.
+    fn end(&self) {
+        if let Some((stop, _)) = &self.work {
+            stop.cancel();
+        }
+    }
+
+    async fn ended(&mut self) {
+        let Some((_, handle)) = self.work.take() else { return };
+        if timeout(LET_GO, handle).await.is_err() {
+            tracing::warn!(line = %self.line.name, "still finishes what it had begun; it is left behind");
+        }
+    }
+
+    /// Other devices on a line that goes on. False: it did not take them, and is to be made anew.
+    async fn refit(&self, roster: Roster) -> bool {
+        let fitter = self.fitter.borrow().clone();
+        let Some(fitter) = fitter else { return false };
+        timeout(LET_GO, fitter.refit(roster)).await.unwrap_or(false)
+    }
+}
+
+impl Lines {
+    /// None yet.
+    pub(super) fn new(
+        group: &Group,
+        panics: &Panics,
+        plants: watch::Receiver<Arc<Plant>>,
+        lessons: Lessons,
+        out: Out,
+    ) -> Self {
+        let (tasks, stop, panics) = (group.tasks.clone(), group.stop.clone(), panics.clone());
+        Self { ground: Ground { tasks, stop, panics, plants, lessons, out }, all: Vec::new() }
+    }
+
+    /// The desks, in order of the plant.
+    pub(super) fn desks(&self) -> Vec<Seat> {
+        self.all.iter().map(|place| place.seat.subscribe()).collect()
+    }
+
+    /// How each stands, in order of the plant.
+    pub(super) fn seen(&self) -> Vec<watch::Receiver<LineStatus>> {
+        self.all.iter().map(|place| place.board.subscribe()).collect()
+    }
+
+    /// Makes a place for each line of the plant, in its order, and gives those that have none any more. Nothing begins or
+    /// ends by it.
+    pub(super) fn arrange(&mut self, plant: &Plant) -> Leaving {
+        let mut before: Vec<Option<Place>> = self.all.drain(..).map(Some).collect();
+        for line in &plant.lines {
+            let known = before.iter().position(|p| p.as_ref().is_some_and(|p| p.line.id == line.id));
+            let known = known.and_then(|at| before[at].take());
+            self.all.push(known.unwrap_or_else(|| Place::new(line)));
+        }
+        Leaving(before.into_iter().flatten().collect())
+    }
+
+    /// Does what the difference asks of each line. Those that end have let go of their ports before others begin.
+    pub(super) async fn change(&mut self, leaving: Leaving, step: &Step<'_>) {
+        let plant = step.plant;
+        let mut anew: Vec<LineId> = Vec::new();
+        for (id, deed) in &step.difference.lines {
+            match deed {
+                Deed::Begin | Deed::Restart => anew.push(*id),
+                Deed::Refit if !self.refit(plant, *id).await => anew.push(*id),
+                Deed::Refit | Deed::End => {}
+            }
+        }
+        let Leaving(mut leaving) = leaving;
+        leaving.extend(self.all.extract_if(.., |place| anew.contains(&place.line.id)));
+        leaving.iter().for_each(Place::end);
+        for place in &mut leaving {
+            place.ended().await;
+        }
+        self.ground.lessons.drop_of(|device| step.strangers.contains(device));
+        for place in leaving {
+            let Some(line) = plant.lines.iter().find(|l| l.id == place.line.id) else { continue };
+            let mut place = Place { line: line.clone(), ..place };
+            place.begin(&self.ground);
+            self.all.push(place);
+        }
+        let order = |id: LineId| plant.lines.iter().position(|l| l.id == id);
+        self.all.sort_by_key(|place| order(place.line.id));
+    }
+
+    async fn refit(&self, plant: &Plant, id: LineId) -> bool {
+        let Some(place) = self.all.iter().find(|place| place.line.id == id) else { return false };
+        let (devices, points) = share(plant, id);
+        place.refit(Roster { devices, points }).await
+    }
+}
+
+/// Lines that the new plant does not have.
+pub(super) struct Leaving(Vec<Place>);
+
+/// From one plant to the next.
+pub(super) struct Step<'a> {
+    pub(super) plant: &'a Plant,
+    pub(super) difference: &'a Difference,
+    /// Devices that are no more, or whose names others bear now.
+    pub(super) strangers: HashSet<Arc<str>>,
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(running: &Plant, plant: &'a Plant, difference: &'a Difference) -> Self {
+        let identity = |plant: &Plant, device: &Device| Identity::of(device, plant.line(device.line));
+        let same = |was: &&Device| {
+            let now = plant.devices.iter().find(|d| d.name == was.name);
+            now.is_some_and(|now| identity(plant, now) == identity(running, was))
+        };
+        let strangers = running.devices.iter().filter(|was| !same(was)).map(|was| Arc::clone(&was.name)).collect();
+        Self { plant, difference, strangers }
+    }
+}
+
+/// A line's devices and their points.
+fn share(plant: &Plant, line: LineId) -> (Vec<Device>, Vec<Arc<Point>>) {
+    let devices: Vec<Device> = plant.devices_on(line).cloned().collect();
+    // Points of one device lie together.
+    let points =
+        devices.iter().flat_map(|d| &plant.points[d.points.start as usize..d.points.end as usize]).cloned().collect();
+    (devices, points)
+}
+
+/// Whatever sits on the seats is gone when the line's pair ends, whatever ends it.
+struct Vacated(watch::Sender<Option<Desk>>, watch::Sender<Option<Fitter>>);
 
 impl Drop for Vacated {
     fn drop(&mut self) {
         self.0.send_replace(None);
+        self.1.send_replace(None);
     }
 }
 
-/// Bus and poll end together: one without the other is of no use.
-async fn run_line(
-    parts: poll::Parts,
-    out: Out,
-    (board, seat): (watch::Sender<LineStatus>, watch::Sender<Option<Desk>>),
-    stop: CancellationToken,
-) {
+type Channels = (watch::Sender<LineStatus>, watch::Sender<Option<Desk>>, watch::Sender<Option<Fitter>>);
+
+/// Bus and poll end together: one without the other is of no use. The parts are made from the plant each time the line is;
+/// its points are the plant's own.
+async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, stop: CancellationToken) {
+    let plant = ground.plants.borrow().clone();
+    let Some(line) = plant.lines.iter().find(|l| l.id == id) else { return stop.cancelled().await };
+    let (devices, points) = share(&plant, id);
+    let parts = poll::Parts { line: line.clone(), devices, points, lessons: ground.lessons.clone() };
+    drop(plant);
     let (bus, wire) = bus::new(parts.line.clone());
-    let samples = out.samples.downgrade();
-    let (status, task) = poll::new(parts, bus.clone(), out.samples, out.events);
+    let samples = ground.out.samples.downgrade();
+    let (status, task) = poll::new(parts, bus.clone(), ground.out.samples.clone(), ground.out.events.clone());
+    // A pair may wait for the next reload for years: it holds no more of the ground than it needs.
+    drop(ground);
+    fitter.send_replace(Some(task.fitter()));
     seat.send_replace(Some(Desk { bus, orders: task.desk(), samples, line: status.clone() }));
-    let _vacated = Vacated(seat);
+    let _vacated = Vacated(seat, fitter);
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -72,7 +73,8 @@ pub(super) struct Memory {
 struct Keeper {
     path: PathBuf,
     lessons: Lessons,
-    devices: Vec<Identity>,
+    /// Whose lessons are worth writing, a reload may change.
+    plants: watch::Receiver<Arc<Plant>>,
     /// As the file has it.
     written: ByDevice,
     /// It could not be written, and that was said.
@@ -81,15 +83,16 @@ struct Keeper {
 
 impl Memory {
     /// Reads what is remembered of this plant's devices, and says how much that is.
-    pub(super) fn open(plant: &Plant) -> Self {
+    pub(super) fn open(plants: watch::Receiver<Arc<Plant>>) -> Self {
+        let plant = plants.borrow().clone();
+        let plant = &*plant;
         let path = plant.state_dir.join(FILE);
         let notes = read(&path).unwrap_or_else(|why| {
             set_aside(&path, &why);
             Vec::new()
         });
-        let identity = |device: &Device| Identity::of(device, &plant.lines[usize::from(device.line.0)]);
         let known: ByDevice =
-            plant.devices.iter().filter_map(|device| recall(&notes, &identity(device), plant, device)).collect();
+            plant.devices.iter().filter_map(|device| recall(&notes, &identity(plant, device), plant, device)).collect();
         let count = |lesson: &Lesson| lesson.named().len();
         let holes: usize = known.values().map(count).sum();
         if holes > 0 {
@@ -97,9 +100,8 @@ impl Memory {
             tracing::info!(holes, devices, "remembers what devices refuse; `trunkline forget DEVICE` asks again");
         }
         let lessons = Lessons::new(known.clone());
-        let devices = plant.devices.iter().map(identity).collect();
         // What the file has of others is dropped with the next write, so what it has of these is what is written.
-        Self { lessons: lessons.clone(), keeper: Keeper { path, lessons, devices, written: known, failing: false } }
+        Self { lessons: lessons.clone(), keeper: Keeper { path, lessons, plants, written: known, failing: false } }
     }
 
     /// Starts writing; the last time when the group is told to stop.
@@ -110,18 +112,23 @@ impl Memory {
 }
 
 /// Lets the control socket leave wishes to forget.
-pub(super) fn forget(lessons: Lessons, devices: &[Device]) -> Forget {
-    let names: Vec<Arc<str>> = devices.iter().map(|device| Arc::clone(&device.name)).collect();
+pub(super) fn forget(lessons: Lessons, plants: watch::Receiver<Arc<Plant>>) -> Forget {
     Forget::new(move |which| {
+        let plant = plants.borrow().clone();
+        let names: Vec<&Arc<str>> = plant.devices.iter().map(|device| &device.name).collect();
         let forgotten = |name: &Arc<str>| Forgotten { device: name.to_string(), holes: lessons.forget(name) };
         match which {
-            Which::All => Ok(names.iter().map(forgotten).collect()),
-            Which::Device(wanted) => match names.iter().find(|name| ***name == *wanted) {
+            Which::All => Ok(names.into_iter().map(forgotten).collect()),
+            Which::Device(wanted) => match names.iter().find(|name| ****name == **wanted) {
                 Some(name) => Ok(vec![forgotten(name)]),
-                None => Err(config::near(wanted, names.iter().map(|name| &**name)).map(str::to_owned)),
+                None => Err(config::near(wanted, names.iter().map(|name| &***name)).map(str::to_owned)),
             },
         }
     })
+}
+
+fn identity(plant: &Plant, device: &Device) -> Identity {
+    Identity::of(device, plant.line(device.line))
 }
 
 /// What the notes have of a device, as far as it still fits its points.
@@ -167,8 +174,10 @@ impl Keeper {
             return;
         }
         let lesson = |whose: &Identity| now.get(whose.device.as_str()).filter(|lesson| !lesson.is_empty()).cloned();
-        let note = |whose: &Identity| Some(Note { whose: whose.clone(), lesson: lesson(whose)? });
-        let notes = Notes { version: VERSION, devices: self.devices.iter().filter_map(note).collect() };
+        let note = |whose: Identity| Some(Note { lesson: lesson(&whose)?, whose });
+        let plant = self.plants.borrow().clone();
+        let devices = plant.devices.iter().map(|device| identity(&plant, device));
+        let notes = Notes { version: VERSION, devices: devices.filter_map(note).collect() };
         let path = self.path.clone();
         // A card may stall for seconds: not on a thread that polls.
         let done = tokio::task::spawn_blocking(move || file::replace(&path, &serde_json::to_vec_pretty(&notes)?)).await;
@@ -240,10 +249,10 @@ devices:
   - {name: b, line: hall, unit_id: 2, points: {p: {holding: 4}}}
 ";
 
-    fn plant(folder: &Path, yaml: &str) -> Plant {
+    fn plant(folder: &Path, yaml: &str) -> watch::Receiver<Arc<Plant>> {
         let mut plant = config::load_text("t.yaml", yaml, Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant;
         plant.state_dir = folder.to_owned();
-        plant
+        watch::channel(Arc::new(plant)).1
     }
 
     fn lesson(refused: &[(u16, u16)], usual_ms: u64) -> Lesson {
@@ -266,7 +275,7 @@ devices:
 
     impl Kept {
         fn start(folder: &Path, yaml: &str) -> Self {
-            let memory = Memory::open(&plant(folder, yaml));
+            let memory = Memory::open(plant(folder, yaml));
             let (group, lessons) = (Group::default(), memory.lessons.clone());
             memory.start(&group, &Panics::new());
             Self { group, lessons, path: folder.join(FILE) }
@@ -292,7 +301,7 @@ devices:
         let kept = Kept::start(folder.path(), YAML);
         note(&kept.lessons, "a", lesson(&[(4, 2), (9, 1)], 40));
         kept.stopped().await;
-        let known = |yaml: &str, device: &str| Memory::open(&plant(folder.path(), yaml)).lessons.of(device);
+        let known = |yaml: &str, device: &str| Memory::open(plant(folder.path(), yaml)).lessons.of(device);
         assert_eq!(known(YAML, "a"), lesson(&[(4, 2), (9, 1)], 40));
         assert!(known(YAML, "b").is_empty());
         assert_eq!(
@@ -326,7 +335,7 @@ devices:
         note(&kept.lessons, "a", lesson(&[], 10));
         assert!(kept.writes_within(Duration::from_secs(6)).await);
         kept.stopped().await;
-        assert!(Memory::open(&plant(folder.path(), YAML)).lessons.of("a").named().is_empty());
+        assert!(Memory::open(plant(folder.path(), YAML)).lessons.of("a").named().is_empty());
     }
 
     #[test]
@@ -338,7 +347,7 @@ devices:
             let path = folder.path().join(FILE);
             fs::write(&path, bad).unwrap();
             fs::write(folder.path().join("learned.json.set-aside-1"), "an older one").unwrap();
-            assert!(Memory::open(&plant(folder.path(), YAML)).lessons.of("a").is_empty(), "{n}");
+            assert!(Memory::open(plant(folder.path(), YAML)).lessons.of("a").is_empty(), "{n}");
             assert!(!path.exists(), "{n}");
             assert_eq!(fs::read_to_string(folder.path().join("learned.json.set-aside-2")).unwrap(), bad);
         }
@@ -352,7 +361,7 @@ devices:
             {"line": "hall", "unit_id": 1, "device": "a", "profile": null, "since": 7, "refused": {"holding": [[9, 1, 2]]}}
         ]}"#;
         fs::write(folder.path().join(FILE), text).unwrap();
-        let memory = Memory::open(&plant(folder.path(), YAML));
+        let memory = Memory::open(plant(folder.path(), YAML));
         assert_eq!(memory.lessons.of("a").named(), ["holding 9"]);
         assert!(memory.lessons.of("gone").is_empty());
     }
@@ -375,7 +384,7 @@ devices:
         let plant = plant(folder.path(), &YAML.replace("name: a", "name: chiller"));
         let lessons = Lessons::default();
         note(&lessons, "chiller", lesson(&[(9, 1)], 10));
-        let forget = forget(lessons.clone(), &plant.devices);
+        let forget = forget(lessons.clone(), plant);
         let ask = |which: &Which| forget.wish(which);
         assert_eq!(ask(&Which::Device("chillr".into())), Err(Some("chiller".into())));
         assert_eq!(ask(&Which::Device("pump".into())), Err(None));

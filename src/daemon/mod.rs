@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,37 +16,48 @@ use crate::broker;
 use crate::broker::Broker;
 use crate::broker::BrokerError;
 use crate::broker::LocalSubscription;
+use crate::command::Floor;
 use crate::command::audit::Audit;
 use crate::command::failsafe::Eyes;
 use crate::config::Plant;
-use crate::config::users;
+use crate::config::difference::Difference;
 use crate::control;
 use crate::control::server::ControlError;
+use crate::daemon::beside::Beside;
+use crate::daemon::lines::{Lines, Step};
 use crate::daemon::memory::Memory;
+use crate::daemon::reload::{Reloads, Setting};
+use crate::daemon::site::{Site, Web};
+use crate::daemon::upstreams::Upstreams;
+use crate::daemon::windows::Views;
 use crate::database::FileError;
 use crate::message::Message;
+use crate::publish;
 use crate::spool;
 use crate::spool::Spool;
 use crate::spool::SpoolError;
 use crate::spool::SpoolThread;
-use crate::spool::Subscriber;
-use crate::status::{Board, Parts};
+use crate::status::{Board, ConfigStatus, Parts};
 use crate::supervise;
 use crate::supervise::Panics;
 use crate::web;
 use crate::web::WebError;
 
 mod audit;
+mod beside;
 mod clients;
 mod commands;
 mod desk;
 mod failsafe;
 mod file;
 mod intake;
+mod journal;
 mod ledger;
 mod lines;
 mod memory;
 mod modbus;
+mod reload;
+mod site;
 mod stats;
 mod upstreams;
 mod watchdog;
@@ -76,6 +88,8 @@ pub struct Options {
     pub socket: Socket,
     /// Listen in on all that goes upstream, from before the first value, with room for so many messages.
     pub tap: Option<usize>,
+    /// The file the plant was read from; without it there is nothing to reload.
+    pub config: Option<PathBuf>,
 }
 
 /// Why the gateway does not start. Each says what to do.
@@ -118,7 +132,7 @@ pub enum StartError {
 pub struct Daemon;
 
 /// Who is told to stop, in this order. Each group has its token and its tracker.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Group {
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -138,6 +152,8 @@ impl Group {
 
 #[derive(Debug, Default)]
 struct Groups {
+    /// Ends before what it might change; a reload that has begun is carried through.
+    reload: Group,
     lines: Group,
     publish: Group,
     intake: Group,
@@ -159,78 +175,144 @@ pub struct Running {
     fatal: mpsc::Receiver<String>,
     tap: Option<LocalSubscription>,
     ready: String,
+    reloads: Reloads,
 }
 
 impl Daemon {
     /// Returns when listeners are bound and all tasks run; on an error nothing is left running.
     pub async fn start(plant: Plant, options: Options) -> Result<Running, StartError> {
-        let plant = Arc::new(plant);
         prepare_state_dir(&plant.state_dir)?;
         let control = bind_control(&options.socket)?;
+        let left = journal::settle(&plant.state_dir);
         let web = match plant.web {
             Some(addr) => Some(web::Server::bind(addr).await?),
             None => None,
         };
-        let (spool, spool_thread) = spool::open(plant.spool.clone(), subscribers(&plant))?;
+        let beside = Beside::read(&plant).map_err(StartError::Users)?;
+        let (spool, spool_thread) = spool::open(plant.spool.clone(), upstreams::subscribers(&plant))?;
         let opened = crate::command::audit::open(&plant.audit).map_err(StartError::Audit);
-        let (audit, broker) = match opened.and_then(|audit| Ok((audit, start_broker(&plant)?))) {
+        let (audit, broker) = match opened.and_then(|audit| Ok((audit, start_broker(&plant, &beside)?))) {
             Ok(both) => both,
             Err(error) => {
                 spool.close().await;
                 return Err(error);
             }
         };
-        let groups = Groups::default();
+        let base = Base { groups: Groups::default(), panics: Panics::new(), broker, spool, audit };
         let (fatal, fatal_named) = mpsc::channel(1);
-        let panics = Panics::new();
-        watch_owners(&groups.owners, &fatal, &broker, &spool, &audit);
+        watch_owners(&base, &fatal);
         let tap = match options.tap {
-            Some(capacity) => Some(broker.subscribe("tap", intake::wanted(&plant), capacity).await),
+            Some(capacity) => Some(base.broker.subscribe("tap", intake::wanted(&plant), capacity).await),
             None => None,
         };
-        intake::start(&groups.intake, &plant, &broker, spool.clone()).await;
-        let to_local = broker.inlet_as(intake::NAME).await;
-        let upstreams = upstreams::start(&groups.upstreams, &panics, &plant, &spool, &to_local);
-        let memory = Memory::open(&plant);
-        let forget = memory::forget(memory.lessons.clone(), &plant.devices);
-        let ends = lines::Ends { sink: broker.inlet(), lessons: memory.lessons.clone() };
-        let lines::Seen { lines, account, accounts, desks } = lines::start(&groups, &panics, &plant, &fatal, ends);
-        memory.start(&groups.services, &panics);
-        let windows = windows::of(&groups.services, &panics, &plant.lines, &desks);
-        let modbus = modbus::verb(&plant, &desks, &audit);
-        let eyes = Eyes { upstreams: upstreams.clone(), broker: broker.status(), lines: lines.clone() };
-        let links = commands::links(&groups.services, &panics, &plant);
-        let fail_safes = links.status.subscribe();
-        let means = commands::Means { desks, audit: audit.clone(), eyes, links };
-        commands::start(&groups.services, &panics, &plant, &broker, means);
-        watchdog::start(
-            &groups.services,
-            watchdog::Workers { lines: &lines, broker: broker.status(), spool: spool.status() },
-        );
-        let board = Board::new(Parts {
-            gateway: plant.gateway.to_string(),
-            lines,
-            publish: account,
-            upstreams,
-            spool: spool.status(),
-            audit: audit.status(),
-            broker: broker.status(),
-            fail_safes,
-            panics: panics.subscribe(),
-        });
-        stats::start(&groups.publish, plant.stats, &board, &broker);
-        let ready = describe(&plant, &broker, control.as_ref());
-        let services = &groups.services;
+        let path = control.as_ref().map(|c| format!("; control socket {}", c.path().display())).unwrap_or_default();
+        let ready = format!("{}{path}", describe(&plant, &base.broker));
+        let (status, config) = watch::channel(ConfigStatus::default());
+        let (mut site, asked) = build(&base, Arc::new(plant), beside, (&fatal, config)).await;
         if let Some(web) = web {
-            services.tasks.spawn(web.run(board.clone(), services.stop.clone()));
+            site.web.begin(web, &site.board);
         }
+        let board = site.board.clone();
+        let (windows, forget) = (site.views.shown(), asked.forget);
+        let modbus = modbus::verb(site.floors.subscribe(), &base.audit);
+        let setting = Setting { file: options.config, ready: path, status, fatal };
+        let (reloads, reloader) = reload::new(site, setting);
+        let Group { stop, tasks } = &base.groups.reload;
+        tasks.spawn(reloader.run(left, stop.clone()));
+        let services = &base.groups.services;
         if let Some(control) = control {
-            let control = control.with(desk::verbs(&accounts, &spool)).with(clients::verbs(&broker));
-            let control = control.with(vec![audit::verb(&audit), modbus]);
+            let control = control.with(desk::verbs(&asked.accounts, &base.spool)).with(reload::verbs(&reloads));
+            let control = control.with(clients::verbs(&base.broker)).with(vec![audit::verb(&base.audit), modbus]);
             services.tasks.spawn(control.run(board.clone(), windows, forget, services.stop.clone()));
         }
-        Ok(Running { board, broker, spool, spool_thread, audit, groups, fatal: fatal_named, tap, ready })
+        let Base { groups, broker, spool, audit, .. } = base;
+        Ok(Running { board, broker, spool, spool_thread, audit, groups, fatal: fatal_named, tap, ready, reloads })
     }
+}
+
+/// What does not depend on the lines and upstreams there are.
+struct Base {
+    groups: Groups,
+    panics: Panics,
+    broker: Broker,
+    spool: Spool,
+    audit: Audit,
+}
+
+/// What the control socket needs of those who were built.
+struct ForControl {
+    accounts: publish::Accounts,
+    forget: control::Forget,
+}
+
+/// Builds what the plant names, from the end of the road to its beginning.
+async fn build(
+    base: &Base,
+    plant: Arc<Plant>,
+    beside: Beside,
+    (fatal, config): (&mpsc::Sender<String>, watch::Receiver<ConfigStatus>),
+) -> (Site, ForControl) {
+    let Base { groups, panics, broker, spool, audit } = base;
+    let all = Difference::between(&plant.nothing(), &plant);
+    let plants = watch::Sender::new(Arc::clone(&plant));
+    intake::start(&groups.intake, &plant, broker, spool.clone()).await;
+    let to_local = broker.inlet_as(intake::NAME).await;
+    let mut upstreams = Upstreams::new(&groups.upstreams, panics, &plant.gateway, spool, to_local);
+    upstreams.begin(&plant);
+    let memory = Memory::open(plants.subscribe());
+    let lessons = memory.lessons.clone();
+    let forget = memory::forget(lessons.clone(), plants.subscribe());
+    memory.start(&groups.services, panics);
+    let published = ledger::publish(groups, &plant, fatal, broker.inlet());
+    let mut lines = Lines::new(&groups.lines, panics, plants.subscribe(), lessons, published.out);
+    let leaving = lines.arrange(&plant);
+    lines.change(leaving, &Step::new(&plant, &plant, &all)).await;
+    let mut views = Views::new(&groups.services, panics);
+    views.arrange(&plant.lines, &lines.desks());
+    let eyes = Eyes { upstreams: upstreams.seen(), broker: broker.status(), lines: lines.seen() };
+    let floors = watch::Sender::new(Floor { plant: Arc::clone(&plant), desks: lines.desks(), eyes });
+    let links = commands::links(&groups.services, panics, &plant);
+    let fail_safes = links.status.subscribe();
+    let means = commands::Means { audit: audit.clone(), links };
+    commands::start(&groups.services, panics, broker, floors.subscribe(), means);
+    let listed = watch::Sender::new(lines.seen());
+    watchdog::start(
+        &groups.services,
+        watchdog::Workers { lines: listed.subscribe(), broker: broker.status(), spool: spool.status() },
+    );
+    let board = Board::new(Parts {
+        gateway: plant.gateway.to_string(),
+        lines: lines.seen(),
+        publish: published.account,
+        upstreams: upstreams.seen(),
+        spool: spool.status(),
+        audit: audit.status(),
+        broker: broker.status(),
+        fail_safes,
+        panics: panics.subscribe(),
+        config,
+    });
+    let stats = stats::start(&groups.publish, plant.stats, &board, broker);
+    let (renewals, accounts) = (published.renewals, published.accounts);
+    let (stats, web) = ((groups.publish.clone(), stats), Web::new(&groups.services));
+    let (broker, spool) = (broker.clone(), spool.clone());
+    let site = Site {
+        plant,
+        beside,
+        plants,
+        lines,
+        listed,
+        floors,
+        views,
+        upstreams,
+        renewals,
+        spool,
+        broker,
+        board,
+        stats,
+        web,
+    };
+    (site, ForControl { accounts, forget })
 }
 
 impl Running {
@@ -254,6 +336,11 @@ impl Running {
         self.ready.clone()
     }
 
+    /// Reads the configuration anew and takes it over, if it is right; the log says what came of it.
+    pub fn reload(&self) {
+        self.reloads.reload();
+    }
+
     /// Waits for the end of somebody the gateway cannot live without, and names it.
     pub async fn fatal(&mut self) -> String {
         match self.fatal.recv().await {
@@ -266,6 +353,7 @@ impl Running {
     pub async fn stop_polling(&self) {
         let until = Instant::now() + GRACE;
         self.groups.owners.end("owners", until).await;
+        self.groups.reload.end("reload", until).await;
         self.groups.lines.end("lines", until).await;
         // The last line has dropped its end of the sample queue, so publish ends when it has read the rest.
         self.groups.publish.end("publish", until).await;
@@ -322,25 +410,15 @@ fn bind_control(socket: &Socket) -> Result<Option<control::Server>, StartError> 
     }
 }
 
-fn start_broker(plant: &Plant) -> Result<Broker, StartError> {
-    let users = match &plant.broker.users {
-        Some(path) => users::load(path).map_err(StartError::Users)?,
-        None => Vec::new(),
-    };
+fn start_broker(plant: &Plant, beside: &Beside) -> Result<Broker, StartError> {
+    let users = beside.users.clone();
     let options = broker::Options { gateway: Arc::clone(&plant.gateway), state_dir: plant.state_dir.clone(), users };
     Ok(broker::start(plant.broker.clone(), options)?)
 }
 
-fn subscribers(plant: &Plant) -> Vec<Subscriber> {
-    let of = |u: &crate::config::plant::Upstream| Subscriber {
-        name: Arc::clone(&u.name),
-        filters: u.send.iter().map(|m| m.filter.clone()).collect(),
-    };
-    plant.upstreams.iter().map(of).collect()
-}
-
 /// All live on threads of their own; that they are gone shows in that nobody writes their status.
-fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, spool: &Spool, audit: &Audit) {
+fn watch_owners(base: &Base, fatal: &mpsc::Sender<String>) {
+    let Base { groups: Groups { owners: group, .. }, broker, spool, audit, .. } = base;
     let stop = &group.stop;
     let until_stop = |name: &str, gone: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let token = stop.clone();
@@ -353,7 +431,7 @@ fn watch_owners(group: &Group, fatal: &mpsc::Sender<String>, broker: &Broker, sp
     until_stop("audit", Box::pin(supervise::gone(audit.status())));
 }
 
-fn describe(plant: &Plant, broker: &Broker, control: Option<&control::Server>) -> String {
+fn describe(plant: &Plant, broker: &Broker) -> String {
     let listeners = broker.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let counts = [
         (plant.lines.len(), "line"),
@@ -362,6 +440,5 @@ fn describe(plant: &Plant, broker: &Broker, control: Option<&control::Server>) -
         (plant.upstreams.len(), "upstream"),
     ];
     let counts = counts.map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" })).join(", ");
-    let socket = control.map(|c| format!("; control socket {}", c.path().display())).unwrap_or_default();
-    format!("gateway {} runs: {counts}; broker on {listeners}{socket}", plant.gateway)
+    format!("gateway {} runs: {counts}; broker on {listeners}", plant.gateway)
 }

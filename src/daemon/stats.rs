@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::daemon::Group;
@@ -16,13 +17,15 @@ use crate::message::{Message, Retain};
 use crate::status::{Board, Ledger, LineStatus, PublishStatus, Snapshot, UpstreamStatus};
 use crate::topic::{Qos, TopicName};
 
-/// Begins to tell; ends with the group.
-pub(super) fn start(group: &Group, every: Option<Duration>, board: &Board, broker: &Broker) {
-    let Some(every) = every else { return };
-    let (board, inlet, stop) = (board.clone(), broker.inlet(), group.stop.clone());
+/// Begins to tell; ends with the group, or by the token.
+pub(super) fn start(group: &Group, every: Option<Duration>, board: &Board, broker: &Broker) -> CancellationToken {
+    let token = group.stop.child_token();
+    let Some(every) = every else { return token };
+    let (board, inlet, stop) = (board.clone(), broker.inlet(), token.clone());
     group.tasks.spawn(async move {
         stop.run_until_cancelled(tell(every, board, inlet)).await;
     });
+    token
 }
 
 async fn tell(every: Duration, board: Board, inlet: mpsc::Sender<Vec<Message>>) {

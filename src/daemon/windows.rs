@@ -1,10 +1,15 @@
 //! The lines as others see them through the control socket: what passes now, what has passed, and whether it is logged.
 //! A line that is made anew after a bug goes on in the same look.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::Value;
 use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::bus::trace::Framing;
 use crate::bus::trace::Item;
@@ -12,28 +17,72 @@ use crate::bus::trace::Trace;
 use crate::command::Seat;
 use crate::config::plant::Line;
 use crate::control::Window;
+use crate::control::Windows;
 use crate::control::window::Items;
 use crate::control::window::Look;
 use crate::daemon::Group;
 use crate::daemon::wire_log;
 use crate::daemon::wire_log::WireLog;
+use crate::point::LineId;
 use crate::supervise::Panics;
 use crate::time;
 
-/// One for each line; seats are in the same order.
-pub(super) fn of(group: &Group, panics: &Panics, lines: &[Line], seats: &[Seat]) -> Vec<Window> {
-    let window = |(line, seat): (&Line, &Seat)| {
-        let log = wire_log::start(group, panics, line, seat);
+/// The windows of all lines, for the control socket.
+pub(super) struct Views {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    panics: Panics,
+    all: Vec<View>,
+    shown: watch::Sender<Arc<[Window]>>,
+}
+
+struct View {
+    line: LineId,
+    framing: Framing,
+    window: Window,
+    /// Ends its log.
+    stop: CancellationToken,
+}
+
+impl Views {
+    /// None yet.
+    pub(super) fn new(group: &Group, panics: &Panics) -> Self {
+        let (tasks, stop, panics) = (group.tasks.clone(), group.stop.clone(), panics.clone());
+        Self { tasks, stop, panics, all: Vec::new(), shown: watch::Sender::new(Vec::new().into()) }
+    }
+
+    /// For the control socket.
+    pub(super) fn shown(&self) -> Windows {
+        self.shown.subscribe()
+    }
+
+    /// One for each line; seats are in the same order. Who looks at a line that stays goes on looking.
+    pub(super) fn arrange(&mut self, lines: &[Line], seats: &[Seat]) {
+        let mut before = std::mem::take(&mut self.all);
+        for (line, seat) in lines.iter().zip(seats) {
+            let framing = Framing::of(&line.port);
+            let known = before.iter().position(|view| view.line == line.id && view.framing == framing);
+            let view = known.map(|at| before.swap_remove(at)).unwrap_or_else(|| self.view(line, seat));
+            self.all.push(view);
+        }
+        before.iter().for_each(|gone| gone.stop.cancel());
+        self.shown.send_replace(self.all.iter().map(|view| view.window.clone()).collect());
+    }
+
+    fn view(&self, line: &Line, seat: &Seat) -> View {
+        let stop = self.stop.child_token();
+        let log = wire_log::start((&self.tasks, &stop), &self.panics, line, seat);
         let (name, seat) = (line.name.clone(), seat.clone());
-        let first = json!({"line": *name, "framing": Framing::of(&line.port)});
+        let framing = Framing::of(&line.port);
+        let first = json!({"line": *name, "framing": framing});
         let tell = {
             let (first, seat) = (first.clone(), seat.clone());
             let log = log.clone();
             move || told(&first, &seat, &log)
         };
-        Window::new(name, move |look| open(&first, &seat, look), tell, move |order| log.order(&order))
-    };
-    lines.iter().zip(seats).map(window).collect()
+        let window = Window::new(name, move |look| open(&first, &seat, look), tell, move |order| log.order(&order));
+        View { line: line.id, framing, window, stop }
+    }
 }
 
 /// How the line stands with those who look.

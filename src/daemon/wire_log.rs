@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::bus::trace::Depth;
 use crate::bus::trace::Framing;
@@ -20,7 +21,6 @@ use crate::bus::trace::View;
 use crate::command::Seat;
 use crate::config::plant::Line;
 use crate::control::window::LogOrder;
-use crate::daemon::Group;
 use crate::daemon::windows::Passing;
 use crate::supervise;
 use crate::supervise::Panics;
@@ -52,12 +52,17 @@ struct Counts {
     left_out: AtomicU64,
 }
 
-/// Starts the task that waits for orders.
-pub(super) fn start(group: &Group, panics: &Panics, line: &Line, seat: &Seat) -> WireLog {
+/// Starts the task that waits for orders, until `stop`.
+pub(super) fn start(
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+    panics: &Panics,
+    line: &Line,
+    seat: &Seat,
+) -> WireLog {
     let log = WireLog { wanted: Arc::new(watch::Sender::new(None)), counts: Arc::default() };
     let (name, framing) = (Arc::clone(&line.name), Framing::of(&line.port));
-    let (task, seat, stop) = (log.clone(), seat.clone(), group.stop.clone());
-    supervise::leaf(&group.tasks, panics, &format!("log of line {name}"), group.stop.clone(), move || {
+    let (task, seat, stop) = (log.clone(), seat.clone(), stop.clone());
+    supervise::leaf(tasks, panics, &format!("log of line {name}"), stop.clone(), move || {
         let writer = Writer { log: task.clone(), name: Arc::clone(&name), framing, seat: seat.clone() };
         let stop: CancellationToken = stop.clone();
         async move {

@@ -80,7 +80,7 @@ pub async fn run(settings: Settings) -> Result<bool, DemoError> {
     let mut plant = scenery::plant(&settings, &home.0)?;
     let scenery = Scenery::build(&settings, &mut plant).await?;
     let cloud_side = scenery.subscribe_cloud(CAPACITY).await;
-    let options = Options { socket: Socket::At(home.0.join("control.sock")), tap: Some(CAPACITY) };
+    let options = Options { socket: Socket::At(home.0.join("control.sock")), tap: Some(CAPACITY), config: None };
     let mut running = Daemon::start(plant.clone(), options).await.map_err(|e| taken(e, settings.broker_port))?;
     let truth = running.take_tap().expect("was asked for");
     let mut show = Show {

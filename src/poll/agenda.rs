@@ -96,6 +96,11 @@ impl<T> Agenda<T> {
         self.begun.push(Begun { not_before: until, ..turn });
     }
 
+    /// Of what is under way only this goes on.
+    pub(crate) fn keep(&mut self, mut goes_on: impl FnMut(&mut T) -> bool) {
+        self.begun.retain_mut(|b| goes_on(&mut b.work));
+    }
+
     /// Nothing more of this device is under way.
     pub(crate) fn abandon(&mut self, device: DeviceId) {
         self.begun.retain(|b| b.device != device);

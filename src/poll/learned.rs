@@ -223,6 +223,19 @@ impl Lessons {
         });
     }
 
+    /// These devices are no more, or others answer under their names: what was learnt of them says nothing.
+    pub fn drop_of(&self, gone: impl Fn(&str) -> bool) {
+        self.known.send_if_modified(|known| {
+            let before = known.len();
+            known.retain(|device, _| !gone(device));
+            known.len() < before
+        });
+        self.wishes.send_if_modified(|wishes| {
+            wishes.retain(|device| !gone(device));
+            false
+        });
+    }
+
     /// Wishes that this device be asked for everything again. Returns the holes known of it.
     pub fn forget(&self, device: &str) -> Vec<String> {
         self.wishes.send_modify(|wishes| {

@@ -106,6 +106,34 @@ impl Member {
         }
     }
 
+    /// Whether this is still the device as configured, with these points. Where they stand in the plant says nothing.
+    pub(crate) fn is_of(&self, device: &Device, points: &[Arc<Point>]) -> bool {
+        let same = self.device == Device { points: self.device.points.clone(), ..device.clone() };
+        let known = |point: &Arc<Point>| self.slot(point.id).is_some_and(|slot| self.points[slot].point == *point);
+        same && self.points.len() == points.len() && points.iter().all(known)
+    }
+
+    /// The same device under the same address, configured otherwise before: what is known of it is kept. Gives the points of
+    /// which nothing was ever said.
+    pub(crate) fn succeed(&mut self, old: Self) -> Vec<Slot> {
+        let lesson = old.lesson().fitting(self.points.iter().map(|e| &*e.point));
+        self.recall(&lesson);
+        let mut untold = Vec::new();
+        for (slot, entry) in self.points.iter_mut().enumerate() {
+            match old.slot(entry.point.id) {
+                Some(was) => entry.bad = old.points[was].bad,
+                None => untold.push(slot),
+            }
+        }
+        for (id, last) in &mut self.sources {
+            *last = old.sources.get(id).cloned().flatten();
+        }
+        (self.health, self.wait, self.reason) = (old.health, old.wait, old.reason);
+        (self.cut, self.paused, self.quiet_until) = (old.cut, old.paused, old.quiet_until);
+        (self.replies, self.failures) = (old.replies, old.failures);
+        untold
+    }
+
     /// What a turn of these points asks. Planning costs more than the rest of a turn, so it is done anew only when the device
     /// has taught something, or has become quicker or slower by an eighth: less hardly moves the best plan.
     pub(crate) fn planned(&mut self, points: &[PointId], line: &Line) -> Planned {

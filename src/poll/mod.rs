@@ -20,6 +20,7 @@ pub use task::PollTask;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use crate::bus::Bus;
@@ -51,6 +52,31 @@ pub enum Order {
     Pause(DeviceId),
     /// It is polled again.
     Resume(DeviceId),
+}
+
+/// What hangs on a line from now on.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    /// The devices.
+    pub devices: Vec<Device>,
+    /// Their points.
+    pub points: Vec<Arc<Point>>,
+}
+
+/// A roster on its way, and who waits until it is in force.
+type Refit = (Roster, oneshot::Sender<()>);
+
+/// Gives a line that goes on other devices and points, between two of its reads. Whatever stays as it was does not notice:
+/// no turn is missed, and what is known of a device that only got other points is kept.
+#[derive(Debug, Clone)]
+pub struct Fitter(mpsc::Sender<Refit>);
+
+impl Fitter {
+    /// True when the roster is in force; false when the task has ended before.
+    pub async fn refit(&self, roster: Roster) -> bool {
+        let (done, fitted) = oneshot::channel();
+        self.0.send((roster, done)).await.is_ok() && fitted.await.is_ok()
+    }
 }
 
 /// Orders that wait for the poll task; it takes them between two reads. Full: whoever orders waits.

@@ -57,6 +57,7 @@ pub struct Stretched {
 #[derive(Debug)]
 struct Group {
     device: DeviceId,
+    schedule: Schedule,
     points: Vec<PointId>,
     rule: Rule,
     due: Duration,
@@ -93,29 +94,32 @@ impl Timetable {
         zone: TimeZone,
     ) -> Self {
         let mut table = Self { groups: Vec::new(), zone, offset_us: offset(clocks) };
-        let mut schedules: Vec<&Schedule> = Vec::new();
         for (device, point, schedule) in points {
-            let same = (0..schedules.len()).find(|n| table.groups[*n].device == device && schedules[*n] == schedule);
-            match same {
-                Some(n) => table.groups[n].points.push(point),
-                None => {
-                    schedules.push(schedule);
-                    table.groups.push(Group {
-                        device,
-                        points: vec![point],
-                        rule: rule(schedule),
-                        due: clocks.now,
-                        taken: Duration::ZERO,
-                        hurried: false,
-                        missed: 0,
-                        behind: false,
-                        between: None,
-                    });
-                }
+            match table.groups.iter_mut().find(|g| g.device == device && g.schedule == *schedule) {
+                Some(group) => group.points.push(point),
+                None => table.groups.push(Group::new(device, point, schedule, clocks.now)),
             }
         }
         table.bind_to_wall(clocks);
         table
+    }
+
+    /// Other points from now on. What keeps its device and its schedule keeps its turns, and what is new comes at its place
+    /// in the grid that all began with.
+    pub fn refit<'a>(&mut self, points: impl Iterator<Item = (DeviceId, PointId, &'a Schedule)>, clocks: Clocks) {
+        let mut old = std::mem::replace(self, Self::new(points, clocks, self.zone.clone()));
+        self.offset_us = old.offset_us;
+        for group in &mut self.groups {
+            let same = old.groups.iter().position(|g| g.device == group.device && g.schedule == group.schedule);
+            match same {
+                Some(n) => *group = Group { points: std::mem::take(&mut group.points), ..old.groups.swap_remove(n) },
+                None => {
+                    if let Rule::Grid(period) = group.rule {
+                        group.due = period * whole_periods(clocks.now, period).saturating_add(1);
+                    }
+                }
+            }
+        }
     }
 
     /// When the next turn of one of these devices is due.
@@ -176,6 +180,21 @@ impl Stretched {
 }
 
 impl Group {
+    fn new(device: DeviceId, point: PointId, schedule: &Schedule, now: Duration) -> Self {
+        Self {
+            device,
+            points: vec![point],
+            rule: rule(schedule),
+            schedule: schedule.clone(),
+            due: now,
+            taken: Duration::ZERO,
+            hurried: false,
+            missed: 0,
+            behind: false,
+            between: None,
+        }
+    }
+
     fn stretched(&self) -> Option<Stretched> {
         let (Rule::Grid(period) | Rule::Aligned(period), Some(achievable)) = (&self.rule, self.between) else {
             return None;

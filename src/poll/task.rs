@@ -4,6 +4,7 @@
 
 mod identify;
 mod orders;
+mod refit;
 mod report;
 
 use std::collections::VecDeque;
@@ -26,7 +27,7 @@ use crate::poll::overload::Overload;
 use crate::poll::plan;
 use crate::poll::schedule::{Clocks, Due, Timetable};
 use crate::poll::turn::{Finding, Read, Turn};
-use crate::poll::{DeviceEvent, ORDERS, Order, Parts};
+use crate::poll::{DeviceEvent, Fitter, ORDERS, Order, Parts, Refit};
 use crate::sample::{Reason, Sample};
 use crate::status::{DeviceState, LineStatus};
 use crate::time;
@@ -68,6 +69,10 @@ pub struct PollTask {
     orders: mpsc::Receiver<Order>,
     /// Given to whoever orders; held, so that the queue never closes.
     desk: mpsc::Sender<Order>,
+    /// Other devices for this line: one at a time, the next waits.
+    refits: mpsc::Receiver<Refit>,
+    /// As `desk`.
+    fitter: mpsc::Sender<Refit>,
     /// Since when the line is down.
     gone_since: Option<Instant>,
 }
@@ -95,6 +100,7 @@ impl PollTask {
         let line = parts.line;
         let busy = VecDeque::new();
         let (desk, orders) = mpsc::channel(ORDERS);
+        let (fitter, refits) = mpsc::channel(1);
         let task = Self {
             line,
             members,
@@ -113,6 +119,8 @@ impl PollTask {
             lessons: parts.lessons,
             orders,
             desk,
+            refits,
+            fitter,
             gone_since: None,
         };
         task.status.send_replace(task.snapshot(0.0));
@@ -122,6 +130,11 @@ impl PollTask {
     /// Where orders are taken.
     pub fn desk(&self) -> mpsc::Sender<Order> {
         self.desk.clone()
+    }
+
+    /// Where other devices are taken.
+    pub fn fitter(&self) -> Fitter {
+        Fitter(self.fitter.clone())
     }
 
     /// Turns begin to the microsecond, by a clock that nobody can pause. To be called on a runtime.
@@ -149,6 +162,10 @@ impl PollTask {
                 self.tell();
             }
             self.forget_as_wished();
+            if let Ok(refit) = self.refits.try_recv() {
+                self.refit(refit).await?;
+                continue;
+            }
             if let Ok(order) = self.orders.try_recv() {
                 self.obey(order).await?;
                 continue;
@@ -160,19 +177,28 @@ impl PollTask {
             match self.agenda.next(clocks) {
                 Next::Begin(due) => self.begin(&due),
                 Next::GoOn(turn) => self.go_on(turn).await?,
-                Next::Wait(until) => {
-                    let next = self.next_step(until);
-                    let members = &self.members;
-                    let order = tokio::select! {
-                        () = self.pause.until(next) => None,
-                        () = self.lessons.wished(|device| orders::has(members, device)) => None,
-                        order = self.orders.recv() => order,
-                    };
-                    if let Some(order) = order {
-                        self.obey(order).await?;
-                    }
-                }
+                Next::Wait(until) => self.wait_until(until).await?,
             }
+        }
+    }
+
+    /// Until the next turn, or until somebody wants something.
+    async fn wait_until(&mut self, turn: Option<Duration>) -> Result<(), Closed> {
+        let next = self.next_step(turn);
+        let members = &self.members;
+        let (mut order, mut refit) = (None, None);
+        tokio::select! {
+            () = self.pause.until(next) => {}
+            () = self.lessons.wished(|device| orders::has(members, device)) => {}
+            wanted = self.orders.recv() => order = wanted,
+            wanted = self.refits.recv() => refit = wanted,
+        }
+        if let Some(order) = order {
+            self.obey(order).await?;
+        }
+        match refit {
+            Some(refit) => self.refit(refit).await,
+            None => Ok(()),
         }
     }
 

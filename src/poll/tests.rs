@@ -112,6 +112,7 @@ struct Scene {
     events: mpsc::Receiver<DeviceEvent>,
     status: watch::Receiver<LineStatus>,
     desk: mpsc::Sender<Order>,
+    fitter: Fitter,
     cancelled: CancellationToken,
     begin: Instant,
 }
@@ -160,9 +161,9 @@ fn scene_of(
     let parts = Parts { line, devices, points: points.into_iter().map(Arc::new).collect(), lessons };
     let (status, task) = new(parts, bus, out, tell);
     let cancelled = CancellationToken::new();
-    let desk = task.desk();
+    let (desk, fitter) = (task.desk(), task.fitter());
     tokio::spawn(task.run(cancelled.clone()));
-    Scene { asked, samples, events, status, desk, cancelled, begin }
+    Scene { asked, samples, events, status, desk, fitter, cancelled, begin }
 }
 
 /// Every register holds its own address.
@@ -436,4 +437,71 @@ async fn a_paused_device_is_left_alone_says_so_once_and_is_read_at_once_when_it_
     }
     let online = |device| (device, true, None);
     assert_eq!(states, [online(1), online(2), (2, false, Some(crate::sample::Reason::Paused)), online(2)]);
+}
+
+fn roster(devices: &[u8], points: &[Point]) -> Roster {
+    Roster {
+        devices: devices.iter().map(|d| device(*d)).collect(),
+        points: points.iter().cloned().map(Arc::new).collect(),
+    }
+}
+
+/// Device 1 stays, 2 gets another point, 3 goes and 4 comes.
+#[tokio::test(start_paused = true)]
+async fn other_devices_are_taken_over_without_a_missed_turn_of_those_that_stay() {
+    let stays = every(100, point(1, 11, wire(4)));
+    let before = vec![stays.clone(), every(100, point(2, 21, wire(5))), every(100, point(3, 31, wire(6)))];
+    let mut scene = scene(&[1, 2, 3], before.clone(), |_, request| own_address(request));
+    scene.until(250).await;
+    scene.asked();
+    let after = [stays, before[1].clone(), every(100, point(2, 22, wire(15))), every(200, point(4, 41, wire(9)))];
+    assert!(scene.fitter.refit(roster(&[1, 2, 4], &after)).await);
+    let seen = scene.until(1005).await;
+    let asked = scene.asked();
+    let at = |unit: &str| asked.iter().filter(|(_, a)| a.starts_with(unit)).map(|(ms, _)| *ms).collect::<Vec<_>>();
+    assert_eq!(at("1 "), [300, 400, 500, 600, 700, 800, 900, 1000], "on its grid, none missed, none twice");
+    assert_eq!(at("3 "), [0_u64; 0], "it is gone");
+    assert_eq!(at("2 ")[0], 250, "its new point is read at once");
+    assert!(at("2 ").iter().skip(1).all(|ms| ms % 100 == 10 || ms % 100 == 0), "{asked:?}");
+    assert_eq!(at("4 ").len(), 4, "at once and then every 200 ms on the grid of the line: {asked:?}");
+    assert!(seen.contains(&"22=15".to_owned()) && seen.contains(&"41=9".to_owned()), "{seen:?}");
+    let status = scene.status.borrow();
+    assert_eq!(status.devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["m1", "m2", "m4"]);
+    assert_eq!(status.missed_turns, 0);
+    assert!(status.devices[1].replies >= 3, "the account of a device that only got a point goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_paused_or_has_taught_something_is_so_with_other_points() {
+    let refuses = |request: ReadRequest| match request.range.start() {
+        7 => Err(BusError::Refused(2)),
+        _ => own_address(request),
+    };
+    let before = vec![point(1, 11, wire(7)), point(2, 21, wire(5))];
+    let mut scene = scene(&[1, 2], before.clone(), move |_, request| refuses(request));
+    scene.until(1500).await;
+    scene.desk.send(Order::Pause(DeviceId(2))).await.unwrap();
+    scene.until(1600).await;
+    scene.asked();
+    let after = [before[0].clone(), point(1, 12, wire(40)), before[1].clone(), point(2, 22, wire(50))];
+    assert!(scene.fitter.refit(roster(&[1, 2], &after)).await);
+    let seen = scene.until(3500).await;
+    let asked = scene.asked();
+    assert!(asked.iter().all(|(_, a)| a == "1 holding 40"), "the hole is known, the other is paused: {asked:?}");
+    assert!(seen.contains(&"22!paused".to_owned()) && seen.contains(&"12=40".to_owned()), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_device_under_an_old_name_is_met_without_prejudice() {
+    let mut scene = scene(&[1], vec![point(1, 11, wire(7))], |_, request| match request.unit.get() {
+        1 => Err(BusError::Refused(2)),
+        _ => own_address(request),
+    });
+    scene.until(1500).await;
+    let other = Device { unit_id: UnitId::new(9).unwrap(), ..device(1) };
+    assert!(scene.fitter.refit(Roster { devices: vec![other], points: vec![point(1, 12, wire(7)).into()] }).await);
+    assert!(scene.until(2500).await.contains(&"12=7".to_owned()));
+    scene.cancelled.cancel();
+    scene.until(2600).await;
+    assert!(!scene.fitter.refit(roster(&[1], &[])).await, "a task that has ended says so");
 }

@@ -2,8 +2,11 @@
 //! Also tells which devices answer, and that the gateway itself is there.
 
 pub mod policy;
+mod renewal;
 mod task;
 
+pub use renewal::Renewals;
+pub use renewal::Round;
 pub use task::PublishTask;
 
 use std::sync::Arc;

@@ -72,6 +72,11 @@ impl Policy {
         Some(sample)
     }
 
+    /// Whatever comes next is news: somebody listens who has heard nothing yet.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
     fn next_allowed(&self) -> u64 {
         match (&self.last, self.report.at_most) {
             (Some((_, _, at)), Some(pause)) => at.saturating_add(micros(pause)),

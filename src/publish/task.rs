@@ -19,6 +19,7 @@ use crate::poll::DeviceEvent;
 use crate::publish::Accounts;
 use crate::publish::Parts;
 use crate::publish::policy::{Policy, Verdict};
+use crate::publish::renewal::{Renewal, Renewals};
 use crate::sample::Sample;
 use crate::status::{Books, PointAccount, PublishStatus};
 use crate::time;
@@ -29,32 +30,52 @@ const BATCHES: usize = 64;
 /// Questions for the books that wait; more askers wait their turn.
 const QUESTIONS: usize = 4;
 
-struct Outlet {
-    point: Arc<Point>,
-    policy: Policy,
-    account: PublishStatus,
+pub(super) struct Outlet {
+    pub(super) point: Arc<Point>,
+    pub(super) policy: Policy,
+    pub(super) account: PublishStatus,
+}
+
+impl Outlet {
+    /// Nothing is told yet, nothing counted.
+    pub(super) fn new(point: &Arc<Point>) -> Self {
+        let (policy, account) = (Policy::new(Arc::clone(&point.report)), PublishStatus::default());
+        Self { point: Arc::clone(point), policy, account }
+    }
 }
 
 /// What is told of a device beside its points.
-struct Speaker {
+pub(super) struct Speaker {
     name: Arc<str>,
     /// `None` where the name makes no topic, which the configuration has checked.
-    state: Option<TopicName>,
+    pub(super) state: Option<TopicName>,
+    /// As it was told last.
+    pub(super) told: Option<DeviceEvent>,
+}
+
+impl Speaker {
+    pub(super) fn new(gateway: &str, device: &Device) -> Self {
+        let state = TopicName::new(format!("{gateway}/{}/$state", device.name)).ok();
+        Self { name: Arc::clone(&device.name), state, told: None }
+    }
 }
 
 /// Turns samples into messages.
 pub struct PublishTask {
-    /// By the number of the point; a line's share of a plant leaves the others empty.
-    outlets: Vec<Option<Outlet>>,
-    speakers: HashMap<DeviceId, Speaker>,
+    /// By the number of the point; a line's share of a plant leaves the others empty, and so does a reload.
+    pub(super) outlets: Vec<Option<Outlet>>,
+    pub(super) speakers: HashMap<DeviceId, Speaker>,
     own_state: Option<TopicName>,
-    samples: mpsc::Receiver<Vec<Sample>>,
-    events: mpsc::Receiver<DeviceEvent>,
+    pub(super) samples: mpsc::Receiver<Vec<Sample>>,
+    pub(super) events: mpsc::Receiver<DeviceEvent>,
     sink: mpsc::Sender<Vec<Message>>,
     status: watch::Sender<PublishStatus>,
     account: PublishStatus,
-    held: BTreeSet<(u64, PointId)>,
+    pub(super) held: BTreeSet<(u64, PointId)>,
     pen: Pen,
+    renewals: mpsc::Receiver<Renewal>,
+    /// Kept, as `ask`.
+    renew: mpsc::Sender<Renewal>,
     questions: mpsc::Receiver<oneshot::Sender<Books>>,
     /// Kept, so that the questions never end before the task does.
     ask: mpsc::Sender<oneshot::Sender<Books>>,
@@ -66,6 +87,7 @@ enum Event {
     Device(DeviceEvent),
     Release,
     Question(oneshot::Sender<Books>),
+    Renewal(Renewal),
 }
 
 /// What happens to one reading, as the books see it.
@@ -106,24 +128,41 @@ impl PublishTask {
         sink: mpsc::Sender<Vec<Message>>,
     ) -> (watch::Receiver<PublishStatus>, Self) {
         let gateway = parts.gateway;
-        let speaker = |device: &Device| Speaker {
-            name: Arc::clone(&device.name),
-            state: TopicName::new(format!("{gateway}/{}/$state", device.name)).ok(),
-        };
-        let speakers = parts.devices.iter().map(|d| (d.id, speaker(d))).collect();
+        let speakers = parts.devices.iter().map(|d| (d.id, Speaker::new(gateway, d))).collect();
         let own_state = TopicName::new(format!("{gateway}/$state")).ok();
         let count = parts.points.iter().map(|p| place(p.id) + 1).max().unwrap_or(0);
         let mut outlets = Vec::new();
         outlets.resize_with(count, || None);
         for point in parts.points {
-            let (policy, account) = (Policy::new(Arc::clone(&point.report)), PublishStatus::default());
-            outlets[place(point.id)] = Some(Outlet { point: Arc::clone(point), policy, account });
+            outlets[place(point.id)] = Some(Outlet::new(point));
         }
         let (status, seen) = watch::channel(PublishStatus::default());
         let (account, held) = (PublishStatus::default(), BTreeSet::new());
         let (ask, questions) = mpsc::channel(QUESTIONS);
+        let (renew, renewals) = mpsc::channel(1);
         let pen = Pen::default();
-        (seen, Self { outlets, speakers, own_state, samples, events, sink, status, account, held, pen, questions, ask })
+        let task = Self {
+            outlets,
+            speakers,
+            own_state,
+            samples,
+            events,
+            sink,
+            status,
+            account,
+            held,
+            pen,
+            renewals,
+            renew,
+            questions,
+            ask,
+        };
+        (seen, task)
+    }
+
+    /// The handle for whoever gives it other points.
+    pub fn renewals(&self) -> Renewals {
+        Renewals::new(self.renew.clone())
     }
 
     /// Goes on where the books of an earlier run end. What was held when that run was killed was never told.
@@ -176,6 +215,7 @@ impl PublishTask {
                 n = self.samples.recv_many(&mut batches, BATCHES) => Some(Event::Samples(n)),
                 event = self.events.recv(), if events_open => event.map(Event::Device),
                 Some(reply) = self.questions.recv() => Some(Event::Question(reply)),
+                Some(renewal) = self.renewals.recv() => Some(Event::Renewal(renewal)),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => Some(Event::Release),
             };
             let messages = match event {
@@ -186,6 +226,15 @@ impl PublishTask {
                 Some(Event::Question(reply)) => {
                     let _ = reply.send(self.books());
                     Vec::new()
+                }
+                Some(Event::Renewal(renewal)) => {
+                    let (messages, done) = self.renew(renewal);
+                    if !self.pass(messages).await {
+                        return;
+                    }
+                    // Whoever asked may have given up waiting.
+                    let _ = done.send(());
+                    continue;
                 }
                 None => {
                     events_open = false;
@@ -204,7 +253,7 @@ impl PublishTask {
         messages.is_empty() || self.sink.send(messages).await.is_ok()
     }
 
-    fn sample(&mut self, sample: Sample) -> Option<Message> {
+    pub(super) fn sample(&mut self, sample: Sample) -> Option<Message> {
         let id = sample.point();
         // A sample of a point that a reload has just removed.
         let outlet = self.outlets.get_mut(place(id))?.as_mut()?;
@@ -245,29 +294,33 @@ impl PublishTask {
         let mut messages = Vec::new();
         while let Some((_, id)) = self.held.first().copied().filter(|(at, _)| *at <= now_us) {
             self.held.pop_first();
-            let Some(outlet) = self.outlets.get_mut(place(id)).and_then(Option::as_mut) else { continue };
-            if let Some(sample) = outlet.policy.release() {
-                for turn in [Turn::LetGo, Turn::Published] {
-                    turn.count(&mut self.account, &sample);
-                    turn.count(&mut outlet.account, &sample);
-                }
-                messages.push(message(&mut self.pen, &outlet.point.series, sample));
-            }
+            messages.extend(self.let_go(id));
         }
         messages
     }
 
-    fn device(&self, event: DeviceEvent) -> Option<Message> {
-        let topic = self.speakers.get(&event.device)?.state.clone()?;
+    pub(super) fn device(&mut self, event: DeviceEvent) -> Option<Message> {
+        let speaker = self.speakers.get_mut(&event.device)?;
+        let event = speaker.told.insert(event);
         let state = if event.online { "online" } else { "offline" };
-        let reason = event.reason.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
-        // A device may say of itself what it likes.
-        let detail = event.detail.map(|d| format!(",\"detail\":{}", serde_json::json!(&*d))).unwrap_or_default();
-        let text = format!("{{\"state\":\"{state}\"{reason}{detail},\"time\":\"{}\"}}", time::now().rfc3339());
-        Some(Message::plain(topic, Bytes::from(text), Qos::AtLeastOnce, Retain::Yes))
+        let reason = event.reason.map(|r| r.to_string());
+        let why = (reason.as_deref(), event.detail.as_deref());
+        Some(state_message(speaker.state.as_ref()?, state, why, Retain::Yes))
     }
 
-    fn own(&self, state: &'static str) -> Vec<Message> {
+    /// A reading that was held is told after all: its point ends.
+    pub(super) fn let_go(&mut self, id: PointId) -> Option<Message> {
+        self.held.retain(|(_, held)| *held != id);
+        let outlet = self.outlets.get_mut(place(id))?.as_mut()?;
+        let sample = outlet.policy.release()?;
+        for turn in [Turn::LetGo, Turn::Published] {
+            turn.count(&mut self.account, &sample);
+            turn.count(&mut outlet.account, &sample);
+        }
+        Some(message(&mut self.pen, &outlet.point.series, sample))
+    }
+
+    pub(super) fn own(&self, state: &'static str) -> Vec<Message> {
         let message = |topic: &TopicName| {
             Message::plain(topic.clone(), Bytes::from_static(state.as_bytes()), Qos::AtLeastOnce, Retain::Yes)
         };
@@ -275,8 +328,19 @@ impl PublishTask {
     }
 }
 
+/// A reason in a word, and what a word does not say.
+type Why<'a> = (Option<&'a str>, Option<&'a str>);
+
+pub(super) fn state_message(topic: &TopicName, state: &str, why: Why<'_>, retain: Retain) -> Message {
+    let reason = why.0.map(|r| format!(",\"reason\":\"{r}\"")).unwrap_or_default();
+    // A device may say of itself what it likes.
+    let detail = why.1.map(|d| format!(",\"detail\":{}", serde_json::json!(d))).unwrap_or_default();
+    let text = format!("{{\"state\":\"{state}\"{reason}{detail},\"time\":\"{}\"}}", time::now().rfc3339());
+    Message::plain(topic.clone(), Bytes::from(text), Qos::AtLeastOnce, retain)
+}
+
 /// `{device}/{point}`, as it is named in the configuration.
-fn name(speakers: &HashMap<DeviceId, Speaker>, point: &Point) -> String {
+pub(super) fn name(speakers: &HashMap<DeviceId, Speaker>, point: &Point) -> String {
     let device = speakers.get(&point.device).map_or("", |speaker| &*speaker.name);
     format!("{device}/{}", point.name)
 }
@@ -286,8 +350,8 @@ fn wait_for(at_us: u64) -> Duration {
     Duration::from_micros(at_us.saturating_sub(time::now().mono_us).max(1))
 }
 
-/// Points are numbered from 0 without gaps.
-const fn place(id: PointId) -> usize {
+/// Points are numbered from 0, with gaps after a reload only.
+pub(super) const fn place(id: PointId) -> usize {
     id.0 as usize
 }
 

@@ -7,6 +7,7 @@ mod damage;
 mod limits;
 mod look;
 mod read;
+mod renew;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use self::cursor::Cursor;
 use self::cursor::both;
 use self::cursor::counts;
 pub(super) use self::read::Question;
+pub use self::renew::Leaver;
 use super::Link;
 use super::Seq;
 use super::SpoolError;
@@ -34,6 +36,8 @@ use crate::message::Message;
 use crate::status::SpoolStatus;
 use crate::time::Stamp;
 
+/// A bit each.
+const UPSTREAMS_MOST: usize = 64;
 /// Most entries in memory while the disk cannot be written; beyond it `when_full` decides, counted.
 const MEMORY_MOST: usize = 200_000;
 /// More than this in memory is no small lag any more: to disk.
@@ -100,7 +104,7 @@ pub(super) struct Log {
 impl Log {
     /// Opens the file and finds each upstream's place; a new upstream begins at the end.
     pub(super) fn open(settings: Settings, upstreams: Vec<Subscriber>, boot: u64) -> Result<Self, SpoolError> {
-        if upstreams.len() > 64 {
+        if upstreams.len() > UPSTREAMS_MOST {
             return Err(SpoolError::TooMany(upstreams.len()));
         }
         let mut log = Self::empty(settings, boot);

@@ -25,6 +25,7 @@ use crate::message::Message;
 use crate::topic::TopicFilter;
 
 pub use self::gap::GAP_TOPIC;
+pub use self::log::Leaver;
 pub use self::stored::Stored;
 pub use self::thread::COMMIT_INTERVAL;
 pub use self::thread::Cleared;

@@ -3,6 +3,7 @@
 mod gaps;
 mod look;
 mod power;
+mod renew;
 mod upgrade;
 
 use std::fs;
@@ -119,6 +120,7 @@ enum Step {
     Rewind(bool),
     Link(bool, bool),
     Tick,
+    Renew,
     Reopen,
 }
 
@@ -130,6 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Rewind),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(u, up)| Step::Link(u, up)),
         3 => Just(Step::Tick),
+        1 => Just(Step::Renew),
         1 => Just(Step::Reopen),
     ]
 }
@@ -194,6 +197,7 @@ proptest! {
                     rewind(&mut models[usize::from(u)]);
                 }
                 Step::Tick => log.tick(at(now)),
+                Step::Renew => renew::there_and_back(&mut log, folder.path()),
                 Step::Reopen => {
                     log.close();
                     drop(log);

@@ -25,6 +25,7 @@ use super::SpoolError;
 use super::Standing;
 use super::Subscriber;
 use super::flash::Flash;
+use super::log::Leaver;
 use super::log::Log;
 use super::log::PACE;
 use super::log::Question;
@@ -94,6 +95,7 @@ enum Command {
     Connected { upstream: Arc<str>, reply: oneshot::Sender<Standing> },
     Link { upstream: Arc<str>, link: Link },
     Look { after: Seq, reply: oneshot::Sender<Result<Slice, SpoolError>> },
+    Renew { settings: Box<plant::Spool>, upstreams: Vec<Subscriber>, leaver: Leaver, reply: oneshot::Sender<()> },
     Clear { upstream: Option<String>, reply: oneshot::Sender<Result<Vec<Cleared>, SpoolError>> },
     Close(oneshot::Sender<()>),
 }
@@ -191,6 +193,14 @@ impl Spool {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Clear { upstream, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Other upstreams and limits from now on, in the place of those there were. The bridges of upstreams that change have
+    /// ended; those of others need not know. False when the spool has closed.
+    pub async fn renew(&self, settings: plant::Spool, upstreams: Vec<Subscriber>, leaver: Leaver) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let renewal = Command::Renew { settings: Box::new(settings), upstreams, leaver, reply };
+        self.commands.send(renewal).await.is_ok() && answer.await.is_ok()
     }
 
     /// How things stand, written every commit interval.
@@ -307,6 +317,17 @@ impl Owner {
             }
             Command::Look { after, reply } => {
                 let _ = reply.send(self.log.look_or_say(after, time::now()));
+            }
+            Command::Renew { settings, upstreams, leaver, reply } => {
+                let places = self.log.renew(*settings, upstreams, leaver);
+                for mut waiter in std::mem::take(&mut self.waiters) {
+                    if let Some(place) = places[waiter.question.upstream] {
+                        waiter.question.upstream = place;
+                        self.waiters.push(waiter);
+                    }
+                }
+                self.tell();
+                let _ = reply.send(());
             }
             Command::Clear { upstream, reply } => {
                 let cleared = self.log.clear_named(upstream.as_deref(), time::now());

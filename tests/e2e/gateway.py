@@ -77,10 +77,18 @@ class Gateway:
         """Whether one line of the log has all these words."""
         return any(all(word.lower() in line.lower() for word in words) for line in list(self.lines))
 
+    def ask(self, command, *arguments):
+        """A command for the running gateway, to its end."""
+        return self.command(command, *arguments, "--socket", self.socket)
+
     def status(self):
         """`trunkline status --json`, or None while nobody answers."""
         done = self.command("status", "--json", "--socket", self.socket)
-        return json.loads(done.stdout) if done.returncode == 0 else None
+        return json.loads(done.stdout) if done.stdout else None
+
+    def hang_up(self):
+        """What `systemctl reload` does without a command of its own."""
+        self.process.send_signal(signal.SIGHUP)
 
     def upstream(self, name="cloud"):
         return next(u for u in self.status()["upstreams"] if u["name"] == name)

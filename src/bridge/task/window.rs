@@ -54,7 +54,15 @@ impl BridgeTask {
             if s.waiting.contains_key(&seq) {
                 continue;
             }
-            let Some(mut to) = self.way(m) else { continue };
+            let Some(mut to) = self.way(m) else {
+                // A gap need not be told; an entry that was taken in under rules of before is not passed over in silence.
+                if m.topic.as_str() != spool::GAP_TOPIC {
+                    self.put_aside(&m.topic, "no rule sends it any more");
+                    self.refuse(seq);
+                    refused += 1;
+                }
+                continue;
+            };
             to.retain = to.retain && s.peer.retain && self.newest.may_keep(&m.topic, seq);
             let (payload, properties) = rendered(m, s.standing.live && s.waited(seq));
             if self.gate.holds_back(&self.settings.name, &m.topic, &to.topic, &payload) {

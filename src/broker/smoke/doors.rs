@@ -1,7 +1,8 @@
-//! What each listener allows, over real sockets.
+//! What each listener allows, and listeners that come and go, over real sockets.
 
 use super::*;
 
+use std::net::TcpListener;
 use std::time::Instant;
 
 fn with(listeners: Vec<plant::Limits>) -> Broker {
@@ -103,15 +104,13 @@ async fn a_client_over_its_rate_is_read_slower_loses_nothing_and_disturbs_nobody
 }
 
 #[tokio::test]
-async fn readmission_is_told_in_counts_and_refused_where_an_address_moved() {
+async fn readmission_is_told_in_counts_and_refused_where_a_hash_is_none() {
     let hash = hash_password("secret").unwrap();
     let users = || vec![("hmi".to_owned(), hash.clone())];
     let settings = || settings("127.0.0.1:0", plant::Anonymous::Loopback);
     let broker = super::super::start(settings(), options(users())).unwrap();
     let (mut client, code) = join(broker.addresses()[0], &hello("c", b"\0\x03hmi\0\x06secret")).await;
     assert_eq!(code[1], 0);
-    let moved = plant::Broker { listen: Vec::new(), ..settings() };
-    assert_eq!(broker.readmit(&moved, users()).await, Err(BrokerError::Moved));
     let bad = vec![("hmi".to_owned(), "secret".to_owned())];
     assert_eq!(broker.readmit(&settings(), bad).await, Err(BrokerError::User("hmi".into())));
     assert_eq!(broker.readmit(&settings(), users()).await.unwrap().staying, 1);
@@ -141,5 +140,82 @@ async fn new_limits_hold_for_who_connects_from_now_on() {
     broker.readmit(&settings(10), Vec::new()).await.unwrap();
     let (_third, code) = join(address, &hello("c", &[])).await;
     assert_eq!(code[1], 0);
+    broker.stop().await;
+}
+
+/// Listens there and nowhere else from now on.
+async fn listen(broker: &Broker, addresses: &[&str]) -> Result<(), BrokerError> {
+    let listen = addresses.iter().map(|address| plant::Listener::plain(address.parse().unwrap())).collect();
+    take(broker, listen).await
+}
+
+async fn take(broker: &Broker, listen: Vec<plant::Listener>) -> Result<(), BrokerError> {
+    let settings = plant::Broker { listen, ..settings("127.0.0.1:0", plant::Anonymous::Loopback) };
+    broker.readmit(&settings, Vec::new()).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn listeners_come_and_go_while_clients_of_the_others_stay() {
+    let broker = broker();
+    let first = broker.addresses()[0];
+    let (mut stays, _) = join(first, &hello("stays", &[])).await;
+    let second = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    listen(&broker, &["127.0.0.1:0", &second]).await.unwrap();
+    assert_eq!(broker.addresses(), [first, second.parse().unwrap()]);
+    let (mut goes, _) = join(second.parse().unwrap(), &hello("goes", &[])).await;
+    listen(&broker, &["127.0.0.1:0"]).await.unwrap();
+    assert_eq!(packet(&mut goes).await.unwrap().1[0], 0x98, "it hears why");
+    assert!(TcpStream::connect(&second).await.is_err(), "nobody listens there");
+    stays.write_all(b"\xC0\0").await.unwrap();
+    assert_eq!(packet(&mut stays).await.unwrap().0, 0xD0, "it was not disturbed");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_listener_moves_to_all_interfaces_of_its_port_and_keeps_its_clients() {
+    let broker = broker();
+    let port = broker.addresses()[0].port();
+    // As if the port had been configured: only then do both want the same one.
+    listen(&broker, &["127.0.0.1:0"]).await.unwrap();
+    let (mut client, _) = join(broker.addresses()[0], &hello("c", &[])).await;
+    listen(&broker, &[&format!("0.0.0.0:{port}")]).await.unwrap();
+    client.write_all(b"\xC0\0").await.unwrap();
+    assert_eq!(packet(&mut client).await.unwrap().0, 0xD0);
+    let (_other, code) = join(format!("127.0.0.1:{port}").parse().unwrap(), &hello("d", &[])).await;
+    assert_eq!(code, [0, 0]);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_changes_nothing() {
+    let broker = broker();
+    let before = broker.addresses();
+    let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = squatter.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    let error = listen(&broker, &[free, &taken]).await.unwrap_err();
+    assert!(error.to_string().contains(&taken) && error.to_string().contains("another program"), "{error}");
+    assert_eq!(broker.addresses(), before);
+    let tls = plant::ListenerTls { cert: "/none.pem".into(), key: "/none.pem".into(), clients: None };
+    let secret = plant::Listener { tls: Some(tls), ..plant::Listener::plain(free.parse().unwrap()) };
+    let error = take(&broker, vec![secret]).await.unwrap_err();
+    assert!(error.to_string().contains("/none.pem"), "{error}");
+    join(before[0], &hello("c", &[])).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_listener_that_made_room_in_vain_comes_back_and_still_counts_its_clients() {
+    let broker = with(vec![plant::Limits { clients: 1, ..limits() }]);
+    let address = broker.addresses()[0];
+    let (mut stays, _) = join(address, &hello("stays", &[])).await;
+    // The second is free as long as the first is not there, so it is bound; then the first cannot be.
+    let (all, other) = (format!("0.0.0.0:{}", address.port()), format!("127.0.0.2:{}", address.port()));
+    let error = listen(&broker, &[&all, &other]).await.unwrap_err();
+    assert!(error.to_string().contains(&all), "{error}");
+    assert_eq!(broker.addresses(), [address]);
+    assert_eq!(refused(address, "another").await, 0x97, "one client may come in there, and it is in");
+    stays.write_all(b"\xC0\0").await.unwrap();
+    assert_eq!(packet(&mut stays).await.unwrap().0, 0xD0);
     broker.stop().await;
 }

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::command::Floor;
 use crate::command::Outlet;
 use crate::command::failsafe::Desk;
 use crate::command::failsafe::Door;
@@ -26,6 +28,8 @@ use crate::command::failsafe::told;
 use crate::config::failsafe::Commander;
 use crate::config::failsafe::FailSafe;
 use crate::config::plant::Plant;
+use crate::message::Message;
+use crate::message::Retain;
 use crate::point::LineId;
 use crate::point::PointId;
 use crate::status::BrokerStatus;
@@ -35,6 +39,7 @@ use crate::status::FailSafeStatus;
 use crate::status::LineStatus;
 use crate::status::LinkState;
 use crate::status::UpstreamStatus;
+use crate::topic::Qos;
 use crate::topic::TopicName;
 
 /// The broker renews its status every second.
@@ -115,20 +120,18 @@ impl Minded {
 #[derive(Debug)]
 pub struct FailSafeTask {
     all: Vec<Minded>,
+    floors: watch::Receiver<Floor>,
     desk: Desk,
     answers: Outlet,
     links: Links,
 }
 
 /// The task, and the door for the command task.
-pub fn new(plant: &Plant, eyes: &Eyes, answers: Outlet, links: Links) -> (Door, FailSafeTask) {
-    let (door, desk) = joined(plant.fail_safes.iter().map(|rule| rule.point));
-    let now = Instant::now();
-    let all = {
-        let notes = links.kept.borrow();
-        plant.fail_safes.iter().filter_map(|rule| minded(plant, eyes, rule, (&notes, now))).collect()
-    };
-    (door, FailSafeTask { all, desk, answers, links })
+pub fn new(floors: watch::Receiver<Floor>, answers: Outlet, links: Links) -> (Door, FailSafeTask) {
+    let (door, desk) = joined();
+    let mut task = FailSafeTask { all: Vec::new(), floors, desk, answers, links };
+    task.arrange(Instant::now());
+    (door, task)
 }
 
 fn minded(plant: &Plant, eyes: &Eyes, rule: &FailSafe, (notes, now): (&[Note], Instant)) -> Option<Minded> {
@@ -147,7 +150,7 @@ fn minded(plant: &Plant, eyes: &Eyes, rule: &FailSafe, (notes, now): (&[Note], I
         guard: Guard::new(rule.clone(), note, now),
         device: Arc::clone(&device.name),
         at: device.line,
-        line: eyes.lines.get(usize::from(device.line.0))?.clone(),
+        line: eyes.lines.get(plant.lines.iter().position(|line| line.id == device.line)?)?.clone(),
         commanding,
         topic: TopicName::new(format!("{}/{name}/$fail_safe", plant.gateway)).ok(),
         name,
@@ -158,6 +161,7 @@ fn minded(plant: &Plant, eyes: &Eyes, rule: &FailSafe, (notes, now): (&[Note], I
 enum Event {
     Look,
     News(News),
+    Reloaded,
     End,
 }
 
@@ -173,17 +177,51 @@ impl FailSafeTask {
                 // A gateway without fail-safes has nothing to look at.
                 _ = looks.tick(), if !self.all.is_empty() => Event::Look,
                 news = self.desk.news.recv() => news.map_or(Event::End, Event::News),
+                Ok(()) = self.floors.changed() => Event::Reloaded,
             };
             let now = Instant::now();
             match event {
                 Event::End => return,
                 Event::Look => self.all.iter_mut().for_each(|minded| minded.look(now)),
                 Event::News(news) => self.hear(news, now),
+                Event::Reloaded => self.reload(now).await,
             }
             if !self.order(now).await {
                 return;
             }
             self.tell().await;
+        }
+    }
+
+    /// A guard for each rule of the floor as it is now: one whose rule is as it was stays as it is, the others know what is
+    /// noted of their point. Gives those that have none any more.
+    fn arrange(&mut self, now: Instant) -> Vec<Minded> {
+        let Floor { plant, eyes, .. } = self.floors.borrow_and_update().clone();
+        let mut before = std::mem::take(&mut self.all);
+        for rule in &plant.fail_safes {
+            let found = minded(&plant, &eyes, rule, (&self.links.kept.borrow(), now));
+            let Some(mut minded) = found else { continue };
+            if let Some(at) = before.iter().position(|was| was.name == minded.name) {
+                let was = before.swap_remove(at);
+                minded.told = was.told;
+                if was.guard.rule == *rule {
+                    minded.guard = was.guard;
+                }
+            }
+            self.all.push(minded);
+        }
+        self.desk.mind(self.all.iter().map(|minded| minded.guard.rule.point));
+        before
+    }
+
+    /// Other rules; of those that are gone nothing stays.
+    async fn reload(&mut self, now: Instant) {
+        let gone = self.arrange(now);
+        let topics = gone.into_iter().filter_map(|minded| minded.topic);
+        let cleared = |topic| Message::plain(topic, Bytes::new(), Qos::AtLeastOnce, Retain::Yes);
+        let messages: Vec<Message> = topics.map(cleared).collect();
+        if !messages.is_empty() && self.answers.send(messages).await.is_err() {
+            tracing::debug!("broker gone, nobody is told of fail-safes");
         }
     }
 

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Asked;
 use super::CommandTask;
 use super::Job;
+use super::Queue;
 use super::Teller;
 use super::Work;
+use super::queue_of;
 use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::cause::Cause;
@@ -36,42 +37,40 @@ use crate::topic::TopicName;
 
 impl CommandTask {
     /// A write of the gateway's own waits in the same queue as commands do.
-    pub(super) async fn take_own(&self, own: Own, queues: &[mpsc::Sender<Box<Job>>]) {
+    pub(super) async fn take_own(&self, own: Own, queues: &[Queue]) {
         let teller = self.teller();
-        let Some((line, job)) = self.own_job(&own) else {
+        let Some(job) = self.own_job(&own) else {
             let end = End::NotDone("the point is not there any more".to_owned());
             return teller.guard(own.point, News::Own(own.point, end, None)).await;
         };
-        if let Err(full) = queues[line].try_send(Box::new(job)) {
+        if let Err(full) = queue_of(queues, job.line).try_send(Box::new(job)) {
             teller.tell(&mut full.into_inner(), &super::busy()).await;
         }
     }
 
     /// As if it had been asked for on the point's own topic.
-    fn own_job(&self, own: &Own) -> Option<(usize, Job)> {
-        let (whole, target) = Whole::around(&self.plant, own.point)?;
-        let topic = format!("{}/{}/{}/set", self.plant.gateway, whole.device.name, target.point.name);
+    fn own_job(&self, own: &Own) -> Option<Job> {
+        let plant = &self.floor.plant;
+        let (whole, target) = Whole::around(plant, own.point)?;
+        let topic = format!("{}/{}/{}/set", plant.gateway, whole.device.name, target.point.name);
         let payload = Bytes::from(answer::value_json(&own.value).to_string());
         let message = Message::plain(TopicName::new(topic).ok()?, payload, Qos::AtLeastOnce, Retain::No);
-        let line = usize::from(whole.device.line.0);
+        let line = whole.device.line;
         let change = Change { target, value: own.value.clone() };
-        let record = Some(Record::own(&own.who, &self.plant, &change));
+        let record = Some(Record::own(&own.who, plant, &change));
         let term = Term::own(Instant::now());
         let cause = Cause::FailSafe { who: Arc::clone(&own.who), look: own.look };
-        Some((
+        Some(Job {
             line,
-            Job {
-                line,
-                work: Work::Set(change),
-                id: None,
-                message,
-                term,
-                record,
-                cause,
-                asked: Asked::First,
-                before: None,
-            },
-        ))
+            work: Work::Set(change),
+            id: None,
+            message,
+            term,
+            record,
+            cause,
+            asked: Asked::First,
+            before: None,
+        })
     }
 }
 

@@ -132,3 +132,73 @@ async fn every_reading_has_one_fate_per_point_and_across_restarts() {
     assert_eq!(*status.borrow(), closed.total);
     assert_eq!(accounts.ask().await, None);
 }
+
+fn plant(devices: &str) -> Arc<crate::config::Plant> {
+    let yaml = format!("gateway: g\nlines: {{l: {{tcp: 127.0.0.1:502}}}}\ndevices:\n{devices}");
+    let loaded = crate::config::load_text("t.yaml", &yaml, std::path::Path::new(""));
+    Arc::new(loaded.unwrap_or_else(|r| panic!("{r}")).plant)
+}
+
+const TWO: &str = "  - {name: a, line: l, unit_id: 1, payload: value, points: {p: {holding: 4}, q: {holding: 5, report: {at_most: 9s}}}}
+  - {name: b, line: l, unit_id: 2, payload: value, points: {p: {holding: 4}}}
+";
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_in_a_reload_is_told_and_cleared_and_what_changed_goes_on_with_its_account() {
+    use crate::publish::{Parts, Round};
+    let (samples, from) = mpsc::channel(4);
+    let (events, device_events) = mpsc::channel(4);
+    let (sink, mut out) = mpsc::channel(16);
+    let before = plant(TWO);
+    let parts = Parts { gateway: "g", devices: &before.devices, points: &before.points };
+    let (status, task) = crate::publish::new(parts, from, device_events, sink);
+    let (accounts, renewals) = (task.accounts(), task.renewals());
+    tokio::spawn(task.run());
+    samples.send(vec![int(0, 1), int(1, 1), int(1, 2), int(2, 1)]).await.unwrap();
+    events.send(DeviceEvent::online(DeviceId(0))).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        seen.extend(out.recv().await.unwrap().iter().map(text));
+    }
+    assert_eq!(status.borrow().held, 1);
+
+    // `a/p` is another register, `a/q` is no more, `b` neither, `c` is new.
+    let after = plant(
+        "  - {name: a, line: l, unit_id: 1, payload: value, points: {p: {holding: 9}}}\n\x20 \
+         - {name: c, line: l, unit_id: 3, payload: value, points: {p: {holding: 1}}}\n",
+    );
+    let after = Arc::new(Arc::unwrap_or_clone(after).following(&before));
+    let id = |n: usize| after.points[n].id.0;
+    assert!(renewals.renew(&after, Round::Add).await);
+    // The line hands over what it read before, then what it reads under the new meaning.
+    samples.send(vec![int(0, 7), int(id(0), 70)]).await.unwrap();
+    assert!(renewals.renew(&after, Round::Remove).await);
+    samples.send(vec![int(0, 8), int(id(1), 3)]).await.unwrap();
+    let mut told = Vec::new();
+    while told.last().is_none_or(|t| t != "g/c/p 3") {
+        let batch = out.recv().await.unwrap();
+        assert!(batch.iter().all(|m| m.topic.as_str() != "g/b/$state" || m.retain == m.payload.is_empty()));
+        told.extend(batch.iter().map(text));
+    }
+    let gone = told.iter().position(|t| t.starts_with(r#"g/b/$state {"state":"offline","reason":"removed""#));
+    let gone = gone.unwrap_or_else(|| panic!("{told:?}"));
+    assert_eq!(told[gone + 1], "g/b/$state ");
+    let rest: Vec<_> = told.iter().filter(|t| !t.contains("$state")).map(String::as_str).collect();
+    assert_eq!(
+        rest,
+        ["g/a/p 7", "g/a/p 70", "g/a/q 2", "g/a/q ", "g/b/p ", "g/c/p 3"],
+        "a reading of nobody is dropped"
+    );
+
+    let books = accounts.ask().await.unwrap();
+    let names: Vec<_> = books.points.iter().map(|p| (p.point.as_str(), p.account.polled)).collect();
+    assert_eq!(names, [("a/p", 3), ("c/p", 1)]);
+    assert_eq!((books.total.polled, books.total.held, books.total.unaccounted()), (7, 0, 0));
+
+    assert!(renewals.renew(&after, Round::TellAgain).await);
+    let again = out.recv().await.unwrap();
+    assert_eq!(text(&again[0]), "g/$state online");
+    assert!(text(&again[1]).starts_with(r#"g/a/$state {"state":"online""#), "{again:?}");
+    samples.send(vec![int(id(1), 3)]).await.unwrap();
+    assert_eq!(text(&out.recv().await.unwrap()[0]), "g/c/p 3", "it is told again though it says nothing new");
+}

@@ -11,7 +11,9 @@ use super::super::Seq;
 use super::super::Subscriber;
 use super::super::disk::Place;
 use super::super::row::Content;
+use crate::message::Message;
 use crate::status::Ledger;
+use crate::topic::TopicFilter;
 
 /// Why an entry leaves without acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,8 @@ pub(super) struct Cursor {
     pub(super) live: Option<Live>,
     /// Newer values than those up to here may have been sent.
     overtaken: Seq,
+    /// What was taken in up to here was so by these filters, before a reload brought others.
+    before: Option<(Seq, Vec<TopicFilter>)>,
 }
 
 /// The reader of what is newest; the other one gets what lies below.
@@ -94,7 +98,27 @@ impl Cursor {
         let place = place.unwrap_or(Place { acknowledged: last, ..Place::default() });
         let Place { acknowledged, backlog, account, ahead, overtaken } = place;
         let (link, handed) = (Link::Down, VecDeque::new());
-        Self { who, link, acknowledged, backlog, handed, account, ahead, live: None, overtaken }
+        Self { who, link, acknowledged, backlog, handed, account, ahead, live: None, overtaken, before: None }
+    }
+
+    /// Goes on under other rules for what comes behind `last`.
+    pub(super) fn follow(&mut self, who: Subscriber, last: Seq) {
+        if who.filters != self.who.filters && self.backlog > 0 {
+            // Of several reloads during one outage the rules are added up: better one entry too many to judge.
+            let earlier = self.before.take().filter(|(upto, _)| *upto > self.acknowledged);
+            let mut filters = earlier.map_or_else(Vec::new, |(_, filters)| filters);
+            filters.extend(self.who.filters.iter().filter(|f| !filters.contains(f)).cloned().collect::<Vec<_>>());
+            self.before = Some((last, filters));
+        }
+        self.who = who;
+    }
+
+    /// Whether the entry at this place was taken in for it.
+    pub(super) fn wants(&self, seq: Seq, message: &Message) -> bool {
+        match &self.before {
+            Some((upto, filters)) if seq <= *upto => filters.iter().any(|f| f.matches(&message.topic)),
+            _ => self.who.wants(message),
+        }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {

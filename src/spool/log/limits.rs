@@ -240,7 +240,7 @@ impl Log {
             match decoded {
                 None => departure.gone.push((seq, 0)),
                 Some((Content::Message(message), taken)) if which(&message) && !self.in_flight(seq) => {
-                    departure.entry(self, seq, (&message, taken.stamp, self.wanted(&message)));
+                    departure.entry(self, seq, (&message, taken.stamp, self.wanted_at(seq, &message)));
                 }
                 Some((Content::Gap(gap), _)) => earlier.push((seq, gap)),
                 Some(_) => {}

@@ -30,7 +30,7 @@ impl Log {
             for (seq, decoded) in rows.into_iter().take_while(|r| r.0 <= disk_end) {
                 let Some((content, taken)) = decoded else { continue };
                 let wanted = match &content {
-                    Content::Message(message) => self.wanted(message),
+                    Content::Message(message) => self.wanted_at(seq, message),
                     Content::Gap(_) => u64::MAX,
                 };
                 self.seen(&mut slice, (seq, &content, wanted), (taken, now));
@@ -164,9 +164,9 @@ impl Log {
         while after < self.committed.min(memory_from - 1) {
             let found = self.disk.as_ref().and_then(|d| d.read(after, COPIES).ok()).unwrap_or_default();
             let Some(last) = found.last().map(|r| r.0) else { break };
-            let wants = |c: &Content| matches!(c, Content::Message(m) if cursor.who.wants(m));
+            let wants = |seq, c: &Content| matches!(c, Content::Message(m) if cursor.wants(seq, m));
             let of_it = |(seq, row): &&super::super::disk::Row| {
-                *seq < memory_from && unread(*seq) && row.as_ref().is_some_and(|(c, _)| wants(c))
+                *seq < memory_from && unread(*seq) && row.as_ref().is_some_and(|(c, _)| wants(*seq, c))
             };
             rows += found.iter().filter(of_it).count();
             after = last;

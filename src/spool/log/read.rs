@@ -124,7 +124,7 @@ impl Log {
                 let counts = counts(&content);
                 let message = match content {
                     Content::Gap(gap) => gap.message(cursor.name()),
-                    Content::Message(message) => cursor.who.wants(&message).then_some(message),
+                    Content::Message(message) => cursor.wants(seq, &message).then_some(message),
                 };
                 if let Some(message) = message {
                     r.found(seq, mark_run(message, taken, disk.run), counts);

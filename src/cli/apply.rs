@@ -1,0 +1,157 @@
+//! `trunkline apply`, `confirm` and `revert`: a configuration on trial. The gateway runs it; its file is put in place here,
+//! with the rights of whoever confirms, and not before.
+
+mod place;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cli::demo::duration;
+use crate::cli::reload::{ask, changed, refused, told};
+use crate::cli::{Exit, complain, say};
+use crate::control;
+use crate::control::client::ClientError;
+use crate::control::protocol::MAX_REQUEST;
+
+/// Without `--confirm` it is confirmed at once; should that not be possible, it is taken back after this.
+const AT_ONCE: Duration = Duration::from_secs(30);
+/// What a request holds beside the text, and what JSON adds to it at most.
+const ROOM: usize = MAX_REQUEST / 2;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration that shall run in place of the one that does; includes, profiles and users stay the files they are
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Go back to the one before unless `trunkline confirm` comes within this time, e.g. 60s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    confirm: Option<Duration>,
+    /// Only show what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// The gateway's control socket
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Socket {
+    /// The gateway's control socket
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+}
+
+/// What waits to be confirmed.
+#[derive(Debug, Deserialize)]
+struct Pending {
+    file: PathBuf,
+    text: String,
+    seconds_left: u64,
+}
+
+pub(super) fn run(args: &Arguments) -> Exit {
+    let socket = args.socket.clone().unwrap_or_else(control::ask_path);
+    let text = match std::fs::read_to_string(&args.file) {
+        Ok(text) if text.len() <= ROOM => text,
+        Ok(text) => {
+            return failed("apply", &format!("{} has {} bytes, at most are {ROOM}", args.file.display(), text.len()));
+        }
+        Err(error) => return failed("apply", &format!("{} cannot be read: {error}", args.file.display())),
+    };
+    let candidate = json!({ "name": args.file.display().to_string(), "text": text });
+    let done = if args.dry_run {
+        compare(&socket, candidate)
+    } else {
+        match args.confirm {
+            Some(trial) => try_out(&socket, candidate, trial),
+            None => return at_once(&socket, candidate),
+        }
+    };
+    match done {
+        Ok(()) => Exit::Well,
+        Err(error) => refused("apply", &error),
+    }
+}
+
+fn compare(socket: &Path, candidate: Value) -> Result<(), ClientError> {
+    say(&told(&changed(&ask(socket, "config.compare", candidate)?)?));
+    Ok(())
+}
+
+fn begin(socket: &Path, mut candidate: Value, trial: Duration) -> Result<(), ClientError> {
+    candidate["confirm_s"] = json!(trial.as_secs());
+    say(&told(&changed(&ask(socket, "config.apply", candidate)?)?));
+    Ok(())
+}
+
+fn try_out(socket: &Path, candidate: Value, trial: Duration) -> Result<(), ClientError> {
+    begin(socket, candidate, trial)?;
+    say(&format!(
+        "it runs now; unless `trunkline confirm` comes within {} s, the configuration before runs again",
+        trial.as_secs()
+    ));
+    Ok(())
+}
+
+fn at_once(socket: &Path, candidate: Value) -> Exit {
+    if let Err(error) = begin(socket, candidate, AT_ONCE) {
+        return refused("apply", &error);
+    }
+    match confirm_at(socket) {
+        Ok(file) => {
+            say(&format!("it runs, and lies in its place: {}", file.display()));
+            Exit::Well
+        }
+        Err(why) => {
+            let back = ask(socket, "config.revert", Value::Null);
+            let back = back.map_or_else(
+                |e| format!("it is taken back within {} s ({e})", AT_ONCE.as_secs()),
+                |_| "it was taken back".to_owned(),
+            );
+            failed("apply", &format!("{why}; {back}"))
+        }
+    }
+}
+
+pub(super) fn confirm(args: &Socket) -> Exit {
+    let socket = args.socket.clone().unwrap_or_else(control::ask_path);
+    match confirm_at(&socket) {
+        Ok(file) => {
+            say(&format!("confirmed: {} is what runs; what it was before lies beside it", file.display()));
+            Exit::Well
+        }
+        Err(why) => failed("confirm", &why),
+    }
+}
+
+/// Puts what is on trial in its place, then says so.
+fn confirm_at(socket: &Path) -> Result<PathBuf, String> {
+    let pending = ask(socket, "config.pending", Value::Null).map_err(|e| e.to_string())?;
+    let Pending { file, text, seconds_left } = Pending::deserialize(pending).map_err(|e| e.to_string())?;
+    place::put(&file, &text).map_err(|e| {
+        let who = "call it as a user who may write there (sudo trunkline confirm)";
+        format!("{} cannot be written: {e}; {who}, {seconds_left} s are left", file.display())
+    })?;
+    ask(socket, "config.confirm", Value::Null).map_err(|e| e.to_string())?;
+    Ok(file)
+}
+
+pub(super) fn revert(args: &Socket) -> Exit {
+    let socket = args.socket.clone().unwrap_or_else(control::ask_path);
+    match ask(&socket, "config.revert", Value::Null).and_then(|answer| changed(&answer)) {
+        Ok(changed) => {
+            say(&told(&changed));
+            say("the configuration before runs again");
+            Exit::Well
+        }
+        Err(error) => refused("revert", &error),
+    }
+}
+
+fn failed(command: &str, why: &str) -> Exit {
+    complain(&format!("trunkline {command}: {why}"));
+    Exit::Failed
+}
