@@ -2,8 +2,9 @@
 //! echo, or comes as one line from a pipe; only its salted hash is written.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -63,12 +64,32 @@ fn change(args: &Arguments) -> Result<String, String> {
 fn write(path: &Path, all: &BTreeMap<String, String>) -> io::Result<()> {
     let beside = path.with_extension("yaml.new");
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
+    give(&file, path)?;
     writeln!(file, "# Written by `trunkline passwd`: salted hashes, no passwords.")?;
     for (name, hash) in all {
         writeln!(file, "{name}: '{hash}'")?;
     }
     file.sync_all()?;
     std::fs::rename(beside, path)
+}
+
+/// To whom the file before it belonged; a new one to its folder's group, which is the daemon's: root writes it, and another user
+/// reads it.
+fn give(file: &File, path: &Path) -> io::Result<()> {
+    let now = file.metadata()?;
+    let (uid, gid) = match std::fs::metadata(path) {
+        Ok(old) => {
+            file.set_permissions(old.permissions())?;
+            (old.uid(), old.gid())
+        }
+        // Only root can, and only root needs to.
+        Err(_) if now.uid() != 0 => return Ok(()),
+        Err(_) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            (now.uid(), std::fs::metadata(folder)?.gid())
+        }
+    };
+    if (uid, gid) == (now.uid(), now.gid()) { Ok(()) } else { fchown(file, Some(uid), Some(gid)) }
 }
 
 fn ask() -> Result<String, String> {
@@ -101,4 +122,27 @@ fn line() -> Result<String, String> {
     io::stdin().lock().read_line(&mut typed).map_err(|e| format!("cannot read the password: {e}"))?;
     let typed = typed.trim_end_matches(['\r', '\n']);
     if typed.is_empty() { Err("an empty password is none".to_owned()) } else { Ok(typed.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn who_could_read_the_users_before_can_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users.yaml");
+        let all = BTreeMap::from([("hmi".to_owned(), "hash".to_owned())]);
+        let facts = || std::fs::metadata(&file).map(|m| (m.mode() & 0o777, m.gid())).unwrap();
+        // The daemon's group, as the package gives the folder to it; only root can.
+        let group = if rustix::process::getuid().is_root() { 1 } else { std::fs::metadata(&folder).unwrap().gid() };
+        std::os::unix::fs::chown(folder.path(), None, Some(group)).unwrap();
+        write(&file, &all).unwrap();
+        assert_eq!(facts(), (0o640, group), "a new one");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o660)).unwrap();
+        write(&file, &all).unwrap();
+        assert_eq!(facts(), (0o660, group), "one that was there");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    }
 }

@@ -11,7 +11,8 @@ use crate::cli::{Exit, complain, say};
 use crate::control;
 use crate::control::Client;
 use crate::control::client::ClientError;
-use crate::status::{FailSafeStatus, LineStatus, LinkState, Recognition, Snapshot, UpstreamStatus};
+use crate::status::{DeviceStatus, FailSafeStatus, LineStatus, LinkState, Recognition, Snapshot, UpstreamStatus};
+use crate::web::health::{Health, judge};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -29,20 +30,29 @@ pub(super) struct Arguments {
 pub(super) fn run(args: &Arguments) -> Exit {
     let path = args.socket.clone().unwrap_or_else(control::ask_path);
     match ask(args, &path) {
-        Ok(()) => Exit::Well,
+        Ok(exit) => exit,
         Err(error) => {
             complain(&format!("trunkline status: {error}"));
-            Exit::Failed
+            Exit::Down
         }
     }
 }
 
-fn ask(args: &Arguments, path: &std::path::Path) -> Result<(), ClientError> {
+/// As checks for monitoring have it: 0 well, 1 worth knowing, 2 somebody must come.
+fn exit_by(health: &Health) -> Exit {
+    match (health.is_well(), health.notes.is_empty()) {
+        (true, true) => Exit::Well,
+        (true, false) => Exit::Failed,
+        (false, _) => Exit::Down,
+    }
+}
+
+fn ask(args: &Arguments, path: &std::path::Path) -> Result<Exit, ClientError> {
     let mut client = Client::connect(path)?;
     if !args.watch {
         let value = client.call("status", Value::Null)?;
         say(text(&value, args.json, Value::to_string_pretty)?.trim_end());
-        return Ok(());
+        return Ok(exit_by(&judge(&snapshot(&value)?)));
     }
     let in_place = io::stdout().is_terminal() && !args.json;
     for value in client.stream("status.watch", Value::Null)? {
@@ -53,7 +63,7 @@ fn ask(args: &Arguments, path: &std::path::Path) -> Result<(), ClientError> {
             break;
         }
     }
-    Ok(())
+    Ok(Exit::Well)
 }
 
 /// `serde_json` prints pretty through a function only.
@@ -71,14 +81,17 @@ fn text(value: &Value, json: bool, print: impl Fn(&Value) -> String) -> Result<S
     if json {
         return Ok(print(value));
     }
-    let snapshot: Snapshot = serde::Deserialize::deserialize(value)
-        .map_err(|e: serde_json::Error| ClientError::Garbled(format!("{e}; is the daemon of another version?")))?;
-    Ok(tables(&snapshot))
+    Ok(tables(&snapshot(value)?))
+}
+
+fn snapshot(value: &Value) -> Result<Snapshot, ClientError> {
+    serde::Deserialize::deserialize(value)
+        .map_err(|e: serde_json::Error| ClientError::Garbled(format!("{e}; is the daemon of another version?")))
 }
 
 fn tables(now: &Snapshot) -> String {
     let mut out = format!("{} · trunkline {} · up {}\n\n", now.gateway, now.version, seconds(now.uptime_s));
-    out.push_str(&strangers(&now.lines));
+    out.push_str(&worst(now));
     out.push_str(&lines(&now.lines));
     out.push('\n');
     out.push_str(&devices(&now.lines));
@@ -104,15 +117,23 @@ fn tables(now: &Snapshot) -> String {
     out
 }
 
-/// First of all: who is not who it should be.
-fn strangers(lines: &[LineStatus]) -> String {
+/// First of all what somebody must come for: who is not who it should be, and what is down. Then what is worth knowing.
+fn worst(now: &Snapshot) -> String {
     let mut text = String::new();
-    for device in lines.iter().flat_map(|l| &l.devices).filter(|d| d.recognition == Recognition::Another) {
+    let is_another = |d: &&DeviceStatus| d.recognition == Recognition::Another;
+    for device in now.lines.iter().flat_map(|l| &l.devices).filter(is_another) {
         let (name, unit, why) = (&device.name, device.unit_id, device.recognised.as_deref().unwrap_or_default());
         let _ = writeln!(
             text,
             "ALARM: {name} (unit {unit}) is another device: {why}; its values are bad, it is not written to"
         );
+    }
+    let Health { reasons, notes } = judge(now);
+    for reason in reasons.iter().filter(|reason| !reason.contains(" is another device: ")) {
+        let _ = writeln!(text, "ALARM: {reason}");
+    }
+    for note in notes {
+        let _ = writeln!(text, "note: {note}");
     }
     if text.is_empty() { text } else { text + "\n" }
 }
@@ -426,6 +447,21 @@ mod tests {
         let state = "writing, gone for 1 min 15 s: timeout: the device did not answer";
         assert!(row.contains("6.5  upstream cloud") && row.ends_with(state), "{text}");
         assert!(!tables(&Snapshot::default()).contains("FAIL-SAFE"));
+    }
+
+    #[test]
+    fn the_exit_status_is_for_monitoring_and_the_worst_comes_first() {
+        let line = |up| LineStatus { name: "hall".into(), up, ..LineStatus::default() };
+        let cloud = UpstreamStatus { name: "cloud".into(), ..UpstreamStatus::default() };
+        let mut now = Snapshot { lines: vec![line(true)], ..Snapshot::default() };
+        assert_eq!(exit_by(&judge(&now)), Exit::Well);
+        now.upstreams.push(cloud);
+        assert_eq!(exit_by(&judge(&now)), Exit::Failed, "a cloud that is away");
+        now.lines.push(line(false));
+        assert_eq!(exit_by(&judge(&now)), Exit::Down, "a port that is gone");
+        let text = tables(&now);
+        let first: Vec<&str> = text.lines().skip(2).take(2).collect();
+        assert!(first[0].starts_with("ALARM: line hall ") && first[1].starts_with("note: upstream cloud "), "{text}");
     }
 
     #[test]

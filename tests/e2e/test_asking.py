@@ -59,7 +59,7 @@ def test_the_control_socket_is_for_its_group_only(make_gateway, begin, port):
 def test_status_without_a_daemon_says_so(make_gateway):
     gateway = make_gateway("gateway: plant\n")
     done = gateway.command("status", "--socket", gateway.socket)
-    assert done.returncode == 1 and str(gateway.socket) in done.stderr
+    assert done.returncode == 2 and str(gateway.socket) in done.stderr
 
 
 def test_health_and_metrics_answer(make_gateway, begin, port):
