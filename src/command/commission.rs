@@ -108,7 +108,7 @@ pub(super) fn who(from: Option<&Origin>) -> String {
             format!("user {user} (client {client_id}, {peer})")
         }
         Some(Origin::Client { client_id, user: None, peer }) => format!("client {client_id} ({peer})"),
-        Some(Origin::Upstream(name)) => format!("upstream {name}"),
+        Some(Origin::Upstream { name, .. }) => format!("upstream {name}"),
         None => "nobody known".to_owned(),
     }
 }

@@ -245,7 +245,7 @@ impl CommandTask {
             Err(refused) => refused,
         };
         tracing::info!(topic = %message.topic, reason = %refusal, "command refused");
-        if message.retain {
+        if message.was_retained() {
             self.forget(&message).await;
         }
         let payload = answer::payload(&Outcome::Refused(refusal.to_string()), id.as_deref(), came);
@@ -264,7 +264,7 @@ impl CommandTask {
     }
 
     fn understand(&self, message: &Message, came: Instant) -> Result<Job, Refused> {
-        if message.retain {
+        if message.was_retained() {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();

@@ -25,6 +25,7 @@ use crate::config;
 use crate::config::plant::Plant;
 use crate::config::plant::Schedule;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::message::Retain;
 use crate::poll;
 use crate::status::BrokerStatus;
@@ -255,6 +256,23 @@ async fn writes_of_several_points_keep_their_order_and_the_latest_of_each_wins()
     site.send(&[set("d2/p1/set", 11), set("d2/p1/set", 12)]).await;
     site.answers(3).await;
     assert_eq!(site.writes(2), [(6, 1, vec![10]), (6, 1, vec![12])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_was_kept_upstream_is_refused_and_taken_out_though_the_rule_took_its_flag_off() {
+    let mut site = Site::new(&[]);
+    let topic = TopicName::new("g/d1/p1/set").unwrap();
+    let from = |retain| Some(Arc::new(Origin::Upstream { name: "cloud".into(), retain }));
+    let plain = Message::plain(topic.clone(), Bytes::from_static(b"5"), Qos::AtLeastOnce, Retain::No);
+    site.commands.send(vec![Message { from: from(true), ..plain.clone() }]).await.unwrap();
+    let gone = site.answers.recv().await.unwrap().remove(0);
+    assert_eq!((gone.topic, gone.payload.len(), gone.retain), (topic, 0, true));
+    let answer = site.answer().await;
+    assert_eq!(answer["result"], "refused");
+    assert!(answer["reason"].as_str().unwrap().starts_with("retained commands are refused"), "{answer}");
+    site.commands.send(vec![Message { from: from(false), ..plain }]).await.unwrap();
+    assert_eq!(site.answer().await["result"], "written");
+    assert_eq!(site.writes(1), [(6, 1, vec![5])]);
 }
 
 #[tokio::test(start_paused = true)]
