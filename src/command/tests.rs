@@ -29,9 +29,11 @@ use crate::message::Origin;
 use crate::message::Retain;
 use crate::poll;
 use crate::status::BrokerStatus;
+use crate::status::DeviceStatus;
 use crate::status::FailSafeState;
 use crate::status::FailSafeStatus;
 use crate::status::LineStatus;
+use crate::status::Recognition;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
@@ -89,7 +91,7 @@ struct Site {
     /// How the fail-safes stand.
     standing: watch::Receiver<Vec<FailSafeStatus>>,
     audit: audit::Audit,
-    _seat: watch::Sender<Option<Desk>>,
+    seat: watch::Sender<Option<Desk>>,
     _floors: watch::Sender<Floor>,
     _stop: DropGuard,
     _folder: TempDir,
@@ -140,18 +142,7 @@ impl Site {
         let room = new(floor, heard, outlet, audit.clone()).guarded(door);
         tokio::spawn(room.run(stop.clone()));
         let (begun, stop) = (Instant::now(), stop.drop_guard());
-        Self {
-            commands,
-            answers,
-            trunk,
-            begun,
-            standing,
-            audit,
-            _seat: seat,
-            _floors: floors,
-            _stop: stop,
-            _folder: folder,
-        }
+        Self { commands, answers, trunk, begun, standing, audit, seat, _floors: floors, _stop: stop, _folder: folder }
     }
 
     /// All in one moment.
@@ -256,6 +247,26 @@ async fn writes_of_several_points_keep_their_order_and_the_latest_of_each_wins()
     site.send(&[set("d2/p1/set", 11), set("d2/p1/set", 12)]).await;
     site.answers(3).await;
     assert_eq!(site.writes(2), [(6, 1, vec![10]), (6, 1, vec![12])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its_id() {
+    let mut site = Site::new(&[]);
+    let stands = |recognition| LineStatus {
+        devices: vec![DeviceStatus { name: "d1".into(), recognition, ..DeviceStatus::default() }],
+        ..LineStatus::default()
+    };
+    let (line, watched) = watch::channel(stands(Recognition::Open));
+    site.seat.send_modify(|desk| desk.as_mut().unwrap().line = watched);
+    let batch = json!({"writes": [{"point": "p1", "value": 5}, {"point": "p2", "value": 6}], "id": "b"});
+    site.send(&[("d1/set", batch.clone())]).await;
+    let answer = site.answer().await;
+    assert!(answer["writes"][1]["reason"].as_str().unwrap().ends_with("try again"), "{answer}");
+    line.send_replace(stands(Recognition::Right));
+    site.send(&[("d1/set", batch)]).await;
+    let answer = site.answer().await;
+    assert_eq!((&answer["result"], &answer["id"]), (&json!("written"), &json!("b")), "{answer}");
+    assert_eq!(site.writes(1), [(16, 1, vec![5, 6])]);
 }
 
 #[tokio::test(start_paused = true)]
