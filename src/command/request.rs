@@ -38,7 +38,7 @@ pub struct Batch {
 }
 
 /// What a device's polling shall do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Leave it alone.
     Pause,

@@ -4,6 +4,9 @@
 mod own;
 mod teller;
 
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -102,6 +105,19 @@ enum Asked {
 }
 
 impl Work {
+    /// The same for the same wish on the same topic, within this run; what asks to write is told apart by its record.
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match self {
+            Self::Act(_, _, action) => action.hash(&mut hasher),
+            // Not its words, which leave out what is identified.
+            Self::Raw(_, raw) => format!("{raw:?}").hash(&mut hasher),
+            // Its topic says all of it.
+            Self::Set(_) | Self::Batch(_) | Self::Get(_) => {}
+        }
+        hasher.finish()
+    }
+
     /// Whether a reload, since this was asked, has left alone what it is about: a point keeps its number only then.
     fn still_means_the_same(&self, plant: &Plant) -> bool {
         let holds =

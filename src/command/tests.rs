@@ -270,6 +270,30 @@ async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_id_that_comes_again_with_another_wish_is_refused_also_where_nothing_is_written() {
+    let mut plant = plant();
+    plant.lines[0].raw_access = true;
+    let mut site = Site::of(plant, &[]);
+    let used = "the id `1` was used for another command: give each an id of its own";
+    site.send(&[("d1/$command", json!({"command": "pause", "id": 1}))]).await;
+    assert_eq!(site.answer().await["result"], "done");
+    site.send(&[("d1/$command", json!({"command": "resume", "id": 1}))]).await;
+    assert_eq!(site.answer().await["reason"], used);
+    site.send(&[("d1/$command", json!({"command": "pause", "id": 1}))]).await;
+    assert_eq!(site.answer().await["result"], "done", "the first again");
+    let from = Some(Arc::new(Origin::Upstream { name: "cloud".into(), retain: false }));
+    let raw = |payload: Json| {
+        let topic = TopicName::new("g/hall/$modbus").unwrap();
+        let message = Message::plain(topic, Bytes::from(payload.to_string()), Qos::AtLeastOnce, Retain::No);
+        vec![Message { from: from.clone(), ..message }]
+    };
+    site.commands.send(raw(json!({"unit": 2, "function": 3, "address": 0, "count": 2, "id": 1}))).await.unwrap();
+    assert_eq!(site.answer().await["values"], json!([0, 0]));
+    site.commands.send(raw(json!({"unit": 2, "function": 3, "address": 0, "count": 3, "id": 1}))).await.unwrap();
+    assert_eq!(site.answer().await["reason"], used);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_command_that_was_kept_upstream_is_refused_and_taken_out_though_the_rule_took_its_flag_off() {
     let mut site = Site::new(&[]);
     let topic = TopicName::new("g/d1/p1/set").unwrap();

@@ -34,7 +34,7 @@ pub(super) struct Teller {
 impl Teller {
     pub(super) fn known(&self, job: &Job) -> Option<Known> {
         let key = key_of(job)?;
-        let fingerprint = job.record.as_ref().map_or(0, Record::fingerprint);
+        let fingerprint = job.record.as_ref().map_or_else(|| job.work.fingerprint(), Record::fingerprint);
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, fingerprint, Instant::now())
     }
 
