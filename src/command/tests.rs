@@ -294,6 +294,23 @@ async fn an_id_that_comes_again_with_another_wish_is_refused_also_where_nothing_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_raw_request_through_the_control_socket_cannot_be_held_to_is_refused() {
+    let site = Site::new(&[]);
+    let (seat, line) = (site.seat.subscribe(), plant().lines.remove(0));
+    let asked = async |key: &str, value: Json| {
+        let mut request = json!({"unit": 2, "function": 6, "address": 1, "values": [5]});
+        request[key] = value;
+        ask_raw(&seat, &line, &request, (&site.audit, "root")).await
+    };
+    for (key, value) in [("id", json!(1)), ("expires", json!("2000-01-01T00:00:00Z"))] {
+        let why = asked(key, value).await.unwrap_err();
+        assert!(why.starts_with(&format!("`{key}` is for requests by MQTT")), "{why}");
+    }
+    assert_eq!(site.writes(2), []);
+    assert_eq!(asked("unit", json!(2)).await.unwrap()["result"], "written");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_command_that_was_kept_upstream_is_refused_and_taken_out_though_the_rule_took_its_flag_off() {
     let mut site = Site::new(&[]);
     let topic = TopicName::new("g/d1/p1/set").unwrap();
