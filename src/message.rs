@@ -47,8 +47,13 @@ pub enum Origin {
         /// Where it connected from.
         peer: SocketAddr,
     },
-    /// It came down from this upstream.
-    Upstream(Arc<str>),
+    /// It came down from an upstream.
+    Upstream {
+        /// Which one.
+        name: Arc<str>,
+        /// Whether it bore the retain flag there, whatever the rule made of that.
+        retain: bool,
+    },
 }
 
 /// One of the gateway's own values: what was measured, and how it is rendered.
@@ -82,6 +87,11 @@ impl Message {
     pub const fn plain(topic: TopicName, payload: Bytes, qos: Qos, retain: Retain) -> Self {
         let retain = matches!(retain, Retain::Yes);
         Self { topic, payload, qos, retain, properties: None, class: Class::Normal, own: None, from: None }
+    }
+
+    /// Whether it is retained here, or was where it came from.
+    pub fn was_retained(&self) -> bool {
+        self.retain || matches!(self.from.as_deref(), Some(Origin::Upstream { retain: true, .. }))
     }
 }
 

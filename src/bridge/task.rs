@@ -472,7 +472,9 @@ impl BridgeTask {
             return;
         };
         self.status.send_modify(|s| s.received += 1);
-        let from = Some(Arc::new(Origin::Upstream(Arc::clone(&self.settings.name))));
+        // A rule may take the flag off; a command that was kept up there is refused all the same.
+        let from = Origin::Upstream { name: Arc::clone(&self.settings.name), retain: message.retain };
+        let from = Some(Arc::new(from));
         let message = Message { topic: to.topic, qos: to.qos, retain: to.retain, from, ..message };
         // A full inlet holds the peer back instead of dropping a command.
         let _ = self.to_local.send(vec![message]).await;

@@ -58,6 +58,8 @@ struct Manner {
     deaf: bool,
     /// Sends this publish after the subscription.
     commands: Option<(&'static str, &'static str)>,
+    /// With the retain flag, as one that was kept.
+    keeps_commands: bool,
 }
 
 /// What the peer saw.
@@ -163,7 +165,7 @@ async fn serve(mut s: TcpStream, manner: Manner, tell: &mpsc::Sender<Seen>, conn
                 s.write_all(&suback).await?;
                 if let Some((topic, payload)) = manner.commands {
                     let len = 2 + topic.len() + usize::from(version == 5) + payload.len();
-                    let mut out = vec![0x30, len as u8, 0, topic.len() as u8];
+                    let mut out = vec![0x30 | u8::from(manner.keeps_commands), len as u8, 0, topic.len() as u8];
                     out.extend(topic.bytes());
                     out.extend(if version == 5 { &[0][..] } else { &[] });
                     out.extend(payload.bytes());
@@ -519,7 +521,15 @@ async fn what_comes_from_upstream_reaches_the_house_under_its_local_name() {
     let mut house = house(vec![manner], |_| ()).await;
     let got = tokio::time::timeout(Duration::from_secs(20), house.local.recv()).await.unwrap().unwrap();
     assert_eq!((got[0].topic.as_str(), &got[0].payload[..]), ("g/m/v/set", &b"5"[..]));
-    assert_eq!(got[0].from, Some(Arc::new(Origin::Upstream("cloud".into()))));
+    assert_eq!(got[0].from, Some(Arc::new(Origin::Upstream { name: "cloud".into(), retain: false })));
+}
+
+#[tokio::test]
+async fn a_rule_that_takes_the_retain_flag_off_does_not_hide_that_a_command_was_kept_upstream() {
+    let manner = Manner { commands: Some(("down/m/v/set", "5")), keeps_commands: true, ..Manner::default() };
+    let mut house = house(vec![manner], |task| task.settings.receive[0].retain = RetainRule::Never).await;
+    let got = tokio::time::timeout(Duration::from_secs(20), house.local.recv()).await.unwrap().unwrap();
+    assert_eq!((got[0].retain, got[0].was_retained()), (false, true));
 }
 
 #[tokio::test]

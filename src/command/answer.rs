@@ -59,6 +59,15 @@ impl Outcome {
         }
     }
 
+    /// Whether nothing was done and the asker is told to try again; of a batch, where that holds of each part.
+    pub(super) fn is_later(&self) -> bool {
+        match self {
+            Self::Later(_) => true,
+            Self::Batch(parts) => !parts.is_empty() && parts.iter().all(|(_, part)| part.is_later()),
+            _ => false,
+        }
+    }
+
     /// Why it did not become what was asked for, in words; of a batch each part has its own, a raw request's is in its body.
     pub(super) fn reason(&self) -> Option<String> {
         match self {

@@ -87,6 +87,10 @@ async fn identify(bus: &Bus, mut wanted: IdentifyRequest) -> Result<Data, BusErr
 pub async fn ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, &str)) -> Result<Json, String> {
     let came = Instant::now();
     let fields = asked.as_object().ok_or("a request is a map of `unit`, `function` and so on")?;
+    // Nothing remembers an id here, and whoever waits for the answer knows how late it is.
+    if let Some(key) = ["id", "expires"].into_iter().find(|key| fields.contains_key(*key)) {
+        return Err(format!("`{key}` is for requests by MQTT: what is asked here is done now and once, leave it out"));
+    }
     let raw = raw::understand(fields, line).map_err(|unfit| unfit.to_string())?;
     let desk = seat.borrow().clone().ok_or("the line is being restarted, try again")?;
     let mut record = (!raw.is_read()).then(|| Record::raw(record::at_the_gateway(who), line, &raw));
@@ -108,7 +112,7 @@ pub(super) fn who(from: Option<&Origin>) -> String {
             format!("user {user} (client {client_id}, {peer})")
         }
         Some(Origin::Client { client_id, user: None, peer }) => format!("client {client_id} ({peer})"),
-        Some(Origin::Upstream(name)) => format!("upstream {name}"),
+        Some(Origin::Upstream { name, .. }) => format!("upstream {name}"),
         None => "nobody known".to_owned(),
     }
 }

@@ -88,7 +88,7 @@ impl Record {
 
     /// It has been decided what the asker is told; when this returns that is on disk, if anything may have been written.
     pub(super) async fn end(&mut self, audit: &Audit, outcome: &Outcome, told: &str) {
-        let may_be_asked_again = matches!(outcome, Outcome::Later(_));
+        let may_be_asked_again = outcome.is_later();
         match self.writ.take() {
             Some(writ) if may_be_asked_again => writ.withdraw(told).await,
             Some(writ) => writ.end(told).await,

@@ -38,7 +38,7 @@ pub struct Batch {
 }
 
 /// What a device's polling shall do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Leave it alone.
     Pause,
@@ -442,6 +442,20 @@ mod tests {
     }
 
     #[test]
+    fn true_and_false_are_held_to_the_limits_as_one_and_zero() {
+        let mut point = setpoint();
+        let judged = |point: &Point, text: &str| judge(point, &parse(text.as_bytes()).unwrap().value, None);
+        assert_eq!(judged(&point, "false").unwrap_err().to_string(), "0 is outside 4 to 18");
+        assert_eq!(judged(&point, "{\"value\": true}").unwrap_err().to_string(), "1 is outside 4 to 18");
+        let write = point.write.as_mut().unwrap();
+        (write.min, write.max) = (Some(Decimal::ZERO), Some(Decimal::ONE));
+        assert_eq!(judged(&point, "true").unwrap().kind, WriteKind::Register { address: 101, value: 10 });
+        point.write.as_mut().unwrap().step = Some(Decimal::TWO);
+        assert_eq!(judged(&point, "true").unwrap_err().to_string(), "1 is not a whole number of steps of 2 from 0");
+        assert!(judged(&point, "false").is_ok());
+    }
+
+    #[test]
     fn nothing_is_writable_unless_its_point_says_so() {
         let point = Point { write: None, ..setpoint() };
         assert!(matches!(judge(&point, &Value::Int(5), None), Err(Refusal::ReadOnly(_))));
@@ -473,6 +487,8 @@ mod tests {
             let wire = Arc::make_mut(wire);
             (wire.table, wire.data_type, wire.scale) = (Table::Coil, DataType::Bool, Scale::default());
         }
+        let unlimited = Write { min: None, max: None, step: None, ..*point.write.unwrap() };
+        let point = Point { write: Some(Box::new(unlimited)), ..point };
         let kind = judge(&point, &Value::Bool(true), None).unwrap().kind;
         assert_eq!(kind, WriteKind::Coils { address: 101, values: vec![true] });
     }

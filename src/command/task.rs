@@ -3,6 +3,7 @@
 
 mod own;
 mod teller;
+mod work;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::teller::Teller;
+use self::work::Work;
 use crate::command::answer;
 use crate::command::answer::Outcome;
 use crate::command::answered::Answered;
@@ -26,13 +28,11 @@ use crate::command::failsafe;
 use crate::command::failsafe::Door;
 use crate::command::perform;
 use crate::command::raw;
-use crate::command::raw::Raw;
 use crate::command::record;
 use crate::command::record::Leave;
 use crate::command::record::Record;
 use crate::command::record::Term;
 use crate::command::request;
-use crate::command::request::Action;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Seat;
@@ -41,7 +41,6 @@ use crate::command::target::Whole;
 use crate::command::waiting::MOST;
 use crate::command::waiting::Put;
 use crate::command::waiting::Waiting;
-use crate::config::plant::Device;
 use crate::config::plant::Line;
 use crate::config::plant::Plant;
 use crate::config::plant::Source;
@@ -82,39 +81,12 @@ pub struct CommandTask {
     own: Option<Door>,
 }
 
-/// What is to be done.
-#[derive(Debug)]
-enum Work {
-    Set(Change),
-    Batch(Vec<Change>),
-    Get(Target),
-    Act(Arc<Device>, Vec<PointId>, Action),
-    /// On a line, by its name.
-    Raw(Arc<str>, Raw),
-}
-
 /// Whether a command was heard of before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     First,
     /// Its id is under way: when its turn comes, that has ended, and it is answered with the same.
     Again,
-}
-
-impl Work {
-    /// Whether a reload, since this was asked, has left alone what it is about: a point keeps its number only then.
-    fn still_means_the_same(&self, plant: &Plant) -> bool {
-        let holds =
-            |target: &Target| plant.points.iter().any(|p| p.id == target.point.id && p.name == target.point.name);
-        match self {
-            Self::Set(change) => holds(&change.target),
-            Self::Batch(changes) => changes.iter().all(|change| holds(&change.target)),
-            Self::Get(target) => holds(target),
-            Self::Raw(line, _) => plant.lines.iter().any(|l| l.name == *line && l.raw_access),
-            // About a device by its name, whatever its points.
-            Self::Act(device, ..) => plant.devices.iter().any(|d| d.id == device.id && d.name == device.name),
-        }
-    }
 }
 
 /// One command on its way to its line.
@@ -245,7 +217,7 @@ impl CommandTask {
             Err(refused) => refused,
         };
         tracing::info!(topic = %message.topic, reason = %refusal, "command refused");
-        if message.retain {
+        if message.was_retained() {
             self.forget(&message).await;
         }
         let payload = answer::payload(&Outcome::Refused(refusal.to_string()), id.as_deref(), came);
@@ -264,7 +236,7 @@ impl CommandTask {
     }
 
     fn understand(&self, message: &Message, came: Instant) -> Result<Job, Refused> {
-        if message.retain {
+        if message.was_retained() {
             return Err((None, Refusal::Retained));
         }
         let topic = message.topic.as_str();
@@ -334,7 +306,7 @@ impl CommandTask {
         let record = (!raw.is_read()).then(|| Record::raw(record::asked(message, id.as_ref()), line, &raw));
         Ok(Job {
             line: line.id,
-            work: Work::Raw(Arc::clone(&line.name), raw),
+            work: Work::Raw(Box::new(line.clone()), raw),
             id,
             message: message.clone(),
             term: Term::of(message, came, expires_us),
@@ -437,7 +409,7 @@ async fn perform_at(desk: &Seat, job: &mut Job, audit: &Audit) -> Outcome {
         (Work::Act(device, points, action), _) => perform::act(&desk, device, points, *action).await,
         (Work::Raw(line, raw), leave) => {
             let who = commission::who(job.message.from.as_deref());
-            commission::perform(&desk, (line, raw), (term, leave), &who).await
+            commission::perform(&desk, (&line.name, raw), (term, leave), &who).await
         }
         (Work::Set(_) | Work::Batch(_), None) => unreachable!("what asks to write has a record from the beginning"),
     }

@@ -25,12 +25,15 @@ use crate::config;
 use crate::config::plant::Plant;
 use crate::config::plant::Schedule;
 use crate::message::Message;
+use crate::message::Origin;
 use crate::message::Retain;
 use crate::poll;
 use crate::status::BrokerStatus;
+use crate::status::DeviceStatus;
 use crate::status::FailSafeState;
 use crate::status::FailSafeStatus;
 use crate::status::LineStatus;
+use crate::status::Recognition;
 use crate::topic::Qos;
 use crate::topic::TopicName;
 
@@ -88,7 +91,7 @@ struct Site {
     /// How the fail-safes stand.
     standing: watch::Receiver<Vec<FailSafeStatus>>,
     audit: audit::Audit,
-    _seat: watch::Sender<Option<Desk>>,
+    seat: watch::Sender<Option<Desk>>,
     _floors: watch::Sender<Floor>,
     _stop: DropGuard,
     _folder: TempDir,
@@ -139,18 +142,7 @@ impl Site {
         let room = new(floor, heard, outlet, audit.clone()).guarded(door);
         tokio::spawn(room.run(stop.clone()));
         let (begun, stop) = (Instant::now(), stop.drop_guard());
-        Self {
-            commands,
-            answers,
-            trunk,
-            begun,
-            standing,
-            audit,
-            _seat: seat,
-            _floors: floors,
-            _stop: stop,
-            _folder: folder,
-        }
+        Self { commands, answers, trunk, begun, standing, audit, seat, _floors: floors, _stop: stop, _folder: folder }
     }
 
     /// All in one moment.
@@ -255,6 +247,84 @@ async fn writes_of_several_points_keep_their_order_and_the_latest_of_each_wins()
     site.send(&[set("d2/p1/set", 11), set("d2/p1/set", 12)]).await;
     site.answers(3).await;
     assert_eq!(site.writes(2), [(6, 1, vec![10]), (6, 1, vec![12])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its_id() {
+    let mut site = Site::new(&[]);
+    let stands = |recognition| LineStatus {
+        devices: vec![DeviceStatus { name: "d1".into(), recognition, ..DeviceStatus::default() }],
+        ..LineStatus::default()
+    };
+    let (line, watched) = watch::channel(stands(Recognition::Open));
+    site.seat.send_modify(|desk| desk.as_mut().unwrap().line = watched);
+    let batch = json!({"writes": [{"point": "p1", "value": 5}, {"point": "p2", "value": 6}], "id": "b"});
+    site.send(&[("d1/set", batch.clone())]).await;
+    let answer = site.answer().await;
+    assert!(answer["writes"][1]["reason"].as_str().unwrap().ends_with("try again"), "{answer}");
+    line.send_replace(stands(Recognition::Right));
+    site.send(&[("d1/set", batch)]).await;
+    let answer = site.answer().await;
+    assert_eq!((&answer["result"], &answer["id"]), (&json!("written"), &json!("b")), "{answer}");
+    assert_eq!(site.writes(1), [(16, 1, vec![5, 6])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_comes_again_with_another_wish_is_refused_also_where_nothing_is_written() {
+    let mut plant = plant();
+    plant.lines[0].raw_access = true;
+    let mut site = Site::of(plant, &[]);
+    let used = "the id `1` was used for another command: give each an id of its own";
+    site.send(&[("d1/$command", json!({"command": "pause", "id": 1}))]).await;
+    assert_eq!(site.answer().await["result"], "done");
+    site.send(&[("d1/$command", json!({"command": "resume", "id": 1}))]).await;
+    assert_eq!(site.answer().await["reason"], used);
+    site.send(&[("d1/$command", json!({"command": "pause", "id": 1}))]).await;
+    assert_eq!(site.answer().await["result"], "done", "the first again");
+    let from = Some(Arc::new(Origin::Upstream { name: "cloud".into(), retain: false }));
+    let raw = |payload: Json| {
+        let topic = TopicName::new("g/hall/$modbus").unwrap();
+        let message = Message::plain(topic, Bytes::from(payload.to_string()), Qos::AtLeastOnce, Retain::No);
+        vec![Message { from: from.clone(), ..message }]
+    };
+    site.commands.send(raw(json!({"unit": 2, "function": 3, "address": 0, "count": 2, "id": 1}))).await.unwrap();
+    assert_eq!(site.answer().await["values"], json!([0, 0]));
+    site.commands.send(raw(json!({"unit": 2, "function": 3, "address": 0, "count": 3, "id": 1}))).await.unwrap();
+    assert_eq!(site.answer().await["reason"], used);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_raw_request_through_the_control_socket_cannot_be_held_to_is_refused() {
+    let site = Site::new(&[]);
+    let (seat, line) = (site.seat.subscribe(), plant().lines.remove(0));
+    let asked = async |key: &str, value: Json| {
+        let mut request = json!({"unit": 2, "function": 6, "address": 1, "values": [5]});
+        request[key] = value;
+        ask_raw(&seat, &line, &request, (&site.audit, "root")).await
+    };
+    for (key, value) in [("id", json!(1)), ("expires", json!("2000-01-01T00:00:00Z"))] {
+        let why = asked(key, value).await.unwrap_err();
+        assert!(why.starts_with(&format!("`{key}` is for requests by MQTT")), "{why}");
+    }
+    assert_eq!(site.writes(2), []);
+    assert_eq!(asked("unit", json!(2)).await.unwrap()["result"], "written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_was_kept_upstream_is_refused_and_taken_out_though_the_rule_took_its_flag_off() {
+    let mut site = Site::new(&[]);
+    let topic = TopicName::new("g/d1/p1/set").unwrap();
+    let from = |retain| Some(Arc::new(Origin::Upstream { name: "cloud".into(), retain }));
+    let plain = Message::plain(topic.clone(), Bytes::from_static(b"5"), Qos::AtLeastOnce, Retain::No);
+    site.commands.send(vec![Message { from: from(true), ..plain.clone() }]).await.unwrap();
+    let gone = site.answers.recv().await.unwrap().remove(0);
+    assert_eq!((gone.topic, gone.payload.len(), gone.retain), (topic, 0, true));
+    let answer = site.answer().await;
+    assert_eq!(answer["result"], "refused");
+    assert!(answer["reason"].as_str().unwrap().starts_with("retained commands are refused"), "{answer}");
+    site.commands.send(vec![Message { from: from(false), ..plain }]).await.unwrap();
+    assert_eq!(site.answer().await["result"], "written");
+    assert_eq!(site.writes(1), [(6, 1, vec![5])]);
 }
 
 #[tokio::test(start_paused = true)]

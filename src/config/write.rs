@@ -56,7 +56,9 @@ pub fn limits(write: &Write, value: &Value) -> Result<(), Unfit> {
         Value::Uint(u) => Some(Decimal::from(*u)),
         Value::Decimal(d) => Some(*d),
         Value::Float(x) => Decimal::try_from(*x).ok(),
-        Value::Bool(_) | Value::Text(_) => None,
+        // It is written as that, and so it is judged as that.
+        Value::Bool(on) => Some(Decimal::from(u8::from(*on))),
+        Value::Text(_) => None,
     };
     let Some(number) = number else { return Ok(()) };
     within(write, number)?;

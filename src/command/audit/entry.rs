@@ -50,7 +50,7 @@ impl Who {
     pub fn of(origin: Option<&Origin>) -> Self {
         match origin {
             None => Self::default(),
-            Some(Origin::Upstream(name)) => Self { upstream: Some(name.to_string()), ..Self::default() },
+            Some(Origin::Upstream { name, .. }) => Self { upstream: Some(name.to_string()), ..Self::default() },
             Some(Origin::Client { client_id, user, peer }) => Self {
                 client: Some(client_id.to_string()),
                 user: user.as_ref().map(ToString::to_string),

@@ -34,7 +34,7 @@ pub(super) struct Teller {
 impl Teller {
     pub(super) fn known(&self, job: &Job) -> Option<Known> {
         let key = key_of(job)?;
-        let fingerprint = job.record.as_ref().map_or(0, Record::fingerprint);
+        let fingerprint = job.record.as_ref().map_or_else(|| job.work.fingerprint(), Record::fingerprint);
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).begin(key, fingerprint, Instant::now())
     }
 
@@ -114,10 +114,11 @@ impl Teller {
         tracing::info!(topic = %job.message.topic, outcome = outcome.word(), "command");
         if let (Some(key), Asked::First) = (key_of(job), job.asked) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-            match outcome {
-                // Whoever is told to try again must find it undone.
-                Outcome::Later(_) => answered.forget(&key),
-                _ => answered.end(&key, Arc::clone(&payload)),
+            // Whoever is told to try again must find it undone.
+            if outcome.is_later() {
+                answered.forget(&key);
+            } else {
+                answered.end(&key, Arc::clone(&payload));
             }
         }
         answer::tell(&self.answers, &job.message, &payload).await;
