@@ -118,9 +118,9 @@ impl Lines {
         Self { ground: Ground { tasks, stop, panics, plants, lessons, out }, all: Vec::new() }
     }
 
-    /// The desks, in order of the plant.
-    pub(super) fn desks(&self) -> Vec<Seat> {
-        self.all.iter().map(|place| place.seat.subscribe()).collect()
+    /// Each line's desk.
+    pub(super) fn desks(&self) -> Vec<(LineId, Seat)> {
+        self.all.iter().map(|place| (place.line.id, place.seat.subscribe())).collect()
     }
 
     /// How each stands, in order of the plant.

@@ -109,6 +109,8 @@ impl Site {
     async fn change_upstreams(&mut self, running: &Plant, difference: &Difference, leaver: Leaver) {
         let new = &self.plant;
         if difference.upstreams.is_empty() && !difference.parts.contains(&Part::Spool) {
+            // None begins by it, but their order, which is no difference, may be another: a fail-safe finds them by it.
+            self.upstreams.begin(new);
             return;
         }
         self.upstreams.end(&difference.upstreams).await;
@@ -125,14 +127,16 @@ impl Site {
     async fn change_lines(&mut self, running: &Plant, difference: &Difference) {
         let new = &self.plant;
         self.plants.send_replace(Arc::clone(new));
-        if difference.lines.is_empty() {
-            self.floors.send_replace(self.floor());
-            return;
+        if !difference.lines.is_empty() {
+            self.renewals.renew(new, Round::Add).await;
         }
-        self.renewals.renew(new, Round::Add).await;
+        // Also where no line differs: their order, which is no difference, may be another.
         let leaving = self.lines.arrange(new);
         // Commands that come now are about the new plant; those under way are refused where their point is another.
         self.floors.send_replace(self.floor());
+        if difference.lines.is_empty() {
+            return;
+        }
         let step = Step::new(running, new, difference);
         self.lines.change(leaving, &step).await;
         self.renewals.renew(new, Round::Remove).await;
