@@ -140,6 +140,15 @@ impl Lines {
         Leaving(before.into_iter().flatten().collect())
     }
 
+    /// Takes the desks away of lines that go or are made anew: a command about the new plant must not go out at the old port
+    /// while other lines are seen to.
+    pub(super) fn vacate(&self, leaving: &Leaving, difference: &Difference) {
+        let restarts = |place: &&Place| difference.lines.contains(&(place.line.id, Deed::Restart));
+        for place in leaving.0.iter().chain(self.all.iter().filter(restarts)) {
+            place.seat.send_replace(None);
+        }
+    }
+
     /// Does what the difference asks of each line. Those that end have let go of their ports before others begin.
     pub(super) async fn change(&mut self, leaving: Leaving, step: &Step<'_>) {
         let plant = step.plant;
@@ -239,4 +248,75 @@ async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, s
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
     Box::pin(supervise::mirrored(status, board, both)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::config;
+
+    /// Lines by their ports, each with one device whose point is read so often.
+    fn plant(lines: &[(&str, u16, &str)]) -> Plant {
+        let ports: String =
+            lines.iter().map(|(name, port, _)| format!("  {name}: {{tcp: '127.0.0.1:{port}'}}\n")).collect();
+        let device = |(name, _, every): &(&str, u16, &str)| {
+            format!(
+                "  - {{name: of_{name}, line: {name}, unit_id: 1, every: {every}, points: {{p: {{holding: 0}}}}}}\n"
+            )
+        };
+        let devices: String = lines.iter().map(device).collect();
+        let text = format!("gateway: g\nlines:\n{ports}devices:\n{devices}");
+        config::load_text("t.yaml", &text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
+    }
+
+    fn pair(plant: &Plant, line: &Line) -> (Desk, Fitter) {
+        let (devices, points) = share(plant, line.id);
+        let (bus, _) = bus::new(line.clone());
+        let (samples, events) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let weak = samples.downgrade();
+        let parts = poll::Parts { line: line.clone(), devices, points, lessons: Lessons::default() };
+        let (line, task) = poll::new(parts, bus.clone(), samples, events);
+        (Desk { bus, orders: task.desk(), samples: weak, line }, task.fitter())
+    }
+
+    /// All lines of the plant have a desk; none works.
+    fn seated(plant: &Plant) -> Lines {
+        let out = Out { samples: mpsc::channel(1).0, events: mpsc::channel(1).0 };
+        let (_, plants) = watch::channel(Arc::new(plant.clone()));
+        let mut lines = Lines::new(&Group::default(), &Panics::new(), plants, Lessons::default(), out);
+        lines.arrange(plant);
+        for (place, line) in lines.all.iter().zip(&plant.lines) {
+            place.seat.send_replace(Some(pair(plant, line).0));
+        }
+        lines
+    }
+
+    #[tokio::test]
+    async fn a_line_that_goes_or_is_made_anew_has_no_desk_from_the_moment_the_plant_is_another() {
+        let running = plant(&[("stays", 1, "1s"), ("refit", 2, "1s"), ("moves", 3, "1s"), ("goes", 4, "1s")]);
+        let mut lines = seated(&running);
+        let before: Vec<Seat> = lines.desks().into_iter().map(|(_, seat)| seat).collect();
+        let new = plant(&[("stays", 1, "1s"), ("refit", 2, "2s"), ("moves", 5, "1s")]).following(&running);
+        let difference = Difference::between(&running, &new);
+        let leaving = lines.arrange(&new);
+        lines.vacate(&leaving, &difference);
+        let desks: Vec<bool> = before.iter().map(|seat| seat.borrow().is_some()).collect();
+        assert_eq!(desks, [true, true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn lines_in_another_order_keep_their_desks() {
+        let running = plant(&[("a", 1, "1s"), ("b", 2, "1s")]);
+        let mut lines = seated(&running);
+        let before = lines.desks();
+        let new = plant(&[("b", 2, "1s"), ("a", 1, "1s")]).following(&running);
+        assert!(Difference::between(&running, &new).lines.is_empty());
+        lines.arrange(&new);
+        let after = lines.desks();
+        assert_eq!(after.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [new.lines[0].id, new.lines[1].id]);
+        for (id, seat) in &before {
+            assert!(after.iter().any(|(now, other)| now == id && seat.same_channel(other)));
+        }
+    }
 }

@@ -132,6 +132,7 @@ impl Site {
         }
         // Also where no line differs: their order, which is no difference, may be another.
         let leaving = self.lines.arrange(new);
+        self.lines.vacate(&leaving, difference);
         // Commands that come now are about the new plant; those under way are refused where their point is another.
         self.floors.send_replace(self.floor());
         if difference.lines.is_empty() {
