@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +21,7 @@ use crate::daemon::Group;
 use crate::point::LineId;
 use crate::poll;
 use crate::poll::learned::{Identity, Lessons};
-use crate::poll::{DeviceEvent, Fitter, Roster};
+use crate::poll::{DeviceEvent, Fitter, Order, Roster};
 use crate::sample::Sample;
 use crate::status::LineStatus;
 use crate::supervise;
@@ -90,9 +90,9 @@ impl Place {
         }
     }
 
-    async fn ended(&mut self) {
+    async fn ended(&mut self, until: Instant) {
         let Some((_, handle)) = self.work.take() else { return };
-        if timeout(LET_GO, handle).await.is_err() {
+        if timeout_at(until, handle).await.is_err() {
             tracing::warn!(line = %self.line.name, "still finishes what it had begun; it is left behind");
         }
     }
@@ -163,8 +163,9 @@ impl Lines {
         let Leaving(mut leaving) = leaving;
         leaving.extend(self.all.extract_if(.., |place| anew.contains(&place.line.id)));
         leaving.iter().for_each(Place::end);
+        let until = Instant::now() + LET_GO;
         for place in &mut leaving {
-            place.ended().await;
+            place.ended(until).await;
         }
         self.ground.lessons.drop_of(|device| step.strangers.contains(device));
         for place in leaving {
@@ -216,13 +217,19 @@ fn share(plant: &Plant, line: LineId) -> (Vec<Device>, Vec<Arc<Point>>) {
     (devices, points)
 }
 
-/// Whatever sits on the seats is gone when the line's pair ends, whatever ends it.
-struct Vacated(watch::Sender<Option<Desk>>, watch::Sender<Option<Fitter>>);
+/// What a line's pair has put on the seats is gone when the pair ends, whatever ends it. One that was left behind may end
+/// when another sits there already, who stays.
+struct Vacated {
+    seat: (watch::Sender<Option<Desk>>, mpsc::Sender<Order>),
+    fitter: (watch::Sender<Option<Fitter>>, Fitter),
+}
 
 impl Drop for Vacated {
     fn drop(&mut self) {
-        self.0.send_replace(None);
-        self.1.send_replace(None);
+        let (seat, own) = &self.seat;
+        seat.send_if_modified(|sits| sits.take_if(|desk| desk.orders.same_channel(own)).is_some());
+        let (fitter, own) = &self.fitter;
+        fitter.send_if_modified(|sits| sits.take_if(|fitter| fitter.is(own)).is_some());
     }
 }
 
@@ -241,9 +248,10 @@ async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, s
     let (status, task) = poll::new(parts, bus.clone(), ground.out.samples.clone(), ground.out.events.clone());
     // A pair may wait for the next reload for years: it holds no more of the ground than it needs.
     drop(ground);
-    fitter.send_replace(Some(task.fitter()));
-    seat.send_replace(Some(Desk { bus, orders: task.desk(), samples, line: status.clone() }));
-    let _vacated = Vacated(seat, fitter);
+    let (orders, refits) = (task.desk(), task.fitter());
+    fitter.send_replace(Some(refits.clone()));
+    seat.send_replace(Some(Desk { bus, orders: orders.clone(), samples, line: status.clone() }));
+    let _vacated = Vacated { seat: (seat, orders), fitter: (fitter, refits) };
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
@@ -318,5 +326,23 @@ mod tests {
         for (id, seat) in &before {
             assert!(after.iter().any(|(now, other)| now == id && seat.same_channel(other)));
         }
+    }
+
+    #[tokio::test]
+    async fn a_pair_that_was_left_behind_takes_nothing_from_the_one_that_sits_there_now() {
+        let plant = plant(&[("a", 1, "1s")]);
+        let (seat, fitter) = (watch::Sender::new(None), watch::Sender::new(None));
+        let sit = || {
+            let (desk, fits) = pair(&plant, &plant.lines[0]);
+            let orders = desk.orders.clone();
+            seat.send_replace(Some(desk));
+            fitter.send_replace(Some(fits.clone()));
+            Vacated { seat: (seat.clone(), orders), fitter: (fitter.clone(), fits) }
+        };
+        let (left_behind, now) = (sit(), sit());
+        drop(left_behind);
+        assert!(seat.borrow().is_some() && fitter.borrow().is_some());
+        drop(now);
+        assert!(seat.borrow().is_none() && fitter.borrow().is_none());
     }
 }
