@@ -131,12 +131,35 @@ pub(super) fn confirm(args: &Socket) -> Exit {
 fn confirm_at(socket: &Path) -> Result<PathBuf, String> {
     let pending = ask(socket, "config.pending", Value::Null).map_err(|e| e.to_string())?;
     let Pending { file, text, seconds_left } = Pending::deserialize(pending).map_err(|e| e.to_string())?;
-    place::put(&file, &text).map_err(|e| {
+    let placed = place::put(&file, &text).map_err(|e| {
         let who = "call it as a user who may write there (sudo trunkline confirm)";
         format!("{} cannot be written: {e}; {who}, {seconds_left} s are left", file.display())
     })?;
-    ask(socket, "config.confirm", Value::Null).map_err(|e| e.to_string())?;
-    Ok(file)
+    match ask(socket, "config.confirm", Value::Null) {
+        Ok(_) => Ok(file),
+        Err(_) if was_kept(socket, &file, &text) => Ok(file),
+        Err(error) => Err(not_confirmed(&file, placed, &error)),
+    }
+}
+
+/// Whose time was over when it lay in its place already is kept without a word; it runs, and waits for nothing.
+fn was_kept(socket: &Path, file: &Path, text: &str) -> bool {
+    let waits = ask(socket, "config.pending", Value::Null);
+    let candidate = json!({ "name": file.display().to_string(), "text": text });
+    let nothing = |answer: Value| answer["changes"].as_array().is_some_and(Vec::is_empty);
+    matches!(waits, Err(ClientError::Refused(_))) && ask(socket, "config.compare", candidate).is_ok_and(nothing)
+}
+
+/// What is not confirmed does not stay in place: the next start would run it.
+fn not_confirmed(file: &Path, placed: Option<place::Placed>, why: &ClientError) -> String {
+    let file = file.display();
+    match placed.map(place::Placed::take_back) {
+        None => why.to_string(),
+        Some(Ok(())) => format!("{why}; {file} is again what it was before"),
+        Some(Err(error)) => {
+            format!("{why}; {file} could not be made what it was before ({error}): put {file}.before in its place")
+        }
+    }
 }
 
 pub(super) fn revert(args: &Socket) -> Exit {

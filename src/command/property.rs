@@ -263,7 +263,7 @@ fn room(plant: &Arc<Plant>, seat: &watch::Sender<Option<Desk>>, audit: Audit, to
         broker: watch::channel(BrokerStatus::default()).1,
         lines: vec![watch::channel(LineStatus::default()).1],
     };
-    let floor = Floor { plant: Arc::clone(plant), desks: vec![seat.subscribe()], eyes };
+    let floor = Floor { plant: Arc::clone(plant), desks: vec![(plant.lines[0].id, seat.subscribe())], eyes };
     let (_, floors) = watch::channel(floor);
     let task = command::new(floors, heard, answers, audit);
     let task = tokio::spawn(task.run(stop.clone()));

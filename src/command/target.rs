@@ -34,9 +34,17 @@ pub struct Desk {
 impl Desk {
     /// Who answers at this device's address, where something is expected of it; `Unasked` where not.
     pub(super) fn recognition(&self, device: &Device) -> (Recognition, Option<String>) {
-        let line = self.line.borrow();
-        let known = line.devices.iter().find(|status| *status.name == *device.name);
-        known.map(|status| (status.recognition, status.recognised.clone())).unwrap_or_default()
+        recognition(&self.line.borrow(), device)
+    }
+}
+
+/// The line may not have heard yet of what a reload has just brought: whom it has not asked at that address is open.
+fn recognition(line: &LineStatus, device: &Device) -> (Recognition, Option<String>) {
+    let known = line.devices.iter().find(|status| *status.name == *device.name);
+    let known = known.filter(|status| device.fingerprint.is_none() || status.unit_id == device.unit_id.get());
+    match known.map(|status| (status.recognition, status.recognised.clone())).unwrap_or_default() {
+        (Recognition::Unasked, _) if device.fingerprint.is_some() => (Recognition::Open, None),
+        said => said,
     }
 }
 
@@ -91,5 +99,38 @@ impl<'a> Whole<'a> {
             Source::Compute(_) => None,
         };
         Some(Target { device: Arc::clone(&self.device), point: Arc::clone(point), scale_from })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::config;
+    use crate::config::fingerprint::Fingerprint;
+    use crate::status::DeviceStatus;
+
+    #[test]
+    fn a_device_that_the_line_has_not_yet_been_told_to_identify_is_not_identified() {
+        let text = "gateway: g\nlines: {hall: {tcp: '127.0.0.1:1'}}\n\
+                    devices: [{name: d, line: hall, unit_id: 3, every: 1s, points: {p: {holding: 0}}}]\n";
+        let plant = config::load_text("t.yaml", text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant;
+        let plain = plant.devices[0].clone();
+        let fingerprint = Fingerprint { objects: Vec::new(), register: None };
+        let expected = Device { fingerprint: Some(Arc::new(fingerprint)), ..plain.clone() };
+        let told = |name: &str, unit_id, recognition| {
+            let status = DeviceStatus { name: name.to_owned(), unit_id, recognition, ..DeviceStatus::default() };
+            LineStatus { devices: vec![status], ..LineStatus::default() }
+        };
+        for (line, with, without) in [
+            (told("d", 3, Recognition::Right), Recognition::Right, Recognition::Right),
+            (told("d", 3, Recognition::Another), Recognition::Another, Recognition::Another),
+            (told("d", 3, Recognition::Unasked), Recognition::Open, Recognition::Unasked),
+            (told("d", 4, Recognition::Right), Recognition::Open, Recognition::Right),
+            (told("e", 3, Recognition::Right), Recognition::Open, Recognition::Unasked),
+        ] {
+            assert_eq!(recognition(&line, &expected).0, with, "{line:?}");
+            assert_eq!(recognition(&line, &plain).0, without, "{line:?}");
+        }
     }
 }

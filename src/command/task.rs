@@ -55,15 +55,22 @@ use crate::topic::RAW;
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
 
-/// What can be commanded: the plant, and the desks of its lines in order of `plant.lines`. A reload sends another.
+/// What can be commanded: the plant, and the desks of its lines. A reload sends another.
 #[derive(Debug, Clone)]
 pub struct Floor {
     /// The points that can be named.
     pub plant: Arc<Plant>,
     /// Where things are done.
-    pub desks: Vec<Seat>,
+    pub desks: Vec<(LineId, Seat)>,
     /// What a fail-safe is judged by.
     pub eyes: failsafe::Eyes,
+}
+
+impl Floor {
+    /// Where things are done on that line.
+    pub fn desk(&self, line: LineId) -> Option<&Seat> {
+        self.desks.iter().find(|(id, _)| *id == line).map(|(_, seat)| seat)
+    }
 }
 
 /// Takes `…/set`, `…/get` and `…/$command` messages and does what they ask.
@@ -172,15 +179,15 @@ impl CommandTask {
 
     /// One for each line. A line that stays keeps its own; one that is gone does what waits there, and ends.
     fn queues(&self, workers: &mut JoinSet<()>, mut before: Vec<Queue>) -> Vec<Queue> {
-        let lines = self.floor.plant.lines.iter().zip(&self.floor.desks);
-        let queue = |(line, desk): (&Line, &Seat)| {
+        let queue = |line: &Line| {
+            let desk = self.floor.desk(line.id)?;
             let same = |queue: &Queue| queue.line == line.id && queue.desk.same_channel(desk);
-            match before.iter().position(same) {
+            Some(match before.iter().position(same) {
                 Some(at) => before.swap_remove(at),
                 None => Queue { line: line.id, desk: desk.clone(), jobs: self.start_worker(workers, desk.clone()) },
-            }
+            })
         };
-        lines.map(queue).collect()
+        self.floor.plant.lines.iter().filter_map(queue).collect()
     }
 
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {

@@ -132,7 +132,8 @@ impl Site {
             broker: watch::channel(BrokerStatus::default()).1,
             lines: vec![watch::channel(LineStatus::default()).1],
         };
-        let (floors, floor) = watch::channel(Floor { plant: Arc::new(plant), desks: vec![seated], eyes });
+        let (floors, floor) =
+            watch::channel(Floor { desks: vec![(plant.lines[0].id, seated)], plant: Arc::new(plant), eyes });
         let links = failsafe::Links { kept: watch::Sender::default(), status: watch::Sender::default() };
         let standing = links.status.subscribe();
         let (door, guards) = failsafe::new(floor.clone(), mpsc::channel(1024).0, links);

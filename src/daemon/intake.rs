@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 
 use futures_util::FutureExt;
+use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::broker::LocalSubscription;
 use crate::config::Plant;
-use crate::daemon::Group;
+use crate::daemon::Groups;
 use crate::spool::Spool;
+use crate::supervise;
 use crate::topic::{Qos, TopicFilter};
 
 /// The subscription's name. What comes from upstream is published under it too, and so does not go back up.
@@ -20,11 +22,22 @@ const CAPACITY: usize = 100_000;
 
 /// Subscribes and starts taking over. Ends when the broker has stopped and everything was taken. Where no upstream wants
 /// anything, a reload may bring one that does.
-pub(super) async fn start(group: &Group, plant: &Plant, broker: &Broker, spool: Spool) {
+pub(super) async fn start(
+    groups: &Groups,
+    fatal: &mpsc::Sender<String>,
+    plant: &Plant,
+    (broker, spool): (&Broker, &Spool),
+) {
     let mut inbox = broker.subscribe(NAME, wanted(plant), CAPACITY).await;
     // What the broker retained from earlier runs is old, and was sent when it was new.
     let _ = inbox.recv().now_or_never();
-    group.tasks.spawn(take_over(inbox, spool));
+    let (spool, stop) = (spool.clone(), groups.owners.stop.clone());
+    // Nobody else takes values into the log: without it they would be lost and no one told.
+    supervise::owner(&groups.intake.tasks, fatal, "intake", stop.clone(), async move {
+        take_over(inbox, spool).await;
+        // Where the broker has ended before it was told, its owner says so.
+        stop.cancelled().await;
+    });
 }
 
 /// What any upstream wants, each filter once.

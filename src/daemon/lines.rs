@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +21,7 @@ use crate::daemon::Group;
 use crate::point::LineId;
 use crate::poll;
 use crate::poll::learned::{Identity, Lessons};
-use crate::poll::{DeviceEvent, Fitter, Roster};
+use crate::poll::{DeviceEvent, Fitter, Order, Roster};
 use crate::sample::Sample;
 use crate::status::LineStatus;
 use crate::supervise;
@@ -90,9 +90,9 @@ impl Place {
         }
     }
 
-    async fn ended(&mut self) {
+    async fn ended(&mut self, until: Instant) {
         let Some((_, handle)) = self.work.take() else { return };
-        if timeout(LET_GO, handle).await.is_err() {
+        if timeout_at(until, handle).await.is_err() {
             tracing::warn!(line = %self.line.name, "still finishes what it had begun; it is left behind");
         }
     }
@@ -118,9 +118,9 @@ impl Lines {
         Self { ground: Ground { tasks, stop, panics, plants, lessons, out }, all: Vec::new() }
     }
 
-    /// The desks, in order of the plant.
-    pub(super) fn desks(&self) -> Vec<Seat> {
-        self.all.iter().map(|place| place.seat.subscribe()).collect()
+    /// Each line's desk.
+    pub(super) fn desks(&self) -> Vec<(LineId, Seat)> {
+        self.all.iter().map(|place| (place.line.id, place.seat.subscribe())).collect()
     }
 
     /// How each stands, in order of the plant.
@@ -140,6 +140,15 @@ impl Lines {
         Leaving(before.into_iter().flatten().collect())
     }
 
+    /// Takes the desks away of lines that go or are made anew: a command about the new plant must not go out at the old port
+    /// while other lines are seen to.
+    pub(super) fn vacate(&self, leaving: &Leaving, difference: &Difference) {
+        let restarts = |place: &&Place| difference.lines.contains(&(place.line.id, Deed::Restart));
+        for place in leaving.0.iter().chain(self.all.iter().filter(restarts)) {
+            place.seat.send_replace(None);
+        }
+    }
+
     /// Does what the difference asks of each line. Those that end have let go of their ports before others begin.
     pub(super) async fn change(&mut self, leaving: Leaving, step: &Step<'_>) {
         let plant = step.plant;
@@ -154,8 +163,9 @@ impl Lines {
         let Leaving(mut leaving) = leaving;
         leaving.extend(self.all.extract_if(.., |place| anew.contains(&place.line.id)));
         leaving.iter().for_each(Place::end);
+        let until = Instant::now() + LET_GO;
         for place in &mut leaving {
-            place.ended().await;
+            place.ended(until).await;
         }
         self.ground.lessons.drop_of(|device| step.strangers.contains(device));
         for place in leaving {
@@ -207,13 +217,19 @@ fn share(plant: &Plant, line: LineId) -> (Vec<Device>, Vec<Arc<Point>>) {
     (devices, points)
 }
 
-/// Whatever sits on the seats is gone when the line's pair ends, whatever ends it.
-struct Vacated(watch::Sender<Option<Desk>>, watch::Sender<Option<Fitter>>);
+/// What a line's pair has put on the seats is gone when the pair ends, whatever ends it. One that was left behind may end
+/// when another sits there already, who stays.
+struct Vacated {
+    seat: (watch::Sender<Option<Desk>>, mpsc::Sender<Order>),
+    fitter: (watch::Sender<Option<Fitter>>, Fitter),
+}
 
 impl Drop for Vacated {
     fn drop(&mut self) {
-        self.0.send_replace(None);
-        self.1.send_replace(None);
+        let (seat, own) = &self.seat;
+        seat.send_if_modified(|sits| sits.take_if(|desk| desk.orders.same_channel(own)).is_some());
+        let (fitter, own) = &self.fitter;
+        fitter.send_if_modified(|sits| sits.take_if(|fitter| fitter.is(own)).is_some());
     }
 }
 
@@ -232,11 +248,101 @@ async fn run_line(ground: Ground, id: LineId, (board, seat, fitter): Channels, s
     let (status, task) = poll::new(parts, bus.clone(), ground.out.samples.clone(), ground.out.events.clone());
     // A pair may wait for the next reload for years: it holds no more of the ground than it needs.
     drop(ground);
-    fitter.send_replace(Some(task.fitter()));
-    seat.send_replace(Some(Desk { bus, orders: task.desk(), samples, line: status.clone() }));
-    let _vacated = Vacated(seat, fitter);
+    let (orders, refits) = (task.desk(), task.fitter());
+    fitter.send_replace(Some(refits.clone()));
+    seat.send_replace(Some(Desk { bus, orders: orders.clone(), samples, line: status.clone() }));
+    let _vacated = Vacated { seat: (seat, orders), fitter: (fitter, refits) };
     let both = async {
         tokio::join!(wire.run(stop.clone()), task.precise().run(stop.clone()));
     };
     Box::pin(supervise::mirrored(status, board, both)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::config;
+
+    /// Lines by their ports, each with one device whose point is read so often.
+    fn plant(lines: &[(&str, u16, &str)]) -> Plant {
+        let ports: String =
+            lines.iter().map(|(name, port, _)| format!("  {name}: {{tcp: '127.0.0.1:{port}'}}\n")).collect();
+        let device = |(name, _, every): &(&str, u16, &str)| {
+            format!(
+                "  - {{name: of_{name}, line: {name}, unit_id: 1, every: {every}, points: {{p: {{holding: 0}}}}}}\n"
+            )
+        };
+        let devices: String = lines.iter().map(device).collect();
+        let text = format!("gateway: g\nlines:\n{ports}devices:\n{devices}");
+        config::load_text("t.yaml", &text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
+    }
+
+    fn pair(plant: &Plant, line: &Line) -> (Desk, Fitter) {
+        let (devices, points) = share(plant, line.id);
+        let (bus, _) = bus::new(line.clone());
+        let (samples, events) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let weak = samples.downgrade();
+        let parts = poll::Parts { line: line.clone(), devices, points, lessons: Lessons::default() };
+        let (line, task) = poll::new(parts, bus.clone(), samples, events);
+        (Desk { bus, orders: task.desk(), samples: weak, line }, task.fitter())
+    }
+
+    /// All lines of the plant have a desk; none works.
+    fn seated(plant: &Plant) -> Lines {
+        let out = Out { samples: mpsc::channel(1).0, events: mpsc::channel(1).0 };
+        let (_, plants) = watch::channel(Arc::new(plant.clone()));
+        let mut lines = Lines::new(&Group::default(), &Panics::new(), plants, Lessons::default(), out);
+        lines.arrange(plant);
+        for (place, line) in lines.all.iter().zip(&plant.lines) {
+            place.seat.send_replace(Some(pair(plant, line).0));
+        }
+        lines
+    }
+
+    #[tokio::test]
+    async fn a_line_that_goes_or_is_made_anew_has_no_desk_from_the_moment_the_plant_is_another() {
+        let running = plant(&[("stays", 1, "1s"), ("refit", 2, "1s"), ("moves", 3, "1s"), ("goes", 4, "1s")]);
+        let mut lines = seated(&running);
+        let before: Vec<Seat> = lines.desks().into_iter().map(|(_, seat)| seat).collect();
+        let new = plant(&[("stays", 1, "1s"), ("refit", 2, "2s"), ("moves", 5, "1s")]).following(&running);
+        let difference = Difference::between(&running, &new);
+        let leaving = lines.arrange(&new);
+        lines.vacate(&leaving, &difference);
+        let desks: Vec<bool> = before.iter().map(|seat| seat.borrow().is_some()).collect();
+        assert_eq!(desks, [true, true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn lines_in_another_order_keep_their_desks() {
+        let running = plant(&[("a", 1, "1s"), ("b", 2, "1s")]);
+        let mut lines = seated(&running);
+        let before = lines.desks();
+        let new = plant(&[("b", 2, "1s"), ("a", 1, "1s")]).following(&running);
+        assert!(Difference::between(&running, &new).lines.is_empty());
+        lines.arrange(&new);
+        let after = lines.desks();
+        assert_eq!(after.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [new.lines[0].id, new.lines[1].id]);
+        for (id, seat) in &before {
+            assert!(after.iter().any(|(now, other)| now == id && seat.same_channel(other)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pair_that_was_left_behind_takes_nothing_from_the_one_that_sits_there_now() {
+        let plant = plant(&[("a", 1, "1s")]);
+        let (seat, fitter) = (watch::Sender::new(None), watch::Sender::new(None));
+        let sit = || {
+            let (desk, fits) = pair(&plant, &plant.lines[0]);
+            let orders = desk.orders.clone();
+            seat.send_replace(Some(desk));
+            fitter.send_replace(Some(fits.clone()));
+            Vacated { seat: (seat.clone(), orders), fitter: (fitter.clone(), fits) }
+        };
+        let (left_behind, now) = (sit(), sit());
+        drop(left_behind);
+        assert!(seat.borrow().is_some() && fitter.borrow().is_some());
+        drop(now);
+        assert!(seat.borrow().is_none() && fitter.borrow().is_none());
+    }
 }

@@ -215,10 +215,11 @@ impl Daemon {
         let board = site.board.clone();
         let (windows, forget) = (site.views.shown(), asked.forget);
         let modbus = modbus::verb(site.floors.subscribe(), &base.audit);
-        let setting = Setting { file: options.config, ready: path, status, fatal };
+        let setting = Setting { file: options.config, ready: path, status, fatal: fatal.clone() };
         let (reloads, reloader) = reload::new(site, setting);
         let Group { stop, tasks } = &base.groups.reload;
-        tasks.spawn(reloader.run(left, stop.clone()));
+        // It holds all live parts and the way back of a trial: nobody can make it anew.
+        supervise::owner(tasks, &fatal, "reload", stop.clone(), reloader.run(left, stop.clone()));
         let services = &base.groups.services;
         if let Some(control) = control {
             let control = control.with(desk::verbs(&asked.accounts, &base.spool)).with(reload::verbs(&reloads));
@@ -255,7 +256,7 @@ async fn build(
     let Base { groups, panics, broker, spool, audit } = base;
     let all = Difference::between(&plant.nothing(), &plant);
     let plants = watch::Sender::new(Arc::clone(&plant));
-    intake::start(&groups.intake, &plant, broker, spool.clone()).await;
+    intake::start(groups, fatal, &plant, (broker, spool)).await;
     let to_local = broker.inlet_as(intake::NAME).await;
     let mut upstreams = Upstreams::new(&groups.upstreams, panics, &plant.gateway, spool, to_local);
     upstreams.begin(&plant);

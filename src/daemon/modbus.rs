@@ -23,7 +23,8 @@ async fn ask(floor: &Floor, audit: &Audit, (params, asker): (Value, Asker)) -> R
     let bad = |why: String| Fault::new(Code::BadParams, why);
     let name = params["line"].as_str().unwrap_or_default();
     let lines = &floor.plant.lines;
-    let found = lines.iter().zip(&floor.desks).find(|(line, _)| *line.name == *name);
+    let found = lines.iter().find(|line| *line.name == *name);
+    let found = found.and_then(|line| Some((line, floor.desk(line.id)?)));
     let (line, seat) = found.ok_or_else(|| {
         let names: Vec<&str> = lines.iter().map(|line| &*line.name).collect();
         bad(format!("no line `{name}`; there are: {}", names.join(", ")))

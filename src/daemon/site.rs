@@ -19,6 +19,7 @@ use crate::command::Floor;
 use crate::command::failsafe::Eyes;
 use crate::config::Plant;
 use crate::config::difference::{Deed, Difference, Part};
+use crate::config::plant::Spool as Limits;
 use crate::daemon::Group;
 use crate::daemon::beside::Beside;
 use crate::daemon::intake;
@@ -109,11 +110,17 @@ impl Site {
     async fn change_upstreams(&mut self, running: &Plant, difference: &Difference, leaver: Leaver) {
         let new = &self.plant;
         if difference.upstreams.is_empty() && !difference.parts.contains(&Part::Spool) {
+            // None begins by it, but their order, which is no difference, may be another: a fail-safe finds them by it.
+            self.upstreams.begin(new);
             return;
         }
         self.upstreams.end(&difference.upstreams).await;
         // The log knows whom it takes in for before the broker hands over what only they want.
-        self.spool.renew(new.spool.clone(), upstreams::subscribers(new), leaver).await;
+        let limits = match leaver {
+            Leaver::Kept => limits_on_trial(&running.spool, &new.spool),
+            Leaver::Dropped => new.spool.clone(),
+        };
+        self.spool.renew(limits, upstreams::subscribers(new), leaver).await;
         let mut filters = intake::wanted(new);
         if leaver == Leaver::Kept {
             filters.extend(intake::wanted(running));
@@ -125,14 +132,17 @@ impl Site {
     async fn change_lines(&mut self, running: &Plant, difference: &Difference) {
         let new = &self.plant;
         self.plants.send_replace(Arc::clone(new));
-        if difference.lines.is_empty() {
-            self.floors.send_replace(self.floor());
-            return;
+        if !difference.lines.is_empty() {
+            self.renewals.renew(new, Round::Add).await;
         }
-        self.renewals.renew(new, Round::Add).await;
+        // Also where no line differs: their order, which is no difference, may be another.
         let leaving = self.lines.arrange(new);
+        self.lines.vacate(&leaving, difference);
         // Commands that come now are about the new plant; those under way are refused where their point is another.
         self.floors.send_replace(self.floor());
+        if difference.lines.is_empty() {
+            return;
+        }
         let step = Step::new(running, new, difference);
         self.lines.change(leaving, &step).await;
         self.renewals.renew(new, Round::Remove).await;
@@ -149,6 +159,11 @@ impl Site {
         let (lines, upstreams) = (self.lines.seen(), self.upstreams.seen());
         self.board.relist(|parts| (parts.lines, parts.upstreams) = (lines, upstreams));
     }
+}
+
+/// What a smaller log drops no way back brings again: its limits hold when they are confirmed.
+fn limits_on_trial(running: &Limits, new: &Limits) -> Limits {
+    Limits { max_size: new.max_size.max(running.max_size), max_age: new.max_age.max(running.max_age), ..new.clone() }
 }
 
 /// Whether an upstream is to hear what it could not hear before: it is told how things stand, not only what changes.
@@ -223,5 +238,27 @@ impl Web {
                 Err(error)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::config;
+
+    #[test]
+    fn on_trial_the_log_keeps_the_larger_of_both_limits() {
+        let limits = |size: &str, age: &str| {
+            let text = format!(
+                "gateway: g\nlines: {{hall: {{tcp: '127.0.0.1:1'}}}}\ndevices: [{{name: d, line: hall, unit_id: 1, \
+                 every: 1s, points: {{p: {{holding: 0}}}}}}]\nspool: {{max_size: {size}, max_age: {age}}}\n"
+            );
+            config::load_text("t.yaml", &text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant.spool
+        };
+        let want = limits("200MiB", "7d");
+        assert_eq!(limits_on_trial(&limits("200MiB", "7d"), &limits("16MiB", "1d")), want);
+        assert_eq!(limits_on_trial(&limits("16MiB", "1d"), &limits("200MiB", "7d")), want);
+        assert_eq!(limits_on_trial(&limits("200MiB", "1d"), &limits("16MiB", "7d")), want);
     }
 }

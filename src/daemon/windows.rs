@@ -56,10 +56,11 @@ impl Views {
         self.shown.subscribe()
     }
 
-    /// One for each line; seats are in the same order. Who looks at a line that stays goes on looking.
-    pub(super) fn arrange(&mut self, lines: &[Line], seats: &[Seat]) {
+    /// One for each line that has a seat. Who looks at a line that stays goes on looking.
+    pub(super) fn arrange(&mut self, lines: &[Line], seats: &[(LineId, Seat)]) {
         let mut before = std::mem::take(&mut self.all);
-        for (line, seat) in lines.iter().zip(seats) {
+        for line in lines {
+            let Some((_, seat)) = seats.iter().find(|(id, _)| *id == line.id) else { continue };
             let framing = Framing::of(&line.port);
             let known = before.iter().position(|view| view.line == line.id && view.framing == framing);
             let view = known.map(|at| before.swap_remove(at)).unwrap_or_else(|| self.view(line, seat));

@@ -72,6 +72,11 @@ type Refit = (Roster, oneshot::Sender<()>);
 pub struct Fitter(mpsc::Sender<Refit>);
 
 impl Fitter {
+    /// Whether both fit the same task.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0)
+    }
+
     /// True when the roster is in force; false when the task has ended before.
     pub async fn refit(&self, roster: Roster) -> bool {
         let (done, fitted) = oneshot::channel();

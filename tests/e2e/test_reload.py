@@ -265,6 +265,29 @@ def test_commands_are_judged_by_what_is_configured_now(site, witness):
     eventually(lambda: b"refused" in answers[-1] and b"30" in answers[-1], hoped="the new limit holds")
 
 
+def test_lines_and_upstreams_in_another_order_are_still_who_they_are(make_gateway, begin, port, witness):
+    def upstreams(*names):
+        return "upstreams:\n" + "".join(f"  {n}: {{url: 'mqtt://127.0.0.1:9', send: [{{filter: {n}/#}}]}}\n" for n in names)
+
+    # Both lines have a unit 1, so that a command on the wrong one would be taken there.
+    site = Site(make_gateway, begin, port, upstreams=upstreams("one", "two"))
+    site.devices["a"] = meter("a", "slow", 1, "v: {holding: 0, every: 200ms, write: {max: 50}}")
+    assert site.reload().returncode == 0
+    near = witness(port, "plant/#")
+    eventually(lambda: near.json("plant/a/v")["value"] == 10, hoped="it is read")
+    site.lines = dict(reversed(site.lines.items()))
+    site.upstreams = upstreams("two", "one")
+    done = site.reload()
+    assert done.returncode == 0, done.stderr
+    status = site.gateway.status()
+    assert [line["name"] for line in status["lines"]] == ["slow", "fast"]
+    assert [upstream["name"] for upstream in status["upstreams"]] == ["two", "one"]
+    answers = near.by_topic["plant/a/v/set/result"]
+    near.client.publish("plant/a/v/set", "40", 1)
+    eventually(lambda: answers and b"written" in answers[-1], hoped="the write is done")
+    eventually(lambda: near.json("plant/a/v")["value"] == 40, hoped="on its own line")
+
+
 UPSTREAM = """upstreams:
   cloud:
     url: mqtt://127.0.0.1:{port}

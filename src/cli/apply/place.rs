@@ -11,26 +11,60 @@ use std::path::{Path, PathBuf};
 /// What the file before is called: no pattern of `include` takes it for a configuration.
 const BEFORE: &str = "before";
 
-/// On disk when this returns.
-pub(super) fn put(path: &Path, text: &str) -> io::Result<()> {
+/// The way back from what was put in place.
+#[derive(Debug)]
+pub(super) struct Placed {
+    path: PathBuf,
+    before: PathBuf,
+}
+
+impl Placed {
+    /// What was there before lies there again.
+    pub(super) fn take_back(self) -> io::Result<()> {
+        fs::rename(&self.before, &self.path)?;
+        sync_folder(&self.path)
+    }
+}
+
+/// On disk when this returns; on an error the old one lies there. `None` where the file is this text already.
+pub(super) fn put(path: &Path, text: &str) -> io::Result<Option<Placed>> {
     // A link stays a link.
     let path = fs::canonicalize(path)?;
     let old = fs::metadata(&path)?;
     if fs::read(&path)? == text.as_bytes() {
-        return Ok(());
+        return Ok(None);
     }
     let before = beside(&path, BEFORE);
-    fs::copy(&path, &before)?;
-    fs::File::open(&before)?.sync_all()?;
+    // It may have to lie in its place again, where its reader must be able to read it.
+    write(&before, &fs::read(&path)?, &old)?;
     let new = beside(&path, "new");
-    let mode = old.mode() & 0o7777;
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-    // Another owner than oneself can only root give, and only root needs to.
-    let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
-    file.set_permissions(old.permissions())?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
+    write(&new, text.as_bytes(), &old).inspect_err(|_| drop(fs::remove_file(&new)))?;
     fs::rename(&new, &path)?;
+    let placed = Placed { path, before };
+    match sync_folder(&placed.path) {
+        Ok(()) => Ok(Some(placed)),
+        Err(error) => {
+            placed.take_back()?;
+            Err(error)
+        }
+    }
+}
+
+/// With the owner and the mode of the old one.
+fn write(path: &Path, text: &[u8], old: &fs::Metadata) -> io::Result<()> {
+    let mode = old.mode() & 0o7777;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+        // Only root can; without it the gateway might not be able to read its file at the next start.
+        std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+    }
+    file.set_permissions(old.permissions())?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => fs::File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -65,5 +99,19 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.path().join("gateway.yaml.before")).unwrap(), "old", "nothing was done");
         assert!(put(&folder.path().join("none.yaml"), "x").is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.yaml");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let placed = put(&file, "new").unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        placed.take_back().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(put(&file, "old").unwrap().is_none(), "nothing was done, there is nothing to take back");
     }
 }
