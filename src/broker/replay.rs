@@ -3,6 +3,7 @@
 //! restart in the middle costs the client nothing.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::queue::Item;
@@ -10,6 +11,7 @@ use super::retained::Budget;
 use super::retained::Retained;
 use super::retained::Start;
 use super::session::Subscribed;
+use super::stored::Life;
 use crate::topic::Qos;
 use crate::topic::TopicFilter;
 use crate::topic::TopicName;
@@ -97,12 +99,22 @@ impl Replays {
         self.effort = EFFORT;
     }
 
-    /// QoS of the next one; `None` when nothing is left, or a search has paused.
+    /// QoS of the next one; `None` when nothing is left, or a search has paused. What was fetched ahead may have been replaced or
+    /// cleared meanwhile, and this client told so: the old value behind the new one would stay with it as the latest.
     pub fn peek(&mut self, now: Instant, retained: &Retained) -> Option<Qos> {
-        while self.ready.is_empty() {
-            self.fetch(now, retained)?;
+        loop {
+            let (Some(item), Some(first)) = (self.ready.front_mut(), self.waiting.front()) else {
+                self.fetch(now, retained)?;
+                continue;
+            };
+            let kept = retained.get(&item.stored.message.topic).filter(|kept| kept.life(now) != Life::Expired);
+            if let Some(kept) = kept {
+                item.stored = Arc::clone(kept);
+                item.qos = kept.message.qos.min(first.subscribed.options.qos);
+                return Some(item.qos);
+            }
+            self.pop();
         }
-        self.ready.front().map(|item| item.qos)
     }
 
     /// Takes the one that was peeked at.

@@ -16,6 +16,7 @@ use super::packet::Will;
 use super::router::Subscriber;
 use super::session::Session;
 use super::will::LastWill;
+use crate::message::Origin;
 
 /// Sessions kept for clients that are away; the one away for longest is forgotten first.
 const MAX_AWAY: usize = 1000;
@@ -131,7 +132,15 @@ impl Core {
         }
     }
 
+    /// By the right of who left it, which may have been taken away while it waited. Of one from the disk nobody knows any more
+    /// where its client came from.
     pub(super) fn publish_will(&mut self, now: Instant, seat: Option<usize>, will: &Will) {
+        if let Some(Origin::Client { client_id, user, peer }) = will.message.from.as_deref()
+            && !self.access.grant(user.as_deref(), client_id, peer.ip()).may_write(&will.message.topic)
+        {
+            tracing::warn!(client = %client_id, topic = %will.message.topic, "last will not published: no rule allows it any more");
+            return;
+        }
         self.counts.messages_in += 1;
         self.route(now, seat.map(Subscriber::Session), None, will.message.clone());
     }

@@ -90,8 +90,8 @@ struct OnDisk {
     received: Vec<u16>,
     received_before: Vec<u16>,
     replays: Vec<Cursor>,
-    /// The last save saw some.
-    replaying: bool,
+    /// As the last save saw them.
+    replays_before: Vec<Cursor>,
 }
 
 /// One client's state.
@@ -273,16 +273,18 @@ impl Session {
         }
         changes.received = self.received_changed(depth);
         changes.replays = self.replays_changed(depth);
-        self.disk.dirty = self.disk.received != self.disk.received_before || self.disk.replaying;
+        let is_replaying = !self.disk.replays_before.is_empty() || !self.disk.replays.is_empty();
+        self.disk.dirty = self.disk.received != self.disk.received_before || is_replaying;
         changes
     }
 
-    /// Most are over before the second save, and are never written.
+    /// Most are over before the second save, and are never written. As long as something in flight is too young for the disk,
+    /// the disk must not have it as sent either: then it gets how far they were at the save before.
     fn replays_changed(&mut self, depth: Depth) -> Option<Vec<Cursor>> {
         let mut cursors = self.replays.cursors();
-        let before = std::mem::replace(&mut self.disk.replaying, !cursors.is_empty());
-        if depth == Depth::Settled && !before {
-            cursors.clear();
+        let before = std::mem::replace(&mut self.disk.replays_before, cursors.clone());
+        if depth == Depth::Settled && (before.is_empty() || self.queue.is_dirty()) {
+            cursors = before;
         }
         (cursors != self.disk.replays).then(|| {
             self.disk.replays.clone_from(&cursors);
@@ -318,8 +320,8 @@ impl Session {
         self.disk.received.clone_from(&received);
         self.disk.received_before.clone_from(&received);
         self.received.extend(received);
-        self.disk.replaying = !replays.is_empty();
-        self.disk.dirty = self.disk.replaying;
+        self.disk.replays_before.clone_from(&replays);
+        self.disk.dirty = !replays.is_empty();
         for Cursor { filter, sent } in &replays {
             if let Some(subscribed) = self.subscriptions.get(filter.as_str()) {
                 self.replays.go_on(subscribed.clone(), sent.clone());

@@ -15,6 +15,7 @@ use crate::bus::Garble;
 use crate::bus::ReadRequest;
 use crate::bus::WriteKind;
 use crate::bus::WriteRequest;
+use crate::bus::frame::Asked;
 use crate::bus::mei;
 use crate::bus::mei::Category;
 use crate::bus::mei::IdentifyRequest;
@@ -159,6 +160,11 @@ impl Ask {
             _ => {}
         }
         pdu
+    }
+
+    /// Can be asked again, and changes nothing.
+    pub(super) fn is_read(&self) -> bool {
+        Asked::new(self.unit, self.pdu()).is_read()
     }
 
     /// The data, or the exception's code.

@@ -41,6 +41,8 @@ pub(super) enum Miss {
     NoReply,
     Garbled(Garble),
     Gone(String),
+    /// Its time was over before the first byte: nothing was sent.
+    TooLate,
 }
 
 impl fmt::Display for Miss {
@@ -49,6 +51,7 @@ impl fmt::Display for Miss {
             Self::NoReply => f.write_str("no reply"),
             Self::Garbled(garble) => write!(f, "garbled: {garble}"),
             Self::Gone(why) => f.write_str(why),
+            Self::TooLate => f.write_str("too late"),
         }
     }
 }
@@ -85,6 +88,8 @@ pub(super) struct Engine {
     debts: Debts,
     copies: Copies,
     wait: Duration,
+    /// What is asked now is not to be sent after this.
+    by: Option<Instant>,
     /// Bytes behind an answer, not looked at yet.
     leftover: Vec<u8>,
     /// A question takes its time to leave. Not so behind a pseudo terminal, and the port does not say.
@@ -120,6 +125,7 @@ impl Engine {
             debts: Debts::default(),
             copies: Copies::default(),
             wait: line.timeout,
+            by: None,
             leftover: Vec::new(),
             has_wire: true,
             early_alone: 0,
@@ -152,12 +158,14 @@ impl Engine {
     }
 
     /// Asks once. The link is out of its place meanwhile, so that whatever ends this early also closes it.
-    pub(super) async fn transact(&mut self, ask: &Ask) -> Result<Answer, Miss> {
+    /// Nothing is sent after `by`: waiting for silence may take long.
+    pub(super) async fn transact(&mut self, ask: &Ask, by: Option<Instant>) -> Result<Answer, Miss> {
         let Some(mut link) = self.link.take() else { return Err(Miss::Gone("not open".to_owned())) };
         let asked = Asked::new(ask.unit, ask.pdu());
         // Somebody in a hurry gets no answer from a device that has been heard to need longer.
         let needed = self.debts.latest(ask.unit) + self.debts.latest(ask.unit) / 4;
         self.wait = ask.wait.map_or(self.timeout, |wait| wait.max(needed).min(self.timeout));
+        self.by = by;
         let busy = self.busy;
         let result =
             if self.has_numbers { self.numbered(&mut link, &asked).await } else { self.rtu(&mut link, &asked).await };
@@ -170,7 +178,7 @@ impl Engine {
         });
         // A TCP peer that missed once may stay one answer behind for ever: only a new connection is clean.
         let stays = match &result {
-            Ok(_) => true,
+            Ok(_) | Err(Miss::TooLate) => true,
             Err(Miss::Gone(_)) => false,
             Err(_) => !self.is_tcp,
         };
@@ -193,12 +201,15 @@ impl Engine {
             Ok(_) => &mut self.counts.exceptions,
             Err(Miss::NoReply) => &mut self.counts.timeouts,
             Err(Miss::Garbled(_)) => &mut self.counts.garbled,
-            Err(Miss::Gone(_)) => return,
+            Err(Miss::Gone(_) | Miss::TooLate) => return,
         };
         *counter += 1;
     }
 
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
+        if self.by.is_some_and(|by| Instant::now() > by) {
+            return Err(Miss::TooLate);
+        }
         self.tap.sent(frame);
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;

@@ -335,11 +335,17 @@ impl BusTask {
             return;
         }
         self.take_known_way(&mut job);
+        // How an earlier try of a write ended, which may have been done all the same.
+        let mut before = None;
         while !job.done.is_closed() && !cancelled.is_cancelled() {
-            let result = self.once(&job.ask).await;
+            let mut result = self.once(&job.ask, job.turn.by).await;
             self.tell();
+            if result == Err(BusError::TooLate) {
+                result = Err(before.take().unwrap_or(BusError::TooLate));
+            }
             if self.goes_on(&mut job, &result) {
                 // Until now nothing has been written.
+                before = None;
                 if job.turn.is_over() {
                     let _ = job.done.send(Err(BusError::TooLate));
                     return;
@@ -357,6 +363,7 @@ impl BusTask {
             if let Err(BusError::Refused(_)) = result {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
+            before = result.err();
             if job.turn.is_read {
                 self.again = Some(job);
                 return;
@@ -390,7 +397,7 @@ impl BusTask {
         true
     }
 
-    async fn once(&mut self, ask: &Ask) -> Result<Reply, BusError> {
+    async fn once(&mut self, ask: &Ask, by: Option<Instant>) -> Result<Reply, BusError> {
         let mut fresh = false;
         loop {
             if !self.engine.is_open() {
@@ -402,7 +409,8 @@ impl BusTask {
                     return Err(BusError::LineDown(error.clone()));
                 }
             }
-            let result = self.engine.transact(ask).await;
+            let sent = self.engine.counts.requests;
+            let result = self.engine.transact(ask, by).await;
             if !matches!(result, Err(Miss::Gone(_))) {
                 self.backoff.reset();
             }
@@ -414,7 +422,13 @@ impl BusTask {
                 Err(Miss::NoReply) => return Err(BusError::NoReply),
                 Err(Miss::Garbled(garble)) => return Err(BusError::Garbled(garble)),
                 // A peer may close an idle connection; that is no fault of the line until a fresh one breaks as well.
-                Err(Miss::Gone(_)) if !fresh && !matches!(self.line.port, Port::Serial(_)) => {}
+                // A write that has left may have been done: whoever asked learns it, and decides.
+                Err(Miss::Gone(error)) if !fresh && !matches!(self.line.port, Port::Serial(_)) => {
+                    if self.engine.counts.requests > sent && !ask.is_read() {
+                        return Err(BusError::LineDown(error));
+                    }
+                }
+                Err(Miss::TooLate) => return Err(BusError::TooLate),
                 Err(Miss::Gone(error)) => return Err(BusError::LineDown(self.went_down(error))),
             }
         }

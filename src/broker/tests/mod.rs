@@ -6,6 +6,7 @@ mod actor;
 mod crowd;
 mod disk;
 mod model;
+mod replay;
 mod shares;
 mod world;
 
@@ -22,11 +23,14 @@ use self::world::frame;
 use self::world::publish;
 use self::world::subscribe;
 use self::world::text;
+use super::access::Access;
 use super::deliver::Local;
 use super::local;
 use super::packet::Packet;
 use super::packet::decode::Decoder;
 use crate::broker::core::Guest;
+use crate::config::plant::AccessRule;
+use crate::config::plant::Anonymous;
 use crate::message::Message;
 use crate::message::Origin;
 use crate::message::Retain;
@@ -115,6 +119,24 @@ fn a_will_waits_for_its_delay_and_a_disconnect_discards_it() {
         world.say(a, goodbye);
         world.core.gone(world.now, a);
         assert_eq!(world.messages(watcher, false).len(), want, "{goodbye:?}");
+    }
+}
+
+#[test]
+fn a_will_that_waits_goes_out_only_if_its_client_may_still_write_there() {
+    for (write, want) in [("will", 1), ("else", 0)] {
+        let mut world = World::new(10);
+        let watcher = world.join(Hello::v4("w"));
+        world.say(watcher, &subscribe("will", 0, false));
+        let a = world.join(Hello { will: Some(("will", 5)), ..Hello::v5("a").kept() });
+        world.core.gone(world.now, a);
+        let filters = |text: &str| vec![TopicFilter::new(text).unwrap()];
+        let rule = AccessRule { user: None, client: None, read: filters("#"), write: filters(write) };
+        let access = Access::new(Anonymous::Always, Vec::new(), vec![rule]);
+        let limits = world.core.limits();
+        world.core.readmit(world.now, access, limits);
+        world.pass(6);
+        assert_eq!(world.messages(watcher, false).len(), want, "{write}");
     }
 }
 

@@ -63,3 +63,43 @@ async fn a_dead_line_and_a_babbling_one_are_not_felt_on_a_good_one() {
     assert_eq!(data(drowned).await, Err(BusError::Garbled(Garble::Noise)));
     babble.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_time_passes_while_the_line_settles_is_not_sent() {
+    let (bus, mut far) = at_9600(0);
+    let first = ask(&bus, holding(1, 0, 2));
+    far.hears(&question(1, 0, 2)).await;
+    assert_eq!(data(first).await, Err(BusError::NoReply));
+    let begun = Instant::now();
+    let late = bus.write_by(register(1, 10, 5), Some(begun + Duration::from_millis(10))).await;
+    assert_eq!(late, Err(BusError::TooLate));
+    assert!(begun.elapsed() > Duration::from_millis(10), "its time was not over when it was its turn");
+    assert_eq!(bus.status().borrow().wire.requests, 1);
+}
+
+/// The next request on a connection, and its number.
+async fn asked(stream: &mut tokio::net::TcpStream) -> (u16, Vec<u8>) {
+    let mut frame = [0; 12];
+    stream.read_exact(&mut frame).await.unwrap();
+    (u16::from_be_bytes([frame[0], frame[1]]), frame[7..].to_vec())
+}
+
+#[tokio::test]
+async fn a_write_that_left_before_the_connection_broke_is_not_sent_again_on_the_next_one() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Port::Tcp(listener.local_addr().unwrap().to_string().into());
+    let bus = started(Line { timeout: TIMEOUT * 100, ..line(port, 3) });
+    let read = ask(&bus, holding(1, 0, 1));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let (number, _) = asked(&mut stream).await;
+    stream.write_all(&frame::mbap(number, 1, &[3, 2, 0, 7])).await.unwrap();
+    assert_eq!(data(read).await, Ok(Data::Registers(vec![7])));
+    let write = tell(&bus, register(1, 10, 5));
+    assert_eq!(asked(&mut stream).await.1, [6, 0, 10, 0, 5]);
+    drop(stream);
+    let again = ask(&bus, holding(1, 0, 1));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    assert_eq!(asked(&mut stream).await.1, [3, 0, 0, 0, 1], "the read, not the write");
+    assert!(matches!(data(write).await, Err(BusError::LineDown(_))));
+    again.abort();
+}
