@@ -87,7 +87,7 @@ async fn asked(stream: &mut tokio::net::TcpStream) -> (u16, Vec<u8>) {
 #[tokio::test]
 async fn a_write_that_left_before_the_connection_broke_is_not_sent_again_on_the_next_one() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = Port::Tcp(listener.local_addr().unwrap().to_string().into());
+    let port = Port::Tcp(listener.local_addr().unwrap().to_string());
     let bus = started(Line { timeout: TIMEOUT * 100, ..line(port, 3) });
     let read = ask(&bus, holding(1, 0, 1));
     let (mut stream, _) = listener.accept().await.unwrap();
