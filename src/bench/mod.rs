@@ -9,6 +9,7 @@ pub mod mqtt;
 pub mod outage;
 pub mod peers;
 pub mod process;
+pub mod site;
 pub mod soak;
 pub mod subscriber;
 pub mod unpaced;

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,7 +135,8 @@ impl Drop for Witness {
 impl Witness {
     /// Subscribes at QoS 0, which on one machine loses nothing while the connection holds; granted on return.
     pub async fn start(broker: SocketAddr, filter: &'static str) -> io::Result<Self> {
-        let id = format!("witness-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("witness-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut options = MqttOptions::new(id, Broker::tcp(broker.ip().to_string(), broker.port()));
         options.set_keep_alive(60);
         let (client, mut eventloop) =

@@ -2,6 +2,7 @@
 //! shows in them. What is measured lives in [`crate::bench`] and [`crate::spool::bench`].
 
 mod broker;
+mod site;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ enum What {
     Drain(DrainArguments),
     /// A minute without the cloud (a Mosquitto of its own) at 1,000 values a second: what is lost, late, twice, slow
     Outage(OutageArguments),
+    /// A cabinet as it usually is: what the gateway takes there, how soon it tells a value, and whether anything grows
+    Site(site::SiteArguments),
     /// The store-and-forward log: rates, bytes an entry, time to open again, what flash wears by
     Spool(SpoolArguments),
     /// Values a second from words to a subscriber's bytes, in process on one core
@@ -140,6 +143,7 @@ pub(super) fn run(args: &Arguments) -> Exit {
         What::Line(args) => scan(&args.name),
         What::Drain(args) => drained(args),
         What::Outage(args) => outage(args),
+        What::Site(args) => in_folder(&std::env::temp_dir(), |folder| site::run(args, folder)),
         What::Spool(args) => fill(args),
         What::Values(args) => take(args.rounds),
     };
