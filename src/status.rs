@@ -336,7 +336,7 @@ pub struct AuditStatus {
     pub disk_bytes: u64,
     /// Entries that wait in memory for a disk that cannot be written.
     pub waiting: u64,
-    /// Entries lost because too many waited.
+    /// Entries, or their outcomes, that were lost because too many waited.
     pub lost: u64,
     /// Refused commands that came too fast to be kept one by one.
     pub left_out: u64,
