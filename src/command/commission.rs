@@ -1,8 +1,6 @@
 //! Sees raw requests done, whoever asked, and leaves word in the log of who it was; writes stand in the audit trail as well. They take
 //! the same way as those of points: next after the transaction in flight.
 
-use std::time::Duration;
-
 use serde_json::Value as Json;
 use serde_json::json;
 use tokio::time::Instant;
@@ -18,6 +16,7 @@ use crate::command::raw;
 use crate::command::raw::Deed;
 use crate::command::raw::Raw;
 use crate::command::record;
+use crate::command::record::EXPIRES;
 use crate::command::record::Leave;
 use crate::command::record::Record;
 use crate::command::record::Term;
@@ -27,8 +26,6 @@ use crate::command::target::Seat;
 use crate::config::plant::Line;
 use crate::message::Origin;
 
-/// A raw request is for now, like any command.
-const EXPIRES: Duration = Duration::from_secs(10);
 /// Most parts of one identification: 256 objects of some bytes each need fewer.
 const PARTS: usize = 64;
 

@@ -31,6 +31,9 @@ use crate::time;
 /// Of what could not be understood, so many characters are kept.
 const WORDS: usize = 200;
 
+/// How long anything but the write of a point may wait; a point says so itself (`expires`), and this where it does not.
+pub(super) const EXPIRES: Duration = Duration::from_secs(10);
+
 /// A command that asks to write, and what the trail knows of it.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -148,7 +151,8 @@ impl Term {
         request::in_time(Age { expires_us, lives, waited: came.elapsed() }, expires, time::now().wall_us)
     }
 
-    fn deadline(self, expires: Duration) -> Instant {
+    /// After this moment it is not done any more.
+    pub(super) fn deadline(self, expires: Duration) -> Instant {
         let Self { came, expires_us, lives } = self;
         let until_us = expires_us.map(|at| at.saturating_sub(time::now().wall_us));
         let by_text = until_us.map(|left| Instant::now() + Duration::from_micros(u64::try_from(left).unwrap_or(0)));

@@ -197,16 +197,20 @@ pub fn parse_batch(payload: &[u8]) -> Result<Batch, Refusal> {
     Ok(Batch { writes, id: id_of(&fields)?, expires_us: expiry_of(&fields)? })
 }
 
-/// Understands `pause`, `resume` or `read`, bare or as `{"command": …, "id": …}`.
-pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>), Refusal> {
+/// An id and an `expires` as in [`Request`].
+pub type Marks = (Option<String>, Option<i64>);
+
+/// Understands `pause`, `resume` or `read`, bare or as `{"command": …, "id": …, "expires": …}`.
+pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>, Option<i64>), Refusal> {
     let text = std::str::from_utf8(payload).unwrap_or_default().trim();
-    let (word, id) = match serde_json::from_str::<Json>(text) {
+    let (word, (id, expires_us)): (_, Marks) = match serde_json::from_str::<Json>(text) {
         Ok(Json::Object(fields)) => {
-            only(&fields, &["command", "id"])?;
-            (fields.get("command").and_then(Json::as_str).unwrap_or_default().to_owned(), id_of(&fields)?)
+            only(&fields, &["command", "id", "expires"])?;
+            let word = fields.get("command").and_then(Json::as_str).unwrap_or_default();
+            (word.to_owned(), (id_of(&fields)?, expiry_of(&fields)?))
         }
-        Ok(Json::String(word)) => (word, None),
-        _ => (text.to_owned(), None),
+        Ok(Json::String(word)) => (word, (None, None)),
+        _ => (text.to_owned(), (None, None)),
     };
     let action = match word.as_str() {
         "pause" => Action::Pause,
@@ -214,19 +218,19 @@ pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>), Refusal>
         "read" => Action::Read,
         other => return Err(Refusal::Malformed(format!("no command `{other}`, there are pause, resume, read"))),
     };
-    Ok((action, id))
+    Ok((action, id, expires_us))
 }
 
-/// Understands what a read on demand may carry: nothing, or `{"id": …}`.
-pub fn parse_get(payload: &[u8]) -> Result<Option<String>, Refusal> {
+/// Understands what a read on demand may carry: nothing, or `{"id": …, "expires": …}`.
+pub fn parse_get(payload: &[u8]) -> Result<Marks, Refusal> {
     if payload.trim_ascii().is_empty() {
-        return Ok(None);
+        return Ok((None, None));
     }
     let Ok(Json::Object(fields)) = serde_json::from_slice::<Json>(payload) else {
         return Err(Refusal::Malformed("a read carries nothing, or {\"id\": …}".to_owned()));
     };
-    only(&fields, &["id"])?;
-    id_of(&fields)
+    only(&fields, &["id", "expires"])?;
+    Ok((id_of(&fields)?, expiry_of(&fields)?))
 }
 
 /// Understands a raw request: `{"unit": …, "function": …, …, "id": …, "expires": …}`, the rest by function.
@@ -425,9 +429,10 @@ mod tests {
 
     #[test]
     fn a_device_is_told_in_a_word_or_in_an_object() {
-        assert_eq!(parse_action(b"pause"), Ok((Action::Pause, None)));
-        assert_eq!(parse_action(br#"{"command": "read", "id": "x"}"#), Ok((Action::Read, Some("x".into()))));
-        assert_eq!((parse_get(b" "), parse_get(br#"{"id": 3}"#)), (Ok(None), Ok(Some("3".into()))));
+        assert_eq!(parse_action(b"pause"), Ok((Action::Pause, None, None)));
+        let late = br#"{"command": "read", "id": "x", "expires": "1970-01-01T00:00:01Z"}"#;
+        assert_eq!(parse_action(late), Ok((Action::Read, Some("x".into()), Some(1_000_000))));
+        assert_eq!((parse_get(b" "), parse_get(br#"{"id": 3}"#)), (Ok((None, None)), Ok((Some("3".into()), None))));
         assert!(parse_action(b"reboot").is_err() && parse_get(b"now").is_err());
     }
 

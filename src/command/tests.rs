@@ -26,6 +26,7 @@ use crate::config::plant::Plant;
 use crate::config::plant::Schedule;
 use crate::message::Message;
 use crate::message::Origin;
+use crate::message::Properties;
 use crate::message::Retain;
 use crate::poll;
 use crate::status::BrokerStatus;
@@ -248,6 +249,104 @@ async fn writes_of_several_points_keep_their_order_and_the_latest_of_each_wins()
     site.send(&[set("d2/p1/set", 11), set("d2/p1/set", 12)]).await;
     site.answers(3).await;
     assert_eq!(site.writes(2), [(6, 1, vec![10]), (6, 1, vec![12])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_command_that_is_refused_has_not_thrown_out_the_older_one() {
+    let mut site = Site::new(&[]);
+    let gone = crate::time::rfc3339_millis(crate::time::now().wall_us - 1_000_000);
+    for (unit, newer, why) in [
+        (1, json!(70_000), "70000 does not fit u16"),
+        (2, json!({"value": 2, "expires": gone}), "expired 1"),
+        (3, json!("warm"), "warm is a text"),
+    ] {
+        let topic = format!("d{unit}/p1/set");
+        site.send(&[(&topic, json!(5)), (&topic, newer)]).await;
+        let answers = site.answers(2).await;
+        let told = |result: &str| answers.iter().find(|a| a["result"] == result).unwrap_or(&Json::Null);
+        assert!(told("refused")["reason"].as_str().is_some_and(|said| said.starts_with(why)), "{answers:?}");
+        assert_eq!(told("written")["value"], 5, "{answers:?}");
+        assert_eq!(site.writes(unit), [(6, 1, vec![5])]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_command_whose_time_runs_out_before_its_turn_leaves_it_to_the_older_one() {
+    let mut site = Site::new(&[]);
+    let soon = crate::time::rfc3339_millis(crate::time::now().wall_us + 200_000);
+    // A line that is slow ten times over: each of these takes longer than the newer one lives.
+    let first = |n: u16| (["d1/p1/set", "d1/p2/set", "d1/p3/set"][usize::from(n)], json!(n));
+    site.send(&[
+        first(0),
+        first(1),
+        first(2),
+        ("d2/p1/set", json!(5)),
+        ("d2/p1/set", json!({"value": 6, "expires": soon})),
+    ])
+    .await;
+    let answers = site.answers(5).await;
+    assert!(answers[3]["reason"].as_str().unwrap().starts_with("expired"), "{answers:?}");
+    assert_eq!((&answers[4]["result"], &answers[4]["value"]), (&json!("written"), &json!(5)), "{answers:?}");
+    assert_eq!(site.writes(2), [(6, 1, vec![5])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_command_that_was_done_before_does_not_throw_out_the_one_that_waits() {
+    let mut site = Site::new(&[]);
+    let asked = |value: u16, id: &str| ("d1/p1/set", json!({"value": value, "id": id}));
+    // In the trail of an earlier run, so that this one does not know it until it looks there.
+    let draft = audit::Draft {
+        topic: "g/d1/p1/set".into(),
+        id: Some("old".into()),
+        asked: vec![audit::Asked { point: "p1".into(), value: json!(7), raw: String::new() }],
+        ..audit::Draft::default()
+    };
+    site.audit.begin(draft).await.unwrap().end(r#"{"result":"written","value":7}"#).await;
+    site.send(&[asked(5, "new"), asked(7, "old")]).await;
+    let answers = site.answers(2).await;
+    let values: Vec<_> = answers.iter().map(|a| a["value"].as_u64()).collect();
+    assert!(values.contains(&Some(7)) && values.contains(&Some(5)), "the first result, and a write: {answers:?}");
+    assert_eq!(site.writes(1), [(6, 1, vec![5])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_or_a_pause_whose_time_has_passed_is_refused_as_a_write_is() {
+    let mut site = Site::new(&[]);
+    let gone = crate::time::rfc3339_millis(crate::time::now().wall_us - 1_000_000);
+    let ahead = crate::time::rfc3339_millis(crate::time::now().wall_us + 60_000_000);
+    for (topic, payload) in [("d1/p1/get", json!({})), ("d1/$command", json!({"command": "pause"}))] {
+        let with = |expires: &str| {
+            let mut payload = payload.clone();
+            payload["expires"] = json!(expires);
+            (topic, payload)
+        };
+        site.send(&[with(&gone)]).await;
+        let answer = site.answer().await;
+        assert_eq!(answer["result"], "refused", "{answer}");
+        assert!(answer["reason"].as_str().unwrap().starts_with("expired"), "{answer}");
+        site.send(&[with(&ahead)]).await;
+        let answer = site.answer().await;
+        assert!(answer["result"] == "read" || answer["result"] == "done", "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_or_a_pause_that_outlives_its_message_is_refused() {
+    let mut site = Site::new(&[1]);
+    // Behind a device that is silent: its timeout, twice, is ten times three tenths of a second.
+    let lives = |topic: &str, payload: &str| {
+        let topic = TopicName::new(format!("g/{topic}")).unwrap();
+        let message = Message::plain(topic, Bytes::from(payload.to_owned()), Qos::AtLeastOnce, Retain::No);
+        let properties = Some(Arc::new(Properties { expiry: Some(1), ..Properties::default() }));
+        Message { properties, ..message }
+    };
+    site.send(&[("d1/p1/set", json!(1))]).await;
+    site.commands.send(vec![lives("d2/p1/get", ""), lives("d2/$command", "pause")]).await.unwrap();
+    let answers = site.answers(3).await;
+    assert_eq!(answers[0]["result"], "failed", "{answers:?}");
+    for answer in &answers[1..] {
+        assert!(answer["reason"].as_str().is_some_and(|said| said.starts_with("expired")), "{answers:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
