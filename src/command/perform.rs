@@ -14,6 +14,7 @@ use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
 use crate::command::batch::Limits;
+use crate::command::batch::Part;
 use crate::command::both;
 use crate::command::both::READ_WRITE;
 use crate::command::record::Leave;
@@ -24,6 +25,7 @@ use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Desk;
 use crate::command::target::Target;
+use crate::config::functions::Choice;
 use crate::config::plant::Device;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
@@ -102,10 +104,11 @@ async fn write(
     let mut outcomes: Vec<(Outcome, Option<Reply>)> = changes.iter().map(|_| (untried(), None)).collect();
     let Some(first) = changes.first() else { return outcomes };
     let device = &first.target.device;
-    let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
-    for (kind, places) in batch::merged(&kinds, Limits::of(device)) {
+    let kinds: Vec<_> = planned.iter().map(|(planned, _)| (planned.kind.clone(), planned.choice)).collect();
+    for Part { kind, choice, places } in batch::merged(&kinds, Limits::of(device)) {
         let is_verified = changes[places.clone()].iter().all(|change| verifies(&change.target));
-        let kind = if is_verified && device.functions.knows(READ_WRITE) { both::of(kind) } else { kind };
+        let knows_both = choice == Choice::Free && device.functions.knows(READ_WRITE);
+        let kind = if is_verified && knows_both { both::of(kind) } else { kind };
         let start = both::start(&kind);
         let by = by.filter(|_| places.start == 0);
         let written = desk.bus.write_by(WriteRequest { unit: device.unit_id, kind }, by).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::bus::WriteKind;
+use crate::config::functions::Choice;
 use crate::config::functions::How;
 use crate::config::functions::Single;
 use crate::config::plant::Point;
@@ -286,7 +287,7 @@ pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Plan
         return Err(Refusal::ReadOnly(point.name.to_string()));
     };
     let words = write::judge(wire, write, value, exponent)?;
-    Ok(Planned { kind: kind(wire, write.how, &words), words })
+    Ok(Planned { kind: kind(wire, write.how, &words), choice: write.how.choice, words })
 }
 
 /// A judged write.
@@ -294,6 +295,8 @@ pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Plan
 pub struct Planned {
     /// The request for the bus.
     pub kind: WriteKind,
+    /// Whether another function may do the same.
+    pub choice: Choice,
     /// The words a read-back must show (of a bit field: those bits).
     pub words: Vec<u16>,
 }

@@ -49,13 +49,17 @@ fn plant() -> Plant {
 }
 
 fn plant_with(more: &str) -> Plant {
-    let row = |n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}{more}}}\n");
+    plant_where(|text| text.replace("expires: 10m}", &format!("expires: 10m}}{more}")))
+}
+
+fn plant_where(change: impl Fn(String) -> String) -> Plant {
+    let row = |n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}}}\n");
     let row: String = (0..40).map(row).collect();
     let text = format!(
         "gateway: g\nlines: {{hall: {{serial: /dev/none, baud: 9600, format: 8N1, timeout: 300ms, retries: 1}}}}\ndevices:\n  \
          - name: d{{unit_id}}\n    line: hall\n    unit_id: 1-6\n    every: 100ms\n    points:\n{row}      far: {{holding: 200}}\n"
     );
-    config::load_text("t.yaml", &text, Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
+    config::load_text("t.yaml", &change(text), Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
 }
 
 /// What all devices hold, and how they answer; the silent ones do not.
@@ -76,6 +80,11 @@ fn devices(silent: &'static [u8]) -> impl FnMut(u8, &[u8]) -> Saying + Send + 's
             16 => {
                 held.extend((0..word(3)).map(|n| ((unit, word(1) + n), word(6 + 2 * usize::from(n)))));
                 pdu[..5].to_vec()
+            }
+            23 => {
+                let words = pdu[10..].chunks(2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+                held.extend(words.zip(0..).map(|(word_, n): (u16, u16)| ((unit, word(5) + n), word_)));
+                [&[23, pdu[9]], &pdu[10..]].concat()
             }
             _ => pdu.to_vec(),
         };
@@ -179,6 +188,7 @@ impl Site {
         let of = |q: &Heard| match q.pdu[0] {
             6 => Some((6, word(&q.pdu[1..]), vec![word(&q.pdu[3..])])),
             16 => Some((16, word(&q.pdu[1..]), q.pdu[6..].chunks(2).map(word).collect())),
+            23 => Some((23, word(&q.pdu[5..]), q.pdu[10..].chunks(2).map(word).collect())),
             _ => None,
         };
         self.questions().iter().filter(|q| q.unit == unit).filter_map(of).collect()
@@ -445,6 +455,26 @@ async fn neighbours_of_a_batch_go_out_in_one_request_and_a_refused_batch_not_at_
     assert_eq!(answer["result"], "written", "{answer}");
     assert_eq!(answer["writes"][4], json!({"point": "p14", "result": "written", "value": 1400}));
     assert_eq!(site.writes(4), [(16, 10, vec![1000, 1100, 1200, 1300, 1400]), (6, 20, vec![7])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_is_said_is_the_one_that_writes_also_in_a_batch_and_beside_a_read_write() {
+    let plant = plant_where(|text| {
+        let with = |n: u16| format!("holding: {n}, write: {{function: {}, ", if n == 15 { 16 } else { 6 });
+        let text = text.replace("    every: 100ms\n", "    every: 100ms\n    functions: [3, 6, 16, 23]\n");
+        (10..=12).chain([15]).fold(text, |text, n| text.replace(&format!("holding: {n}, write: {{e"), &(with(n) + "e")))
+    });
+    let mut site = Site::of(plant, &[]);
+    let write = |n: u16| json!({"point": format!("p{n}"), "value": n});
+    let writes: Vec<Json> = (10..=16).map(write).collect();
+    site.send(&[("d1/set", json!({ "writes": writes }))]).await;
+    let answer = site.answer().await;
+    assert_eq!(answer["result"], "written", "{answer}");
+    let single = |n: u16| (6, n, vec![n]);
+    assert_eq!(site.writes(1), [single(10), single(11), single(12), (16, 13, vec![13, 14, 15, 16])]);
+    site.send(&[("d2/p10/set", json!(1)), ("d2/p13/set", json!(2)), ("d2/p15/set", json!(3))]).await;
+    site.answers(3).await;
+    assert_eq!(site.writes(2), [(6, 10, vec![1]), (23, 13, vec![2]), (16, 15, vec![3])]);
 }
 
 #[tokio::test(start_paused = true)]
