@@ -50,8 +50,10 @@ pub(super) async fn perform(
         }
         (Deed::Write(_), None) => unreachable!("what asks to write has a record from the beginning"),
     };
-    if reply == Err(BusError::TooLate) {
-        return Outcome::Refused(Refusal::TooLate.to_string());
+    match &reply {
+        Err(BusError::TooLate) => return Outcome::Refused(Refusal::TooLate.to_string()),
+        Err(error @ BusError::NotSent) => return Outcome::Later(error.to_string()),
+        _ => {}
     }
     let (word, body) = raw::told(raw, &reply);
     let outcome = reply.err().map_or_else(|| word.to_owned(), |error| error.to_string());

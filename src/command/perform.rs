@@ -87,7 +87,7 @@ async fn judge(bus: &Bus, change: &Change, leave: &Leave<'_>) -> Result<(Planned
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
     leave.in_time(write.expires).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
-    let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
+    let exponent = exponent.map_err(|error| unscaled(&error))?;
     let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
     Ok((planned, exponent))
 }
@@ -110,7 +110,8 @@ async fn write(
         let knows_both = choice == Choice::Free && device.functions.knows(READ_WRITE);
         let kind = if is_verified && knows_both { both::of(kind) } else { kind };
         let start = both::start(&kind);
-        let by = by.filter(|_| places.start == 0);
+        let first = places.start;
+        let by = by.filter(|_| first == 0);
         let written = desk.bus.write_by(WriteRequest { unit: device.unit_id, kind }, by).await;
         for place in places {
             outcomes[place] = match (&written, start) {
@@ -118,9 +119,11 @@ async fn write(
                     (Outcome::Written { verified: None }, both::part(reply, start, &changes[place].target))
                 }
                 (Ok(_), None) => (Outcome::Written { verified: None }, None),
-                (Err(BusError::TooLate), _) => (Outcome::Refused(Refusal::TooLate.to_string()), None),
-                (Err(error), _) => (Outcome::Failed(words_of(error)), None),
+                (Err(error), _) => (failed(error), None),
             };
+        }
+        if let (0, Err(error @ BusError::NotSent)) = (first, &written) {
+            return changes.iter().map(|_| (failed(error), None)).collect();
         }
         if written.is_err() {
             break;
@@ -182,11 +185,11 @@ pub(super) async fn get(desk: &Desk, target: &Target) -> Outcome {
     }
     let exponent = match scale(&desk.bus, target).await {
         Ok(exponent) => exponent,
-        Err(error) => return Outcome::Failed(format!("scale factor: {}", words_of(&error))),
+        Err(error) => return unscaled(&error),
     };
     match read(desk, target, exponent).await {
         Ok((_, value)) => Outcome::Read(value),
-        Err(error) => Outcome::Failed(words_of(&error)),
+        Err(error) => failed(&error),
     }
 }
 
@@ -253,6 +256,23 @@ fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i3
             (bits.into_iter().map(u16::from).collect(), value)
         }
         Data::Written | Data::Objects(_) => (Vec::new(), Err(Reason::Crc)),
+    }
+}
+
+/// What it comes to where that was asked for: what was surely not sent is no failure that leaves anybody in doubt.
+fn failed(error: &BusError) -> Outcome {
+    match error {
+        BusError::TooLate => Outcome::Refused(Refusal::TooLate.to_string()),
+        BusError::NotSent => Outcome::Later(error.to_string()),
+        _ => Outcome::Failed(words_of(error)),
+    }
+}
+
+/// The same, where it was asked for on the way.
+fn unscaled(error: &BusError) -> Outcome {
+    match error {
+        BusError::NotSent => failed(error),
+        _ => Outcome::Failed(format!("scale factor: {}", words_of(error))),
     }
 }
 

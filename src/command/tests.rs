@@ -380,6 +380,40 @@ async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_not_sent_because_its_line_ended_may_be_asked_again_with_the_same_id() {
+    let mut plant = plant();
+    plant.lines[0].raw_access = true;
+    let mut site = Site::of(plant.clone(), &[]);
+    let (ended, task) = crate::bus::new(plant.lines[0].clone());
+    drop(task);
+    let mut running = ended;
+    let mut swap =
+        |site: &Site| site.seat.send_modify(|desk| std::mem::swap(&mut desk.as_mut().unwrap().bus, &mut running));
+    let all = [
+        ("d1/p1/set", json!({"value": 5, "id": "a"})),
+        ("d1/set", json!({"writes": [{"point": "p2", "value": 6}, {"point": "p7", "value": 7}], "id": "b"})),
+        ("d1/p2/get", json!({"id": "c"})),
+    ];
+    swap(&site);
+    site.send(&all).await;
+    for answer in site.answers(all.len()).await {
+        assert_eq!(answer["result"], "refused", "{answer}");
+        assert!(answer.to_string().contains("nothing was sent, try again"), "{answer}");
+    }
+    assert_eq!(site.writes(1), []);
+    swap(&site);
+    site.send(&all).await;
+    let results: Vec<_> = site.answers(all.len()).await.iter().map(|a| a["result"].clone()).collect();
+    assert_eq!(results, ["written", "written", "read"]);
+    let raw = json!({"unit": 2, "function": 6, "address": 1, "values": [5]});
+    swap(&site);
+    let answer = ask_raw(&site.seat.subscribe(), &plant.lines[0], &raw, (&site.audit, "root")).await.unwrap();
+    assert_eq!(answer["result"], "refused", "{answer}");
+    let entries = site.audit.read(audit::Seq::MAX, 99).await.unwrap();
+    assert!(entries.iter().all(|entry| entry.result() != "failed"), "{entries:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_that_comes_again_with_another_wish_is_refused_also_where_nothing_is_written() {
     let mut plant = plant();
     plant.lines[0].raw_access = true;
