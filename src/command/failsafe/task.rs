@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
@@ -186,7 +187,7 @@ impl FailSafeTask {
                 Event::News(news) => self.hear(news, now),
                 Event::Reloaded => self.reload(now).await,
             }
-            if !self.order(now).await {
+            if !self.order(now) {
                 return;
             }
             self.tell().await;
@@ -226,9 +227,10 @@ impl FailSafeTask {
     }
 
     fn hear(&mut self, news: News, now: Instant) {
-        let (News::Own(point, ..) | News::Commanded(point, _)) = &news;
+        let (News::Looked(point, _) | News::Own(point, ..) | News::Commanded(point, _)) = &news;
         let Some(guard) = self.guard(*point) else { return };
         match news {
+            News::Looked(_, before) => guard.looked(before),
             News::Own(_, end, before) => guard.ended(end, before, now),
             News::Commanded(_, how) => guard.commanded(how, now),
         }
@@ -238,8 +240,9 @@ impl FailSafeTask {
         self.all.iter_mut().map(|minded| &mut minded.guard).find(|guard| guard.rule.point == point)
     }
 
-    /// Orders what is to be written now, a few at once; false when nobody writes any more.
-    async fn order(&mut self, now: Instant) -> bool {
+    /// Orders what is to be written now, a few at once; false when nobody writes any more. Never waits for room: the command task
+    /// may wait for this one, to take its news. What a reload has let go of still fills places that are not counted here.
+    fn order(&mut self, now: Instant) -> bool {
         let mut under_way: HashMap<LineId, usize> = HashMap::new();
         for minded in self.all.iter().filter(|minded| minded.guard.is_under_way()) {
             *under_way.entry(minded.at).or_default() += 1;
@@ -252,14 +255,20 @@ impl FailSafeTask {
                 minded.guard.turn(now);
                 continue;
             }
+            let place = match self.desk.orders.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Closed(())) => return false,
+                Err(TrySendError::Full(())) => {
+                    minded.guard.turn(now);
+                    continue;
+                }
+            };
             let Some(step) = minded.guard.next(now) else { continue };
             *of_line += 1;
             total += 1;
             let who = minded.who();
             let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, who };
-            if self.desk.orders.send(own).await.is_err() {
-                return false;
-            }
+            place.send(own);
         }
         true
     }
@@ -298,5 +307,54 @@ impl FailSafeTask {
             *shown = status;
             is_news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::command::failsafe::Commanded;
+    use crate::config;
+
+    /// Many lines, each with two points that are to hold this when a client has been gone for a second.
+    fn floor(lines: usize, value: u16) -> Floor {
+        let line = |n: usize| format!("  l{n}: {{tcp: '127.0.0.1:{}'}}\n", 1000 + n);
+        let point = |p: u16| {
+            format!(
+                "p{p}: {{holding: {p}, write: true, fail_safe: {{value: {value}, when: {{client: hmi}}, after: 1s}}}}"
+            )
+        };
+        let device =
+            |n: usize| format!("  - {{name: d{n}, line: l{n}, unit_id: 1, points: {{{}, {}}}}}\n", point(0), point(1));
+        let all = |one: &dyn Fn(usize) -> String| (0..lines).map(one).collect::<String>();
+        let text = format!("gateway: g\nlines:\n{}devices:\n{}", all(&line), all(&device));
+        let plant =
+            config::load_text("t.yaml", &text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant;
+        let eyes = Eyes {
+            upstreams: Vec::new(),
+            broker: watch::channel(BrokerStatus::default()).1,
+            lines: (0..lines).map(|_| watch::channel(LineStatus::default()).1).collect(),
+        };
+        Floor { plant: Arc::new(plant), desks: Vec::new(), eyes }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_while_as_many_writes_as_may_wait_are_ordered_stops_nobody_from_telling_news() {
+        let (floors, seen) = watch::channel(floor(40, 7));
+        let links = Links { kept: watch::Sender::default(), status: watch::Sender::default() };
+        let (door, task) = new(seen, tokio::sync::mpsc::channel(1024).0, links);
+        tokio::spawn(task.run(CancellationToken::new()));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(door.orders.len(), WAITING, "the command task is slow to take them");
+        // Other rules: nothing of theirs is under way.
+        floors.send_replace(floor(40, 8));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // And now it has more to tell than waits, before it takes the next order.
+        let point = floors.borrow().plant.points[0].id;
+        for _ in 0..2 * WAITING {
+            let told = door.teller.tell(point, News::Commanded(point, Commanded::Unknown));
+            tokio::time::timeout(Duration::from_secs(60), told).await.expect("news are always taken");
+        }
     }
 }

@@ -75,6 +75,14 @@ impl CommandTask {
 }
 
 impl Teller {
+    /// What the point held before goes ahead of the write: if that is cut off, a later run still knows it.
+    pub(super) async fn tell_before(&self, job: &Job) {
+        if let (Work::Set(change), Some(before)) = (&job.work, &job.before) {
+            let point = change.target.point.id;
+            self.guard(point, News::Looked(point, before.clone())).await;
+        }
+    }
+
     /// Tells the guards of points what becomes of them.
     pub(super) async fn tell_guards(&self, job: &Job, outcome: &Outcome) {
         match (&job.work, outcome, &job.cause) {

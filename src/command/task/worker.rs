@@ -44,7 +44,9 @@ pub(super) async fn run(
                 let Some(mut job) = teller.not_answered(job).await else { continue };
                 let outcome = serve(&mut job, (&desk, &floors), &teller).await;
                 if !outcome.is_refused() {
-                    replaced(std::mem::take(&mut place), &teller).await;
+                    for mut older in place.drain(..) {
+                        replaced(&mut older, &teller).await;
+                    }
                 }
                 teller.tell(&mut job, &outcome).await;
             }
@@ -59,6 +61,7 @@ async fn serve(job: &mut Job, (desk, floors): (&Seat, &watch::Receiver<Floor>), 
         return changed();
     }
     job.before = own::before(desk, job).await;
+    teller.tell_before(job).await;
     perform_at(desk, job, &teller.audit).await
 }
 
@@ -82,15 +85,17 @@ async fn put(waiting: &mut Line, job: Box<Job>, teller: &Teller) {
     let claim = claim(&job, waiting.rivals(key.as_ref()));
     match waiting.put(key, job, claim) {
         Put::Waits => {}
-        Put::Instead(older) => replaced(older, teller).await,
+        Put::Instead(older) => {
+            for mut older in older {
+                replaced(&mut older, teller).await;
+            }
+        }
         Put::Full(mut newest) => teller.tell(&mut newest, &busy()).await,
     }
 }
 
-async fn replaced(older: Vec<Box<Job>>, teller: &Teller) {
-    for mut job in older {
-        teller.tell(&mut job, &Outcome::Refused(Refusal::Replaced.to_string())).await;
-    }
+async fn replaced(older: &mut Job, teller: &Teller) {
+    teller.tell(older, &Outcome::Refused(Refusal::Replaced.to_string())).await;
 }
 
 /// What can be said of a write beside those in whose place it would come, without asking anybody.
@@ -111,9 +116,13 @@ fn claim(job: &Job, rivals: &[Box<Job>]) -> Claim {
     // What the gateway wants by itself does not grow old.
     let until = |job: &Job| (job.cause == Cause::Asked).then(|| job.term.deadline(write.expires));
     let own = until(job);
-    let outlives = |rival: &Box<Job>| own.is_none_or(|own| until(rival).is_some_and(|rival| rival <= own));
+    let outlives = |rival: &Job| own.is_none_or(|own| until(rival).is_some_and(|rival| rival <= own));
     // One with an id may have been done in an earlier run, which the trail knows.
-    if job.id.is_none() && !has_scale && rivals.iter().all(outlives) { Claim::Sure } else { Claim::Likely }
+    if job.id.is_none() && !has_scale && rivals.iter().all(|rival| outlives(rival)) {
+        Claim::Sure
+    } else {
+        Claim::Likely
+    }
 }
 
 async fn perform_at(desk: &Seat, job: &mut Job, audit: &Audit) -> Outcome {
