@@ -25,6 +25,7 @@ use crate::command::target::Desk;
 use crate::command::target::Seat;
 use crate::config::plant::Line;
 use crate::message::Origin;
+use crate::time;
 
 /// Most parts of one identification: 256 objects of some bytes each need fewer.
 const PARTS: usize = 64;
@@ -84,6 +85,18 @@ async fn identify(bus: &Bus, mut wanted: IdentifyRequest) -> Result<Data, BusErr
 /// # Errors
 /// What is wrong with the request, in words.
 pub async fn ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, &str)) -> Result<Json, String> {
+    let done = try_ask(seat, line, asked, (audit, who)).await;
+    done.inspect_err(|why| refuse((&line.name, asked), why, (audit, who)))
+}
+
+/// Leaves word of a request through the control socket that is refused.
+pub fn refuse((line, asked): (&str, &Json), why: &str, (audit, who): (&Audit, &str)) {
+    tracing::info!(line, who, reason = why, "raw access refused");
+    let outcome = json!({ "result": "refused", "reason": why, "time": time::now().rfc3339() });
+    audit.note(record::unread_at_the_gateway(who, line, asked), &outcome.to_string());
+}
+
+async fn try_ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, &str)) -> Result<Json, String> {
     let came = Instant::now();
     let fields = asked.as_object().ok_or("a request is a map of `unit`, `function` and so on")?;
     // Nothing remembers an id here, and whoever waits for the answer knows how late it is.

@@ -24,8 +24,10 @@ mod tests;
 mod waiting;
 
 pub use commission::ask as ask_raw;
+pub use commission::refuse as refuse_raw;
 pub use target::Desk;
 pub use target::Seat;
+pub use task::AT_ONCE;
 pub use task::CommandTask;
 pub use task::Floor;
 pub use task::Outlet;

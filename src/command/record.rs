@@ -111,6 +111,12 @@ pub(super) fn at_the_gateway(who: &str) -> Draft {
     Draft { from: Who { local: Some(who.to_owned()), ..Who::default() }, ..Draft::default() }
 }
 
+/// Of a raw request at the gateway itself that is refused.
+pub(super) fn unread_at_the_gateway(who: &str, line: &str, asked: &serde_json::Value) -> Draft {
+    let words = asked.to_string().chars().take(WORDS).collect();
+    Draft { cause: Cause::Raw, line: Some(line.to_owned()), payload: Some(words), ..at_the_gateway(who) }
+}
+
 /// Of a command that was not understood.
 pub(super) fn unread(message: &Message, id: Option<String>) -> Draft {
     let words = String::from_utf8_lossy(&message.payload).chars().take(WORDS).collect();

@@ -48,6 +48,10 @@ use crate::sample::Value;
 use crate::topic::Qos;
 use crate::topic::RAW;
 
+/// Most commands that are taken of what comes at once: more than all persons and programs of a site send in a moment. What is
+/// beyond is answered, and not done.
+pub const AT_ONCE: usize = 256;
+
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
 
@@ -164,8 +168,8 @@ impl CommandTask {
                 }
             };
             let Some(batch) = batch else { break };
-            for message in batch {
-                self.take(message, &queues).await;
+            for (n, message) in batch.into_iter().enumerate() {
+                self.take(message, (n < AT_ONCE).then_some(&*queues)).await;
             }
         }
         drop(queues);
@@ -202,7 +206,8 @@ impl CommandTask {
         }
     }
 
-    async fn take(&self, message: Message, queues: &[Queue]) {
+    /// Without queues there is no room for what is understood.
+    async fn take(&self, message: Message, queues: Option<&[Queue]>) {
         let came = Instant::now();
         let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
@@ -211,7 +216,9 @@ impl CommandTask {
                 Some(Known::Answer(payload)) => return teller.tell_again(&job, &payload).await,
                 known => {
                     let asked = if known.is_some() { Asked::Again } else { Asked::First };
-                    if let Err(full) = queue_of(queues, job.line).try_send(Box::new(Job { asked, ..job })) {
+                    let mut job = Box::new(Job { asked, ..job });
+                    let Some(queues) = queues else { return teller.tell(&mut job, &too_many()).await };
+                    if let Err(full) = queue_of(queues, job.line).try_send(job) {
                         teller.tell(&mut full.into_inner(), &busy()).await;
                     }
                     return;
@@ -349,6 +356,10 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
         changes.push(Change { target, value });
     }
     Ok((Work::Batch(changes), asked.id, asked.expires_us))
+}
+
+fn too_many() -> Outcome {
+    Outcome::Later("busy: too many commands at once, try again".to_owned())
 }
 
 fn busy() -> Outcome {

@@ -360,6 +360,19 @@ async fn a_read_or_a_pause_that_outlives_its_message_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn more_commands_than_are_taken_at_once_are_told_so_and_may_be_asked_again() {
+    let mut site = Site::new(&[]);
+    let all: Vec<_> = (0..300).map(|n| ("d1/p1/get", json!({ "id": n }))).collect();
+    site.send(&all).await;
+    let answers = site.answers(300).await;
+    let told: Vec<_> = answers.iter().filter(|a| a["reason"] == "busy: too many commands at once, try again").collect();
+    assert_eq!(told.len(), 300 - 256);
+    assert_eq!((&told[0]["result"], &told[0]["id"]), (&json!("refused"), &json!("256")));
+    site.send(&all[299..]).await;
+    assert_eq!(site.answer().await["result"], "read");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its_id() {
     let mut site = Site::new(&[]);
     let stands = |recognition| LineStatus {
@@ -450,7 +463,15 @@ async fn what_a_raw_request_through_the_control_socket_cannot_be_held_to_is_refu
         let why = asked(key, value).await.unwrap_err();
         assert!(why.starts_with(&format!("`{key}` is for requests by MQTT")), "{why}");
     }
+    asked("address", json!(70_000)).await.unwrap_err();
     assert_eq!(site.writes(2), []);
+    let entries = site.audit.read(audit::Seq::MAX, 9).await.unwrap();
+    assert_eq!(entries.len(), 3, "what was refused stands in the trail: {entries:?}");
+    let (draft, outcome) = (&entries[0].draft, entries[0].outcome.as_ref().unwrap());
+    assert_eq!((draft.cause, draft.from.local.as_deref()), (audit::Cause::Raw, Some("root")));
+    assert_eq!((draft.line.as_deref(), &outcome["result"]), (Some("hall"), &json!("refused")));
+    assert!(draft.payload.as_ref().unwrap().contains("70000"), "{draft:?}");
+    assert!(outcome["reason"].as_str().unwrap().contains("`address` is 70000"), "{outcome}");
     assert_eq!(asked("unit", json!(2)).await.unwrap()["result"], "written");
 }
 
