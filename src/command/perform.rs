@@ -17,10 +17,10 @@ use crate::command::batch::Limits;
 use crate::command::batch::Part;
 use crate::command::both;
 use crate::command::both::READ_WRITE;
+use crate::command::planned;
+use crate::command::planned::Planned;
 use crate::command::record::Leave;
-use crate::command::request;
 use crate::command::request::Action;
-use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Desk;
@@ -88,7 +88,7 @@ async fn judge(bus: &Bus, change: &Change, leave: &Leave<'_>) -> Result<(Planned
     leave.in_time(write.expires).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
     let exponent = exponent.map_err(|error| unscaled(&error))?;
-    let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
+    let planned = planned::judge(point, &change.value, exponent).map_err(refused)?;
     Ok((planned, exponent))
 }
 

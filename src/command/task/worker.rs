@@ -15,10 +15,10 @@ use crate::command::audit::Audit;
 use crate::command::cause::Cause;
 use crate::command::commission;
 use crate::command::perform;
+use crate::command::planned;
 use crate::command::record::EXPIRES;
 use crate::command::record::Leave;
 use crate::command::record::Term;
-use crate::command::request;
 use crate::command::request::Refusal;
 use crate::command::target::Seat;
 use crate::command::waiting::Claim;
@@ -108,7 +108,7 @@ fn claim(job: &Job, rivals: &[Box<Job>]) -> Claim {
     let fits = if has_scale {
         crate::config::write::limits(write, &change.value).is_ok()
     } else {
-        request::judge(point, &change.value, None).is_ok()
+        planned::judge(point, &change.value, None).is_ok()
     };
     if is_late || !fits {
         return Claim::Doubtful;
