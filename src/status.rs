@@ -336,7 +336,7 @@ pub struct AuditStatus {
     pub disk_bytes: u64,
     /// Entries that wait in memory for a disk that cannot be written.
     pub waiting: u64,
-    /// Entries lost because too many waited.
+    /// Entries, or their outcomes, that were lost because too many waited.
     pub lost: u64,
     /// Refused commands that came too fast to be kept one by one.
     pub left_out: u64,
@@ -344,6 +344,14 @@ pub struct AuditStatus {
     pub set_aside: Option<String>,
     /// Why the disk cannot be used right now, in words.
     pub error: Option<String>,
+}
+
+/// Commands on their way from the broker to the lines.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct CommandsStatus {
+    /// Dropped without an answer, because too many came at once.
+    pub dropped: u64,
 }
 
 /// A point's fail-safe, written by the task that minds them.
@@ -527,6 +535,9 @@ pub struct Snapshot {
     pub audit: AuditStatus,
     /// The broker.
     pub broker: BrokerStatus,
+    /// Commands.
+    #[serde(default)]
+    pub commands: CommandsStatus,
     /// Fail-safes, in order of the points.
     #[serde(default)]
     pub fail_safes: Vec<FailSafeStatus>,
@@ -560,6 +571,8 @@ pub struct Parts {
     pub audit: tokio::sync::watch::Receiver<AuditStatus>,
     /// The broker.
     pub broker: tokio::sync::watch::Receiver<BrokerStatus>,
+    /// Commands.
+    pub commands: tokio::sync::watch::Receiver<CommandsStatus>,
     /// Fail-safes.
     pub fail_safes: tokio::sync::watch::Receiver<Vec<FailSafeStatus>>,
     /// Panics by task name.
@@ -594,6 +607,7 @@ impl Board {
             spool: parts.spool.borrow().clone(),
             audit: parts.audit.borrow().clone(),
             broker: parts.broker.borrow().clone(),
+            commands: *parts.commands.borrow(),
             fail_safes: parts.fail_safes.borrow().clone(),
             panics: parts.panics.borrow().clone(),
             config: parts.config.borrow().clone(),

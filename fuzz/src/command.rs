@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use trunkline::command::planned;
 use trunkline::command::request;
 use trunkline::command::request::Age;
 use trunkline::config;
@@ -34,7 +35,7 @@ pub fn run(data: &[u8]) {
         }
         for value in values.iter().chain(asked.as_ref().ok().map(|asked| &asked.value)) {
             for exponent in [None, Some(0), Some(-3), Some(i32::MAX), Some(i32::MIN)] {
-                let Ok(planned) = request::judge(point, value, exponent) else { continue };
+                let Ok(planned) = planned::judge(point, value, exponent) else { continue };
                 let Source::Wire(wire) = &point.source else { panic!("{} is not on the wire", point.name) };
                 let registers = if wire.table == Table::Coil { 1 } else { usize::from(wire.range.count()) };
                 assert_eq!(planned.words.len(), registers, "{} = {value:?}", point.name);

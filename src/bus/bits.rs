@@ -10,6 +10,7 @@ use crate::bus::Reply;
 use crate::bus::WriteKind;
 use crate::bus::WriteRequest;
 use crate::bus::ask::Ask;
+use crate::config::functions::Choice;
 use crate::config::functions::How;
 use crate::config::functions::Part;
 use crate::config::functions::Single;
@@ -62,10 +63,13 @@ impl Bits {
         if self.stage == Stage::Mask { self.write(self.mask()) } else { self.read() }
     }
 
-    /// The device is known not to know mask write: what is asked first then.
+    /// The device is known not to know mask write: what is asked first then, unless nothing else may write it.
     pub(super) fn without_mask(&mut self) -> Option<Ask> {
-        let begins = std::mem::replace(&mut self.stage, Stage::Read) == Stage::Mask;
-        if begins { self.read().ok() } else { None }
+        if self.stage != Stage::Mask || self.by.choice == Choice::Said {
+            return None;
+        }
+        self.stage = Stage::Read;
+        self.read().ok()
     }
 
     /// After this answer.

@@ -84,8 +84,11 @@ pub enum BusError {
     /// A write whose time had passed when it was its turn: nothing was sent.
     #[error("too late")]
     TooLate,
-    /// The task has ended.
-    #[error("shut down")]
+    /// The task has ended before it was its turn: nothing was sent.
+    #[error("the line is being restarted: nothing was sent, try again")]
+    NotSent,
+    /// The task has ended in the middle of it.
+    #[error("the line was stopped in the middle of it")]
     ShutDown,
 }
 
@@ -100,7 +103,7 @@ impl BusError {
             }
             Self::Garbled(Garble::Crc) => Some(Duration::ZERO),
             Self::Refused(4 | 5 | 6 | 0x0B) => Some(BUSY_PAUSE),
-            Self::Refused(_) | Self::LineDown(_) | Self::TooLate | Self::ShutDown => None,
+            Self::Refused(_) | Self::LineDown(_) | Self::TooLate | Self::NotSent | Self::ShutDown => None,
         }
     }
 }
@@ -268,7 +271,7 @@ impl Bus {
     async fn ask(&self, queue: &mpsc::Sender<Job>, ask: Ask, turn: Turn) -> Result<Reply, BusError> {
         let (done, answer) = oneshot::channel();
         let job = Job { ask, turn, done };
-        queue.send(job).await.map_err(|_| BusError::ShutDown)?;
+        queue.send(job).await.map_err(|_| BusError::NotSent)?;
         answer.await.unwrap_or(Err(BusError::ShutDown))
     }
 }
@@ -301,6 +304,26 @@ impl BusTask {
                 Event::Stop => break,
                 Event::Reopen => {}
                 Event::Job(job) => self.serve(job, &cancelled).await,
+            }
+        }
+        self.turn_away().await;
+    }
+
+    /// Whoever still waits learns that nothing was sent.
+    async fn turn_away(&mut self) {
+        self.urgent.close();
+        self.reads.close();
+        let mut waiting = self.again.take();
+        loop {
+            if let Some(job) = waiting {
+                let _ = job.done.send(Err(BusError::NotSent));
+            }
+            waiting = match self.urgent.recv().await {
+                Some(job) => Some(job),
+                None => self.reads.recv().await,
+            };
+            if waiting.is_none() {
+                return;
             }
         }
     }
@@ -369,6 +392,8 @@ impl BusTask {
                 return;
             }
         }
+        // Nobody waits for it any more, or the line ends: what was tried may have been done.
+        let _ = job.done.send(Err(before.unwrap_or(BusError::NotSent)));
     }
 
     /// A unit that has refused mask write is not asked for it again.

@@ -423,9 +423,27 @@ async fn what_waits_when_the_task_ends_is_told_so() {
     tokio::task::yield_now().await;
     far.stop.cancel();
     assert_eq!(data(first).await, Err(BusError::NoReply), "the transaction in flight is finished");
-    assert_eq!(data(waiting).await, Err(BusError::ShutDown));
+    assert_eq!(data(waiting).await, Err(BusError::NotSent));
     far.task.await.unwrap();
-    assert_eq!(bus.read(holding(1, 0, 1)).await, Err(BusError::ShutDown));
+    assert_eq!(bus.read(holding(1, 0, 1)).await, Err(BusError::NotSent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_waits_when_the_task_ends_was_not_sent_and_one_in_flight_may_have_been_done() {
+    let (bus, mut far) = at_9600(3);
+    let set = |address| WriteRequest { unit: unit(1), kind: WriteKind::Register { address, value: 5 } };
+    let first = tell(&bus, set(1));
+    far.hears(&frame::rtu(1, &[6, 0, 1, 0, 5])).await;
+    let waiting = [tell(&bus, set(2)), tell(&bus, set(3))];
+    tokio::task::yield_now().await;
+    far.stop.cancel();
+    assert_eq!(data(first).await, Err(BusError::NoReply), "it has gone out, and tries are left");
+    for waiting in waiting {
+        assert_eq!(data(waiting).await, Err(BusError::NotSent));
+    }
+    assert_eq!(bus.status().borrow().wire.requests, 1);
+    far.task.await.unwrap();
+    assert_eq!(bus.write(set(4)).await, Err(BusError::NotSent));
 }
 
 #[tokio::test(start_paused = true)]

@@ -375,6 +375,12 @@ fn account(now: &Snapshot) -> String {
     if let Some(error) = &now.audit.error {
         out.push_str(&format!("audit     cannot be written: {error}\n"));
     }
+    if now.audit.lost > 0 {
+        out.push_str(&format!(
+            "audit     {} entries were lost: the disk was too slow for them\n",
+            thousands(now.audit.lost)
+        ));
+    }
     out.push_str(&format!(
         "broker    {} · {} clients, {} sessions away, {} retained, {} in, {} out, {} dropped\n",
         b.listeners.join(", "),

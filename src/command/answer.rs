@@ -59,6 +59,11 @@ impl Outcome {
         }
     }
 
+    /// Whether nothing was sent.
+    pub(super) const fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Later(_))
+    }
+
     /// Whether nothing was done and the asker is told to try again; of a batch, where that holds of each part.
     pub(super) fn is_later(&self) -> bool {
         match self {

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::bus::WriteKind;
+use crate::config::functions::Choice;
 use crate::config::plant::Device;
 
 /// Most registers and coils of one request.
@@ -25,20 +26,40 @@ impl Limits {
     }
 }
 
-/// The requests, each with the places of the writes it carries.
-pub(super) fn merged(kinds: &[WriteKind], limits: Limits) -> Vec<(WriteKind, Range<usize>)> {
-    let mut requests: Vec<(WriteKind, Range<usize>)> = Vec::new();
-    for (n, kind) in kinds.iter().enumerate() {
-        if let Some((last, places)) = requests.last_mut()
-            && let Some(both) = joined(last, kind, limits)
+/// One request of a batch.
+#[derive(Debug, PartialEq)]
+pub(super) struct Part {
+    pub(super) kind: WriteKind,
+    /// `Said` where it is of one of its writes.
+    pub(super) choice: Choice,
+    /// The places of the writes it carries.
+    pub(super) places: Range<usize>,
+}
+
+/// The requests, in their order.
+pub(super) fn merged(kinds: &[(WriteKind, Choice)], limits: Limits) -> Vec<Part> {
+    let mut requests: Vec<Part> = Vec::new();
+    for (n, (kind, choice)) in kinds.iter().enumerate() {
+        if let Some(last) = requests.last_mut()
+            && !is_for_one(&last.kind, last.choice)
+            && !is_for_one(kind, *choice)
+            && let Some(both) = joined(&last.kind, kind, limits)
         {
-            *last = both;
-            places.end = n + 1;
+            last.kind = both;
+            last.places.end = n + 1;
+            if *choice == Choice::Said {
+                last.choice = Choice::Said;
+            }
         } else {
-            requests.push((kind.clone(), n..n + 1));
+            requests.push(Part { kind: kind.clone(), choice: *choice, places: n..n + 1 });
         }
     }
     requests
+}
+
+/// Whether it has to go by the function for one (5, 6), because somebody said so.
+const fn is_for_one(kind: &WriteKind, choice: Choice) -> bool {
+    matches!((kind, choice), (WriteKind::Coil { .. } | WriteKind::Register { .. }, Choice::Said))
 }
 
 /// Both in one request, where the second begins where the first ends.
@@ -95,6 +116,7 @@ mod tests {
 
     #[test]
     fn neighbours_go_in_one_request_and_the_order_is_kept() {
+        let merged = |kinds: &[WriteKind], limits| free(kinds, limits);
         let pair = WriteKind::Registers { address: 11, values: vec![2, 3] };
         let bit = WriteKind::Mask { address: 13, and: 0xFFFE, or: 1 };
         let kinds = [register(10, 1), pair, bit.clone(), register(13, 4), register(13, 5)];
@@ -111,12 +133,39 @@ mod tests {
         assert_eq!(parts, [0..1, 1..2], "the device takes no more at once");
     }
 
+    fn free(kinds: &[WriteKind], limits: Limits) -> Vec<(WriteKind, Range<usize>)> {
+        let kinds: Vec<_> = kinds.iter().map(|kind| (kind.clone(), Choice::Free)).collect();
+        merged(&kinds, limits).into_iter().map(|part| (part.kind, part.places)).collect()
+    }
+
+    #[test]
+    fn what_must_go_by_the_function_for_one_goes_alone_and_what_must_go_by_that_for_many_may_take_others_along() {
+        let run = |address, values: &[u16]| WriteKind::Registers { address, values: values.to_vec() };
+        let (said, open) = (Choice::Said, Choice::Free);
+        let kinds = [
+            (register(1, 1), open),
+            (register(2, 2), said),
+            (register(3, 3), said),
+            (register(4, 4), open),
+            (run(5, &[5]), said),
+            (register(6, 6), open),
+        ];
+        let part = |kind, choice, places| Part { kind, choice, places };
+        let want = [
+            part(register(1, 1), open, 0..1),
+            part(register(2, 2), said, 1..2),
+            part(register(3, 3), said, 2..3),
+            part(run(4, &[4, 5, 6]), said, 3..6),
+        ];
+        assert_eq!(merged(&kinds, MOST), want);
+    }
+
     proptest! {
         #[test]
         fn what_is_merged_writes_the_same_in_the_same_order(addresses in prop::collection::vec(0u16..8, 1..300)) {
             let kinds: Vec<_> = addresses.iter().zip(0u16..).map(|(a, n)| register(*a, n)).collect();
             let mut written = Vec::new();
-            for (kind, places) in merged(&kinds, MOST) {
+            for (kind, places) in free(&kinds, MOST) {
                 let (address, values) = registers(&kind).unwrap();
                 prop_assert!(values.len() <= MOST.registers && values.len() == places.len());
                 written.extend((address..).zip(values));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::command::failsafe::Look;
+use crate::command::failsafe::Ticket;
 
 /// Why.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,5 +11,5 @@ pub(super) enum Cause {
     /// Somebody has published a message.
     Asked,
     /// A commander is gone or back: which, in words.
-    FailSafe { who: Arc<str>, look: Look },
+    FailSafe { who: Arc<str>, look: Look, ticket: Ticket },
 }

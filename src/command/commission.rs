@@ -1,8 +1,6 @@
 //! Sees raw requests done, whoever asked, and leaves word in the log of who it was; writes stand in the audit trail as well. They take
 //! the same way as those of points: next after the transaction in flight.
 
-use std::time::Duration;
-
 use serde_json::Value as Json;
 use serde_json::json;
 use tokio::time::Instant;
@@ -18,6 +16,7 @@ use crate::command::raw;
 use crate::command::raw::Deed;
 use crate::command::raw::Raw;
 use crate::command::record;
+use crate::command::record::EXPIRES;
 use crate::command::record::Leave;
 use crate::command::record::Record;
 use crate::command::record::Term;
@@ -26,9 +25,8 @@ use crate::command::target::Desk;
 use crate::command::target::Seat;
 use crate::config::plant::Line;
 use crate::message::Origin;
+use crate::time;
 
-/// A raw request is for now, like any command.
-const EXPIRES: Duration = Duration::from_secs(10);
 /// Most parts of one identification: 256 objects of some bytes each need fewer.
 const PARTS: usize = 64;
 
@@ -53,8 +51,10 @@ pub(super) async fn perform(
         }
         (Deed::Write(_), None) => unreachable!("what asks to write has a record from the beginning"),
     };
-    if reply == Err(BusError::TooLate) {
-        return Outcome::Refused(Refusal::TooLate.to_string());
+    match &reply {
+        Err(BusError::TooLate) => return Outcome::Refused(Refusal::TooLate.to_string()),
+        Err(error @ BusError::NotSent) => return Outcome::Later(error.to_string()),
+        _ => {}
     }
     let (word, body) = raw::told(raw, &reply);
     let outcome = reply.err().map_or_else(|| word.to_owned(), |error| error.to_string());
@@ -85,6 +85,18 @@ async fn identify(bus: &Bus, mut wanted: IdentifyRequest) -> Result<Data, BusErr
 /// # Errors
 /// What is wrong with the request, in words.
 pub async fn ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, &str)) -> Result<Json, String> {
+    let done = try_ask(seat, line, asked, (audit, who)).await;
+    done.inspect_err(|why| refuse((&line.name, asked), why, (audit, who)))
+}
+
+/// Leaves word of a request through the control socket that is refused.
+pub fn refuse((line, asked): (&str, &Json), why: &str, (audit, who): (&Audit, &str)) {
+    tracing::info!(line, who, reason = why, "raw access refused");
+    let outcome = json!({ "result": "refused", "reason": why, "time": time::now().rfc3339() });
+    audit.note(record::unread_at_the_gateway(who, line, asked), &outcome.to_string());
+}
+
+async fn try_ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, &str)) -> Result<Json, String> {
     let came = Instant::now();
     let fields = asked.as_object().ok_or("a request is a map of `unit`, `function` and so on")?;
     // Nothing remembers an id here, and whoever waits for the answer knows how late it is.

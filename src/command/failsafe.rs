@@ -21,9 +21,12 @@ pub use task::FailSafeTask;
 pub use task::Links;
 pub use task::new;
 
-/// Writes on their way to the command task, and news on their way back. No more writes are ordered than have room here, so
+/// Writes on their way to the command task, and news on their way back. A write is ordered only where there is room for it, so
 /// that the fail-safe task never waits for the command task, which may wait for it: it is always there to take news.
 const WAITING: usize = 64;
+
+/// By which the end of a write is known to be that write's.
+pub(super) type Ticket = u64;
 
 /// A write of the gateway's own, to be done as commands are.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +36,7 @@ pub(super) struct Own {
     pub(super) look: Look,
     /// Who is gone or back, in words.
     pub(super) who: Arc<str>,
+    pub(super) ticket: Ticket,
 }
 
 /// Whether it is to be known what the point holds before it is written.
@@ -45,8 +49,10 @@ pub(super) enum Look {
 /// What happened to a point that has a fail-safe, in the order in which it happened on its line.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum News {
+    /// This is what the point holds, right before a write of ours: to be noted before that is done.
+    Looked(PointId, Value),
     /// A write of ours has ended; with what the point held before, where that was looked up.
-    Own(PointId, End, Option<Value>),
+    Own(PointId, Ticket, End, Option<Value>),
     /// Somebody else's has.
     Commanded(PointId, Commanded),
 }

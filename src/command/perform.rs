@@ -14,16 +14,18 @@ use crate::bus::trace;
 use crate::command::answer::Outcome;
 use crate::command::batch;
 use crate::command::batch::Limits;
+use crate::command::batch::Part;
 use crate::command::both;
 use crate::command::both::READ_WRITE;
+use crate::command::planned;
+use crate::command::planned::Planned;
 use crate::command::record::Leave;
-use crate::command::request;
 use crate::command::request::Action;
-use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::command::target::Desk;
 use crate::command::target::Target;
+use crate::config::functions::Choice;
 use crate::config::plant::Device;
 use crate::config::plant::Point;
 use crate::config::plant::Source;
@@ -85,8 +87,8 @@ async fn judge(bus: &Bus, change: &Change, leave: &Leave<'_>) -> Result<(Planned
     let write = point.write.as_ref().ok_or_else(|| refused(Refusal::ReadOnly(point.name.to_string())))?;
     leave.in_time(write.expires).map_err(refused)?;
     let exponent = scale(bus, &change.target).await;
-    let exponent = exponent.map_err(|error| Outcome::Failed(format!("scale factor: {}", words_of(&error))))?;
-    let planned = request::judge(point, &change.value, exponent).map_err(refused)?;
+    let exponent = exponent.map_err(|error| unscaled(&error))?;
+    let planned = planned::judge(point, &change.value, exponent).map_err(refused)?;
     Ok((planned, exponent))
 }
 
@@ -102,12 +104,14 @@ async fn write(
     let mut outcomes: Vec<(Outcome, Option<Reply>)> = changes.iter().map(|_| (untried(), None)).collect();
     let Some(first) = changes.first() else { return outcomes };
     let device = &first.target.device;
-    let kinds: Vec<_> = planned.iter().map(|(planned, _)| planned.kind.clone()).collect();
-    for (kind, places) in batch::merged(&kinds, Limits::of(device)) {
+    let kinds: Vec<_> = planned.iter().map(|(planned, _)| (planned.kind.clone(), planned.choice)).collect();
+    for Part { kind, choice, places } in batch::merged(&kinds, Limits::of(device)) {
         let is_verified = changes[places.clone()].iter().all(|change| verifies(&change.target));
-        let kind = if is_verified && device.functions.knows(READ_WRITE) { both::of(kind) } else { kind };
+        let knows_both = choice == Choice::Free && device.functions.knows(READ_WRITE);
+        let kind = if is_verified && knows_both { both::of(kind) } else { kind };
         let start = both::start(&kind);
-        let by = by.filter(|_| places.start == 0);
+        let first = places.start;
+        let by = by.filter(|_| first == 0);
         let written = desk.bus.write_by(WriteRequest { unit: device.unit_id, kind }, by).await;
         for place in places {
             outcomes[place] = match (&written, start) {
@@ -115,9 +119,11 @@ async fn write(
                     (Outcome::Written { verified: None }, both::part(reply, start, &changes[place].target))
                 }
                 (Ok(_), None) => (Outcome::Written { verified: None }, None),
-                (Err(BusError::TooLate), _) => (Outcome::Refused(Refusal::TooLate.to_string()), None),
-                (Err(error), _) => (Outcome::Failed(words_of(error)), None),
+                (Err(error), _) => (failed(error), None),
             };
+        }
+        if let (0, Err(error @ BusError::NotSent)) = (first, &written) {
+            return changes.iter().map(|_| (failed(error), None)).collect();
         }
         if written.is_err() {
             break;
@@ -179,11 +185,11 @@ pub(super) async fn get(desk: &Desk, target: &Target) -> Outcome {
     }
     let exponent = match scale(&desk.bus, target).await {
         Ok(exponent) => exponent,
-        Err(error) => return Outcome::Failed(format!("scale factor: {}", words_of(&error))),
+        Err(error) => return unscaled(&error),
     };
     match read(desk, target, exponent).await {
         Ok((_, value)) => Outcome::Read(value),
-        Err(error) => Outcome::Failed(words_of(&error)),
+        Err(error) => failed(&error),
     }
 }
 
@@ -250,6 +256,23 @@ fn understood(wire: &crate::config::plant::Wire, data: Data, exponent: Option<i3
             (bits.into_iter().map(u16::from).collect(), value)
         }
         Data::Written | Data::Objects(_) => (Vec::new(), Err(Reason::Crc)),
+    }
+}
+
+/// What it comes to where that was asked for: what was surely not sent is no failure that leaves anybody in doubt.
+fn failed(error: &BusError) -> Outcome {
+    match error {
+        BusError::TooLate => Outcome::Refused(Refusal::TooLate.to_string()),
+        BusError::NotSent => Outcome::Later(error.to_string()),
+        _ => Outcome::Failed(words_of(error)),
+    }
+}
+
+/// The same, where it was asked for on the way.
+fn unscaled(error: &BusError) -> Outcome {
+    match error {
+        BusError::NotSent => failed(error),
+        _ => Outcome::Failed(format!("scale factor: {}", words_of(error))),
     }
 }
 

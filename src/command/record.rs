@@ -16,11 +16,11 @@ use crate::command::audit::Cause;
 use crate::command::audit::Draft;
 use crate::command::audit::Who;
 use crate::command::audit::Writ;
+use crate::command::planned::Planned;
 use crate::command::raw;
 use crate::command::raw::Raw;
 use crate::command::request;
 use crate::command::request::Age;
-use crate::command::request::Planned;
 use crate::command::request::Refusal;
 use crate::command::target::Change;
 use crate::config::plant::Line;
@@ -30,6 +30,9 @@ use crate::time;
 
 /// Of what could not be understood, so many characters are kept.
 const WORDS: usize = 200;
+
+/// How long anything but the write of a point may wait; a point says so itself (`expires`), and this where it does not.
+pub(super) const EXPIRES: Duration = Duration::from_secs(10);
 
 /// A command that asks to write, and what the trail knows of it.
 #[derive(Debug)]
@@ -108,6 +111,12 @@ pub(super) fn at_the_gateway(who: &str) -> Draft {
     Draft { from: Who { local: Some(who.to_owned()), ..Who::default() }, ..Draft::default() }
 }
 
+/// Of a raw request at the gateway itself that is refused.
+pub(super) fn unread_at_the_gateway(who: &str, line: &str, asked: &serde_json::Value) -> Draft {
+    let words = asked.to_string().chars().take(WORDS).collect();
+    Draft { cause: Cause::Raw, line: Some(line.to_owned()), payload: Some(words), ..at_the_gateway(who) }
+}
+
 /// Of a command that was not understood.
 pub(super) fn unread(message: &Message, id: Option<String>) -> Draft {
     let words = String::from_utf8_lossy(&message.payload).chars().take(WORDS).collect();
@@ -148,7 +157,8 @@ impl Term {
         request::in_time(Age { expires_us, lives, waited: came.elapsed() }, expires, time::now().wall_us)
     }
 
-    fn deadline(self, expires: Duration) -> Instant {
+    /// After this moment it is not done any more.
+    pub(super) fn deadline(self, expires: Duration) -> Instant {
         let Self { came, expires_us, lives } = self;
         let until_us = expires_us.map(|at| at.saturating_sub(time::now().wall_us));
         let by_text = until_us.map(|left| Instant::now() + Duration::from_micros(u64::try_from(left).unwrap_or(0)));

@@ -1,18 +1,11 @@
-//! What a command asks for, and whether it may be done. Pure: bytes and a point in, a write or a refusal out.
+//! What a command asks for, whether that can be understood, and whether its time has passed. Pure: bytes in, a request or a refusal
+//! out. Whether a value suits its point is judged in [`planned`](crate::command::planned).
 
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::bus::WriteKind;
-use crate::config::functions::How;
-use crate::config::functions::Single;
-use crate::config::plant::Point;
-use crate::config::plant::Source;
-use crate::config::plant::Wire;
-use crate::config::write;
 use crate::config::write::Unfit;
-use crate::point::Table;
 use crate::sample::Value;
 
 /// A command as it came, understood but not yet judged.
@@ -197,16 +190,20 @@ pub fn parse_batch(payload: &[u8]) -> Result<Batch, Refusal> {
     Ok(Batch { writes, id: id_of(&fields)?, expires_us: expiry_of(&fields)? })
 }
 
-/// Understands `pause`, `resume` or `read`, bare or as `{"command": …, "id": …}`.
-pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>), Refusal> {
+/// An id and an `expires` as in [`Request`].
+pub type Marks = (Option<String>, Option<i64>);
+
+/// Understands `pause`, `resume` or `read`, bare or as `{"command": …, "id": …, "expires": …}`.
+pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>, Option<i64>), Refusal> {
     let text = std::str::from_utf8(payload).unwrap_or_default().trim();
-    let (word, id) = match serde_json::from_str::<Json>(text) {
+    let (word, (id, expires_us)): (_, Marks) = match serde_json::from_str::<Json>(text) {
         Ok(Json::Object(fields)) => {
-            only(&fields, &["command", "id"])?;
-            (fields.get("command").and_then(Json::as_str).unwrap_or_default().to_owned(), id_of(&fields)?)
+            only(&fields, &["command", "id", "expires"])?;
+            let word = fields.get("command").and_then(Json::as_str).unwrap_or_default();
+            (word.to_owned(), (id_of(&fields)?, expiry_of(&fields)?))
         }
-        Ok(Json::String(word)) => (word, None),
-        _ => (text.to_owned(), None),
+        Ok(Json::String(word)) => (word, (None, None)),
+        _ => (text.to_owned(), (None, None)),
     };
     let action = match word.as_str() {
         "pause" => Action::Pause,
@@ -214,19 +211,19 @@ pub fn parse_action(payload: &[u8]) -> Result<(Action, Option<String>), Refusal>
         "read" => Action::Read,
         other => return Err(Refusal::Malformed(format!("no command `{other}`, there are pause, resume, read"))),
     };
-    Ok((action, id))
+    Ok((action, id, expires_us))
 }
 
-/// Understands what a read on demand may carry: nothing, or `{"id": …}`.
-pub fn parse_get(payload: &[u8]) -> Result<Option<String>, Refusal> {
+/// Understands what a read on demand may carry: nothing, or `{"id": …, "expires": …}`.
+pub fn parse_get(payload: &[u8]) -> Result<Marks, Refusal> {
     if payload.trim_ascii().is_empty() {
-        return Ok(None);
+        return Ok((None, None));
     }
     let Ok(Json::Object(fields)) = serde_json::from_slice::<Json>(payload) else {
         return Err(Refusal::Malformed("a read carries nothing, or {\"id\": …}".to_owned()));
     };
-    only(&fields, &["id"])?;
-    id_of(&fields)
+    only(&fields, &["id", "expires"])?;
+    Ok((id_of(&fields)?, expiry_of(&fields)?))
 }
 
 /// Understands a raw request: `{"unit": …, "function": …, …, "id": …, "expires": …}`, the rest by function.
@@ -273,107 +270,9 @@ pub fn in_time(age: Age, allowed: Duration, now_us: i64) -> Result<(), Refusal> 
     }
 }
 
-/// Judges value against the point and says what to put on the wire. `exponent` as in [`crate::decode::decode`].
-///
-/// # Errors
-/// Every [`Refusal`] that needs no clock.
-pub fn judge(point: &Point, value: &Value, exponent: Option<i32>) -> Result<Planned, Refusal> {
-    let (Some(write), Source::Wire(wire)) = (&point.write, &point.source) else {
-        return Err(Refusal::ReadOnly(point.name.to_string()));
-    };
-    let words = write::judge(wire, write, value, exponent)?;
-    Ok(Planned { kind: kind(wire, write.how, &words), words })
-}
-
-/// A judged write.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Planned {
-    /// The request for the bus.
-    pub kind: WriteKind,
-    /// The words a read-back must show (of a bit field: those bits).
-    pub words: Vec<u16>,
-}
-
-/// The values of one point always go in one request, and a part of a register without touching its neighbours (pitfall 14).
-fn kind(wire: &Wire, how: How, words: &[u16]) -> WriteKind {
-    let address = wire.range.start();
-    match (wire.table, wire.bits) {
-        (Table::Coil | Table::Discrete, _) => match how.single {
-            Single::One => WriteKind::Coil { address, on: words[0] != 0 },
-            Single::Many => WriteKind::Coils { address, values: vec![words[0] != 0] },
-        },
-        (_, Some(span)) => {
-            let mask = u16::MAX >> (15 - (span.high - span.low)) << span.low;
-            WriteKind::Bits { address, and: !mask, or: words[0] & mask, by: how }
-        }
-        _ if words.len() == 1 && how.single == Single::One => WriteKind::Register { address, value: words[0] },
-        _ => WriteKind::Registers { address, values: words.to_vec() },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::plant::Write;
-    use rust_decimal::Decimal;
-
-    use crate::config::plant::Report;
-    use crate::config::plant::Schedule;
-    use crate::config::plant::When;
-    use crate::message::Class;
-    use crate::payload::Format;
-    use crate::payload::Series;
-    use crate::point::AddressRange;
-    use crate::point::BitSpan;
-    use crate::point::DataType;
-    use crate::point::DeviceId;
-    use crate::point::PointId;
-    use crate::point::Scale;
-    use crate::point::WordOrder;
-    use crate::topic::Qos;
-    use crate::topic::TopicName;
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
-    fn setpoint() -> Point {
-        let limits = |n: i64| Some(Decimal::from(n));
-        Point {
-            id: PointId(0),
-            device: DeviceId(0),
-            name: "setpoint".into(),
-            source: Source::Wire(Arc::new(Wire {
-                table: Table::Holding,
-                range: AddressRange::new(101, 1).unwrap(),
-                data_type: DataType::I16,
-                order: WordOrder::Abcd,
-                bits: None,
-                scale: Scale { factor: "0.1".parse().unwrap(), ..Scale::default() },
-                scale_from: None,
-                names: BTreeMap::new(),
-                invalid: Vec::new(),
-            })),
-            range: None,
-            schedule: Schedule::Every { period: Duration::from_secs(1), align: false },
-            report: Arc::new(Report { when: When::Change, deadband: None, at_least: None, at_most: None }),
-            write: Some(Box::new(Write {
-                min: limits(4),
-                max: limits(18),
-                step: Some("0.5".parse().unwrap()),
-                verify: true,
-                expires: Duration::from_secs(10),
-                how: How::default(),
-            })),
-            series: Arc::new(Series {
-                topic: TopicName::new("g/d/setpoint").unwrap(),
-                format: Format::Json,
-                unit: "°C".into(),
-                names: BTreeMap::new(),
-                qos: Qos::AtLeastOnce,
-                retain: true,
-                class: Class::Normal,
-            }),
-        }
-    }
 
     #[test]
     fn a_value_comes_bare_or_in_an_object() {
@@ -403,15 +302,6 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_number_there_is_is_refused_and_breaks_nothing() {
-        let mut point = setpoint();
-        let write = point.write.as_mut().unwrap();
-        (write.min, write.max) = (Some(Decimal::from(-1)), None);
-        let Request { value, .. } = parse(b"79228162514264337593543950335").unwrap();
-        assert!(matches!(judge(&point, &value, None), Err(Refusal::Unfit(Unfit::OffStep { .. }))));
-    }
-
-    #[test]
     fn a_batch_names_its_points_each_once() {
         let batch = parse_batch(br#"{"writes": [{"point": "a", "value": 1}, {"point": "b", "value": "on"}], "id": 7}"#);
         let writes = vec![("a".to_owned(), Value::Int(1)), ("b".to_owned(), Value::Text("on".into()))];
@@ -425,72 +315,11 @@ mod tests {
 
     #[test]
     fn a_device_is_told_in_a_word_or_in_an_object() {
-        assert_eq!(parse_action(b"pause"), Ok((Action::Pause, None)));
-        assert_eq!(parse_action(br#"{"command": "read", "id": "x"}"#), Ok((Action::Read, Some("x".into()))));
-        assert_eq!((parse_get(b" "), parse_get(br#"{"id": 3}"#)), (Ok(None), Ok(Some("3".into()))));
+        assert_eq!(parse_action(b"pause"), Ok((Action::Pause, None, None)));
+        let late = br#"{"command": "read", "id": "x", "expires": "1970-01-01T00:00:01Z"}"#;
+        assert_eq!(parse_action(late), Ok((Action::Read, Some("x".into()), Some(1_000_000))));
+        assert_eq!((parse_get(b" "), parse_get(br#"{"id": 3}"#)), (Ok((None, None)), Ok((Some("3".into()), None))));
         assert!(parse_action(b"reboot").is_err() && parse_get(b"now").is_err());
-    }
-
-    #[test]
-    fn limits_and_steps_are_judged_before_the_first_byte() {
-        let point = setpoint();
-        let judged = |text: &str| judge(&point, &parse(text.as_bytes()).unwrap().value, None);
-        assert_eq!(judged("6.5").unwrap().kind, WriteKind::Register { address: 101, value: 65 });
-        assert_eq!(judged("3.5").unwrap_err().to_string(), "3.5 is outside 4 to 18");
-        assert_eq!(judged("6.3").unwrap_err().to_string(), "6.3 is not a whole number of steps of 0.5 from 4");
-        assert!(matches!(judged("warm"), Err(Refusal::Unfit(Unfit::Encode(_)))));
-    }
-
-    #[test]
-    fn true_and_false_are_held_to_the_limits_as_one_and_zero() {
-        let mut point = setpoint();
-        let judged = |point: &Point, text: &str| judge(point, &parse(text.as_bytes()).unwrap().value, None);
-        assert_eq!(judged(&point, "false").unwrap_err().to_string(), "0 is outside 4 to 18");
-        assert_eq!(judged(&point, "{\"value\": true}").unwrap_err().to_string(), "1 is outside 4 to 18");
-        let write = point.write.as_mut().unwrap();
-        (write.min, write.max) = (Some(Decimal::ZERO), Some(Decimal::ONE));
-        assert_eq!(judged(&point, "true").unwrap().kind, WriteKind::Register { address: 101, value: 10 });
-        point.write.as_mut().unwrap().step = Some(Decimal::TWO);
-        assert_eq!(judged(&point, "true").unwrap_err().to_string(), "1 is not a whole number of steps of 2 from 0");
-        assert!(judged(&point, "false").is_ok());
-    }
-
-    #[test]
-    fn nothing_is_writable_unless_its_point_says_so() {
-        let point = Point { write: None, ..setpoint() };
-        assert!(matches!(judge(&point, &Value::Int(5), None), Err(Refusal::ReadOnly(_))));
-    }
-
-    #[test]
-    fn a_bit_never_touches_its_neighbours() {
-        let mut point = setpoint();
-        point.write = Some(Box::new(Write { min: None, max: None, step: None, ..*point.write.unwrap() }));
-        if let Source::Wire(wire) = &mut point.source {
-            let wire = Arc::make_mut(wire);
-            wire.data_type = DataType::U16;
-            wire.scale = Scale::default();
-            wire.bits = Some(BitSpan { low: 4, high: 7 });
-        }
-        let planned = judge(&point, &Value::Int(9), None).unwrap();
-        let by = How::default();
-        assert_eq!(planned.kind, WriteKind::Bits { address: 101, and: 0xFF0F, or: 0x0090, by });
-    }
-
-    #[test]
-    fn the_functions_for_many_write_one_where_the_device_wants_it() {
-        let mut point = setpoint();
-        let how = How { single: Single::Many, ..How::default() };
-        point.write = Some(Box::new(Write { how, ..*point.write.clone().unwrap() }));
-        let kind = judge(&point, &Value::Int(5), None).unwrap().kind;
-        assert_eq!(kind, WriteKind::Registers { address: 101, values: vec![50] });
-        if let Source::Wire(wire) = &mut point.source {
-            let wire = Arc::make_mut(wire);
-            (wire.table, wire.data_type, wire.scale) = (Table::Coil, DataType::Bool, Scale::default());
-        }
-        let unlimited = Write { min: None, max: None, step: None, ..*point.write.unwrap() };
-        let point = Point { write: Some(Box::new(unlimited)), ..point };
-        let kind = judge(&point, &Value::Bool(true), None).unwrap().kind;
-        assert_eq!(kind, WriteKind::Coils { address: 101, values: vec![true] });
     }
 
     fn fresh(waited_ms: u64) -> Age {
@@ -499,21 +328,17 @@ mod tests {
 
     #[test]
     fn an_old_command_is_refused() {
-        let write = setpoint().write.unwrap();
+        let expires = Duration::from_secs(10);
         let dated = Request { expires_us: Some(1_000_000), ..parse(b"5").unwrap() };
-        let at = |now_us| in_time(Age { expires_us: dated.expires_us, ..fresh(0) }, write.expires, now_us);
+        let at = |now_us| in_time(Age { expires_us: dated.expires_us, ..fresh(0) }, expires, now_us);
         assert_eq!(at(999_000), Ok(()));
         assert_eq!(at(1_500_000), Err(Refusal::Expired(500)));
-        assert_eq!(in_time(fresh(10_000), write.expires, 0), Ok(()));
-        assert_eq!(in_time(fresh(10_250), write.expires, 0), Err(Refusal::Expired(250)));
+        assert_eq!(in_time(fresh(10_000), expires, 0), Ok(()));
+        assert_eq!(in_time(fresh(10_250), expires, 0), Err(Refusal::Expired(250)));
         let short_lived = |waited| Age { lives: Some(Duration::from_secs(2)), ..fresh(waited) };
-        assert_eq!(in_time(short_lived(2_000), write.expires, 0), Ok(()));
-        assert_eq!(in_time(short_lived(2_250), write.expires, 0), Err(Refusal::Expired(250)));
+        assert_eq!(in_time(short_lived(2_000), expires, 0), Ok(()));
+        assert_eq!(in_time(short_lived(2_250), expires, 0), Err(Refusal::Expired(250)));
         let patient = Age { lives: Some(Duration::from_secs(60)), ..fresh(10_250) };
-        assert_eq!(
-            in_time(patient, write.expires, 0),
-            Err(Refusal::Expired(250)),
-            "the point's own limit holds as well"
-        );
+        assert_eq!(in_time(patient, expires, 0), Err(Refusal::Expired(250)), "the point's own limit holds as well");
     }
 }

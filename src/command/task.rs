@@ -4,6 +4,7 @@
 mod own;
 mod teller;
 mod work;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -26,10 +27,8 @@ use crate::command::cause::Cause;
 use crate::command::commission;
 use crate::command::failsafe;
 use crate::command::failsafe::Door;
-use crate::command::perform;
 use crate::command::raw;
 use crate::command::record;
-use crate::command::record::Leave;
 use crate::command::record::Record;
 use crate::command::record::Term;
 use crate::command::request;
@@ -39,18 +38,19 @@ use crate::command::target::Seat;
 use crate::command::target::Target;
 use crate::command::target::Whole;
 use crate::command::waiting::MOST;
-use crate::command::waiting::Put;
-use crate::command::waiting::Waiting;
 use crate::config::plant::Line;
 use crate::config::plant::Plant;
 use crate::config::plant::Source;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::point::LineId;
-use crate::point::PointId;
 use crate::sample::Value;
 use crate::topic::Qos;
 use crate::topic::RAW;
+
+/// Most commands that are taken of what comes at once: more than all persons and programs of a site send in a moment. What is
+/// beyond is answered, and not done.
+pub const AT_ONCE: usize = 256;
 
 /// Where answers go: the broker's in-process door.
 pub type Outlet = mpsc::Sender<Vec<Message>>;
@@ -168,8 +168,8 @@ impl CommandTask {
                 }
             };
             let Some(batch) = batch else { break };
-            for message in batch {
-                self.take(message, &queues).await;
+            for (n, message) in batch.into_iter().enumerate() {
+                self.take(message, (n < AT_ONCE).then_some(&*queues)).await;
             }
         }
         drop(queues);
@@ -193,7 +193,7 @@ impl CommandTask {
     fn start_worker(&self, workers: &mut JoinSet<()>, desk: Seat) -> mpsc::Sender<Box<Job>> {
         // The queue's places are made with it, for every line: a job is a kilobyte and lies elsewhere.
         let (queue, jobs) = mpsc::channel::<Box<Job>>(MOST);
-        workers.spawn(work(jobs, (desk, self.floors.clone()), self.teller()));
+        workers.spawn(worker::run(jobs, (desk, self.floors.clone()), self.teller()));
         queue
     }
 
@@ -206,7 +206,8 @@ impl CommandTask {
         }
     }
 
-    async fn take(&self, message: Message, queues: &[Queue]) {
+    /// Without queues there is no room for what is understood.
+    async fn take(&self, message: Message, queues: Option<&[Queue]>) {
         let came = Instant::now();
         let teller = self.teller();
         let (id, refusal) = match self.understand(&message, came) {
@@ -215,7 +216,9 @@ impl CommandTask {
                 Some(Known::Answer(payload)) => return teller.tell_again(&job, &payload).await,
                 known => {
                     let asked = if known.is_some() { Asked::Again } else { Asked::First };
-                    if let Err(full) = queue_of(queues, job.line).try_send(Box::new(Job { asked, ..job })) {
+                    let mut job = Box::new(Job { asked, ..job });
+                    let Some(queues) = queues else { return teller.tell(&mut job, &too_many()).await };
+                    if let Err(full) = queue_of(queues, job.line).try_send(job) {
                         teller.tell(&mut full.into_inner(), &busy()).await;
                     }
                     return;
@@ -269,9 +272,10 @@ impl CommandTask {
             [name, "get"] => get(point(name)?, &message.payload)?,
             ["set"] => batch(&whole, &message.payload)?,
             ["$command"] => {
-                let (action, id) = request::parse_action(&message.payload).map_err(|refusal| (None, refusal))?;
+                let parsed = request::parse_action(&message.payload).map_err(|refusal| (None, refusal))?;
+                let (action, id, expires_us) = parsed;
                 let points = whole.points().map(|point| point.id).collect();
-                (Work::Act(Arc::clone(&whole.device), points, action), id, None)
+                (Work::Act(Arc::clone(&whole.device), points, action), id, expires_us)
             }
             _ => return Err(unknown()),
         };
@@ -336,9 +340,9 @@ fn set(target: Target, payload: &[u8]) -> Result<Understood, Refused> {
 }
 
 fn get(target: Target, payload: &[u8]) -> Result<Understood, Refused> {
-    let id = request::parse_get(payload).map_err(|refusal| (None, refusal))?;
+    let (id, expires_us) = request::parse_get(payload).map_err(|refusal| (None, refusal))?;
     match target.point.source {
-        Source::Wire(_) => Ok((Work::Get(target), id, None)),
+        Source::Wire(_) => Ok((Work::Get(target), id, expires_us)),
         Source::Compute(_) => Err((id, Refusal::Computed(target.point.name.to_string()))),
     }
 }
@@ -354,70 +358,10 @@ fn batch(whole: &Whole<'_>, payload: &[u8]) -> Result<Understood, Refused> {
     Ok((Work::Batch(changes), asked.id, asked.expires_us))
 }
 
-fn changed() -> Outcome {
-    Outcome::Later("the configuration has changed meanwhile; ask again if this is still wanted".to_owned())
+fn too_many() -> Outcome {
+    Outcome::Later("busy: too many commands at once, try again".to_owned())
 }
 
 fn busy() -> Outcome {
     Outcome::Later("busy: too many commands wait for this line, try again".to_owned())
-}
-
-async fn work(mut jobs: mpsc::Receiver<Box<Job>>, (desk, floors): (Seat, watch::Receiver<Floor>), teller: Teller) {
-    let mut waiting = Waiting::new();
-    while let Some(job) = jobs.recv().await {
-        put(&mut waiting, job, &teller).await;
-        take_in(&mut jobs, &mut waiting, &teller).await;
-        while let Some(job) = waiting.next() {
-            let Some(mut job) = teller.not_answered(job).await else { continue };
-            let holds = job.work.still_means_the_same(&floors.borrow().plant);
-            let outcome = if holds {
-                job.before = own::before(&desk, &job).await;
-                perform_at(&desk, &mut job, &teller.audit).await
-            } else {
-                changed()
-            };
-            teller.tell(&mut job, &outcome).await;
-            take_in(&mut jobs, &mut waiting, &teller).await;
-        }
-    }
-}
-
-/// All that has come meanwhile.
-async fn take_in(jobs: &mut mpsc::Receiver<Box<Job>>, waiting: &mut Waiting<PointId, Box<Job>>, teller: &Teller) {
-    while let Ok(job) = jobs.try_recv() {
-        put(waiting, job, teller).await;
-    }
-}
-
-/// Takes a command into the queue; whoever loses by it is told.
-async fn put(waiting: &mut Waiting<PointId, Box<Job>>, job: Box<Job>, teller: &Teller) {
-    let key = match (&job.work, job.asked) {
-        (Work::Set(change), Asked::First) => Some(change.target.point.id),
-        _ => None,
-    };
-    match waiting.put(key, job) {
-        Put::Waits => {}
-        Put::Instead(mut older) => teller.tell(&mut older, &Outcome::Refused(Refusal::Replaced.to_string())).await,
-        Put::Full(mut newest) => teller.tell(&mut newest, &busy()).await,
-    }
-}
-
-async fn perform_at(desk: &Seat, job: &mut Job, audit: &Audit) -> Outcome {
-    let seated = desk.borrow().clone();
-    let Some(desk) = seated else {
-        return Outcome::Later("the line is being restarted, try again".to_owned());
-    };
-    let term = job.term;
-    let leave = job.record.as_mut().map(|record| Leave { audit, record, term });
-    match (&job.work, leave) {
-        (Work::Set(change), Some(mut leave)) => perform::set(&desk, change, &mut leave).await,
-        (Work::Batch(changes), Some(mut leave)) => perform::batch(&desk, changes, &mut leave).await,
-        (Work::Get(target), _) => perform::get(&desk, target).await,
-        (Work::Act(device, points, action), _) => perform::act(&desk, device, points, *action).await,
-        (Work::Raw(line, raw), leave) => {
-            let who = commission::who(job.message.from.as_deref());
-            commission::perform(&desk, (&line.name, raw), (term, leave), &who).await
-        }
-        (Work::Set(_) | Work::Batch(_), None) => unreachable!("what asks to write has a record from the beginning"),
-    }
 }

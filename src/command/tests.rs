@@ -26,6 +26,7 @@ use crate::config::plant::Plant;
 use crate::config::plant::Schedule;
 use crate::message::Message;
 use crate::message::Origin;
+use crate::message::Properties;
 use crate::message::Retain;
 use crate::poll;
 use crate::status::BrokerStatus;
@@ -48,13 +49,17 @@ fn plant() -> Plant {
 }
 
 fn plant_with(more: &str) -> Plant {
-    let row = |n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}{more}}}\n");
+    plant_where(|text| text.replace("expires: 10m}", &format!("expires: 10m}}{more}")))
+}
+
+fn plant_where(change: impl Fn(String) -> String) -> Plant {
+    let row = |n| format!("      p{n}: {{holding: {n}, write: {{expires: 10m}}}}\n");
     let row: String = (0..40).map(row).collect();
     let text = format!(
         "gateway: g\nlines: {{hall: {{serial: /dev/none, baud: 9600, format: 8N1, timeout: 300ms, retries: 1}}}}\ndevices:\n  \
          - name: d{{unit_id}}\n    line: hall\n    unit_id: 1-6\n    every: 100ms\n    points:\n{row}      far: {{holding: 200}}\n"
     );
-    config::load_text("t.yaml", &text, Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
+    config::load_text("t.yaml", &change(text), Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
 }
 
 /// What all devices hold, and how they answer; the silent ones do not.
@@ -75,6 +80,11 @@ fn devices(silent: &'static [u8]) -> impl FnMut(u8, &[u8]) -> Saying + Send + 's
             16 => {
                 held.extend((0..word(3)).map(|n| ((unit, word(1) + n), word(6 + 2 * usize::from(n)))));
                 pdu[..5].to_vec()
+            }
+            23 => {
+                let words = pdu[10..].chunks(2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+                held.extend(words.zip(0..).map(|(word_, n): (u16, u16)| ((unit, word(5) + n), word_)));
+                [&[23, pdu[9]], &pdu[10..]].concat()
             }
             _ => pdu.to_vec(),
         };
@@ -178,6 +188,7 @@ impl Site {
         let of = |q: &Heard| match q.pdu[0] {
             6 => Some((6, word(&q.pdu[1..]), vec![word(&q.pdu[3..])])),
             16 => Some((16, word(&q.pdu[1..]), q.pdu[6..].chunks(2).map(word).collect())),
+            23 => Some((23, word(&q.pdu[5..]), q.pdu[10..].chunks(2).map(word).collect())),
             _ => None,
         };
         self.questions().iter().filter(|q| q.unit == unit).filter_map(of).collect()
@@ -251,6 +262,117 @@ async fn writes_of_several_points_keep_their_order_and_the_latest_of_each_wins()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newer_command_that_is_refused_has_not_thrown_out_the_older_one() {
+    let mut site = Site::new(&[]);
+    let gone = crate::time::rfc3339_millis(crate::time::now().wall_us - 1_000_000);
+    for (unit, newer, why) in [
+        (1, json!(70_000), "70000 does not fit u16"),
+        (2, json!({"value": 2, "expires": gone}), "expired 1"),
+        (3, json!("warm"), "warm is a text"),
+    ] {
+        let topic = format!("d{unit}/p1/set");
+        site.send(&[(&topic, json!(5)), (&topic, newer)]).await;
+        let answers = site.answers(2).await;
+        let told = |result: &str| answers.iter().find(|a| a["result"] == result).unwrap_or(&Json::Null);
+        assert!(told("refused")["reason"].as_str().is_some_and(|said| said.starts_with(why)), "{answers:?}");
+        assert_eq!(told("written")["value"], 5, "{answers:?}");
+        assert_eq!(site.writes(unit), [(6, 1, vec![5])]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_command_whose_time_runs_out_before_its_turn_leaves_it_to_the_older_one() {
+    let mut site = Site::new(&[]);
+    let soon = crate::time::rfc3339_millis(crate::time::now().wall_us + 200_000);
+    // A line that is slow ten times over: each of these takes longer than the newer one lives.
+    let first = |n: u16| (["d1/p1/set", "d1/p2/set", "d1/p3/set"][usize::from(n)], json!(n));
+    site.send(&[
+        first(0),
+        first(1),
+        first(2),
+        ("d2/p1/set", json!(5)),
+        ("d2/p1/set", json!({"value": 6, "expires": soon})),
+    ])
+    .await;
+    let answers = site.answers(5).await;
+    assert!(answers[3]["reason"].as_str().unwrap().starts_with("expired"), "{answers:?}");
+    assert_eq!((&answers[4]["result"], &answers[4]["value"]), (&json!("written"), &json!(5)), "{answers:?}");
+    assert_eq!(site.writes(2), [(6, 1, vec![5])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_command_that_was_done_before_does_not_throw_out_the_one_that_waits() {
+    let mut site = Site::new(&[]);
+    let asked = |value: u16, id: &str| ("d1/p1/set", json!({"value": value, "id": id}));
+    // In the trail of an earlier run, so that this one does not know it until it looks there.
+    let draft = audit::Draft {
+        topic: "g/d1/p1/set".into(),
+        id: Some("old".into()),
+        asked: vec![audit::Asked { point: "p1".into(), value: json!(7), raw: String::new() }],
+        ..audit::Draft::default()
+    };
+    site.audit.begin(draft).await.unwrap().end(r#"{"result":"written","value":7}"#).await;
+    site.send(&[asked(5, "new"), asked(7, "old")]).await;
+    let answers = site.answers(2).await;
+    let values: Vec<_> = answers.iter().map(|a| a["value"].as_u64()).collect();
+    assert!(values.contains(&Some(7)) && values.contains(&Some(5)), "the first result, and a write: {answers:?}");
+    assert_eq!(site.writes(1), [(6, 1, vec![5])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_or_a_pause_whose_time_has_passed_is_refused_as_a_write_is() {
+    let mut site = Site::new(&[]);
+    let gone = crate::time::rfc3339_millis(crate::time::now().wall_us - 1_000_000);
+    let ahead = crate::time::rfc3339_millis(crate::time::now().wall_us + 60_000_000);
+    for (topic, payload) in [("d1/p1/get", json!({})), ("d1/$command", json!({"command": "pause"}))] {
+        let with = |expires: &str| {
+            let mut payload = payload.clone();
+            payload["expires"] = json!(expires);
+            (topic, payload)
+        };
+        site.send(&[with(&gone)]).await;
+        let answer = site.answer().await;
+        assert_eq!(answer["result"], "refused", "{answer}");
+        assert!(answer["reason"].as_str().unwrap().starts_with("expired"), "{answer}");
+        site.send(&[with(&ahead)]).await;
+        let answer = site.answer().await;
+        assert!(answer["result"] == "read" || answer["result"] == "done", "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_or_a_pause_that_outlives_its_message_is_refused() {
+    let mut site = Site::new(&[1]);
+    // Behind a device that is silent: its timeout, twice, is ten times three tenths of a second.
+    let lives = |topic: &str, payload: &str| {
+        let topic = TopicName::new(format!("g/{topic}")).unwrap();
+        let message = Message::plain(topic, Bytes::from(payload.to_owned()), Qos::AtLeastOnce, Retain::No);
+        let properties = Some(Arc::new(Properties { expiry: Some(1), ..Properties::default() }));
+        Message { properties, ..message }
+    };
+    site.send(&[("d1/p1/set", json!(1))]).await;
+    site.commands.send(vec![lives("d2/p1/get", ""), lives("d2/$command", "pause")]).await.unwrap();
+    let answers = site.answers(3).await;
+    assert_eq!(answers[0]["result"], "failed", "{answers:?}");
+    for answer in &answers[1..] {
+        assert!(answer["reason"].as_str().is_some_and(|said| said.starts_with("expired")), "{answers:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_commands_than_are_taken_at_once_are_told_so_and_may_be_asked_again() {
+    let mut site = Site::new(&[]);
+    let all: Vec<_> = (0..300).map(|n| ("d1/p1/get", json!({ "id": n }))).collect();
+    site.send(&all).await;
+    let answers = site.answers(300).await;
+    let told: Vec<_> = answers.iter().filter(|a| a["reason"] == "busy: too many commands at once, try again").collect();
+    assert_eq!(told.len(), 300 - 256);
+    assert_eq!((&told[0]["result"], &told[0]["id"]), (&json!("refused"), &json!("256")));
+    site.send(&all[299..]).await;
+    assert_eq!(site.answer().await["result"], "read");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its_id() {
     let mut site = Site::new(&[]);
     let stands = |recognition| LineStatus {
@@ -268,6 +390,40 @@ async fn a_batch_that_was_told_to_try_again_is_done_when_it_comes_again_with_its
     let answer = site.answer().await;
     assert_eq!((&answer["result"], &answer["id"]), (&json!("written"), &json!("b")), "{answer}");
     assert_eq!(site.writes(1), [(16, 1, vec![5, 6])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_because_its_line_ended_may_be_asked_again_with_the_same_id() {
+    let mut plant = plant();
+    plant.lines[0].raw_access = true;
+    let mut site = Site::of(plant.clone(), &[]);
+    let (ended, task) = crate::bus::new(plant.lines[0].clone());
+    drop(task);
+    let mut running = ended;
+    let mut swap =
+        |site: &Site| site.seat.send_modify(|desk| std::mem::swap(&mut desk.as_mut().unwrap().bus, &mut running));
+    let all = [
+        ("d1/p1/set", json!({"value": 5, "id": "a"})),
+        ("d1/set", json!({"writes": [{"point": "p2", "value": 6}, {"point": "p7", "value": 7}], "id": "b"})),
+        ("d1/p2/get", json!({"id": "c"})),
+    ];
+    swap(&site);
+    site.send(&all).await;
+    for answer in site.answers(all.len()).await {
+        assert_eq!(answer["result"], "refused", "{answer}");
+        assert!(answer.to_string().contains("nothing was sent, try again"), "{answer}");
+    }
+    assert_eq!(site.writes(1), []);
+    swap(&site);
+    site.send(&all).await;
+    let results: Vec<_> = site.answers(all.len()).await.iter().map(|a| a["result"].clone()).collect();
+    assert_eq!(results, ["written", "written", "read"]);
+    let raw = json!({"unit": 2, "function": 6, "address": 1, "values": [5]});
+    swap(&site);
+    let answer = ask_raw(&site.seat.subscribe(), &plant.lines[0], &raw, (&site.audit, "root")).await.unwrap();
+    assert_eq!(answer["result"], "refused", "{answer}");
+    let entries = site.audit.read(audit::Seq::MAX, 99).await.unwrap();
+    assert!(entries.iter().all(|entry| entry.result() != "failed"), "{entries:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +463,15 @@ async fn what_a_raw_request_through_the_control_socket_cannot_be_held_to_is_refu
         let why = asked(key, value).await.unwrap_err();
         assert!(why.starts_with(&format!("`{key}` is for requests by MQTT")), "{why}");
     }
+    asked("address", json!(70_000)).await.unwrap_err();
     assert_eq!(site.writes(2), []);
+    let entries = site.audit.read(audit::Seq::MAX, 9).await.unwrap();
+    assert_eq!(entries.len(), 3, "what was refused stands in the trail: {entries:?}");
+    let (draft, outcome) = (&entries[0].draft, entries[0].outcome.as_ref().unwrap());
+    assert_eq!((draft.cause, draft.from.local.as_deref()), (audit::Cause::Raw, Some("root")));
+    assert_eq!((draft.line.as_deref(), &outcome["result"]), (Some("hall"), &json!("refused")));
+    assert!(draft.payload.as_ref().unwrap().contains("70000"), "{draft:?}");
+    assert!(outcome["reason"].as_str().unwrap().contains("`address` is 70000"), "{outcome}");
     assert_eq!(asked("unit", json!(2)).await.unwrap()["result"], "written");
 }
 
@@ -346,6 +510,26 @@ async fn neighbours_of_a_batch_go_out_in_one_request_and_a_refused_batch_not_at_
     assert_eq!(answer["result"], "written", "{answer}");
     assert_eq!(answer["writes"][4], json!({"point": "p14", "result": "written", "value": 1400}));
     assert_eq!(site.writes(4), [(16, 10, vec![1000, 1100, 1200, 1300, 1400]), (6, 20, vec![7])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_is_said_is_the_one_that_writes_also_in_a_batch_and_beside_a_read_write() {
+    let plant = plant_where(|text| {
+        let with = |n: u16| format!("holding: {n}, write: {{function: {}, ", if n == 15 { 16 } else { 6 });
+        let text = text.replace("    every: 100ms\n", "    every: 100ms\n    functions: [3, 6, 16, 23]\n");
+        (10..=12).chain([15]).fold(text, |text, n| text.replace(&format!("holding: {n}, write: {{e"), &(with(n) + "e")))
+    });
+    let mut site = Site::of(plant, &[]);
+    let write = |n: u16| json!({"point": format!("p{n}"), "value": n});
+    let writes: Vec<Json> = (10..=16).map(write).collect();
+    site.send(&[("d1/set", json!({ "writes": writes }))]).await;
+    let answer = site.answer().await;
+    assert_eq!(answer["result"], "written", "{answer}");
+    let single = |n: u16| (6, n, vec![n]);
+    assert_eq!(site.writes(1), [single(10), single(11), single(12), (16, 13, vec![13, 14, 15, 16])]);
+    site.send(&[("d2/p10/set", json!(1)), ("d2/p13/set", json!(2)), ("d2/p15/set", json!(3))]).await;
+    site.answers(3).await;
+    assert_eq!(site.writes(2), [(6, 10, vec![1]), (23, 13, vec![2]), (16, 15, vec![3])]);
 }
 
 #[tokio::test(start_paused = true)]

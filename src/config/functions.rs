@@ -57,6 +57,16 @@ pub enum Part {
     Whole,
 }
 
+/// Whether another function may do as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// Whatever the device knows and is of use: neighbours in one request, 23 where it is to be verified.
+    #[default]
+    Free,
+    /// The point names its function, and no other writes it.
+    Said,
+}
+
 /// How a point is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct How {
@@ -64,6 +74,8 @@ pub struct How {
     pub single: Single,
     /// A part of a register.
     pub part: Part,
+    /// Whether that is a rule.
+    pub choice: Choice,
 }
 
 #[cfg(test)]

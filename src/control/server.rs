@@ -302,6 +302,7 @@ mod tests {
             spool: watch::channel(Default::default()).1,
             audit: watch::channel(Default::default()).1,
             broker: watch::channel(Default::default()).1,
+            commands: watch::channel(Default::default()).1,
             fail_safes: watch::channel(Default::default()).1,
             panics: watch::channel(Default::default()).1,
             config: watch::channel(Default::default()).1,

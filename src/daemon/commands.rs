@@ -5,19 +5,22 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, LocalSubscription};
 use crate::command;
 use crate::command::Floor;
 use crate::command::audit::Audit;
 use crate::command::failsafe;
 use crate::config::Plant;
 use crate::daemon::Group;
+use crate::message::Message;
+use crate::status::CommandsStatus;
 use crate::supervise;
 use crate::supervise::Panics;
 use crate::topic::{Qos, TopicFilter};
 
-/// Commands between the broker and the task; more than a person sends. Full: the newest is dropped by the broker and counted.
-const WAITING: usize = 256;
+/// Commands between the broker and the task: those that are taken at once, and as many again that are answered "busy". Full: the
+/// newest is dropped by the broker, without an answer, and counted.
+const WAITING: usize = 2 * command::AT_ONCE;
 
 /// What outlives the task.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub(super) struct Means {
     pub(super) audit: Audit,
     /// What is told of fail-safes.
     pub(super) links: failsafe::Links,
+    /// What becomes of commands before they are heard.
+    pub(super) counts: watch::Sender<CommandsStatus>,
 }
 
 /// Subscribes and starts the task.
@@ -52,20 +57,16 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
         let filter = TopicFilter::new(format!("{gateway}/{levels}"));
         (filter.expect("the gateway's name is one level"), Qos::ExactlyOnce)
     });
-    let mut inbox = broker.subscribe("$commands", filters.to_vec(), WAITING).await;
+    let inbox = broker.subscribe("$commands", filters.to_vec(), WAITING).await;
     let (heard, commands) = mpsc::channel(1);
     let answers = broker.inlet_as("$commands").await;
     drop(broker);
-    let Means { audit, links } = means;
+    let Means { audit, links, counts } = means;
     let outlet = answers.clone();
     let (door, guards) = failsafe::new(floors.clone(), answers.clone(), links);
     let task = command::new(floors, commands, answers, audit.clone()).guarded(door);
     let forward = async {
-        while let Some(batch) = inbox.recv().await {
-            if heard.send(batch).await.is_err() {
-                break;
-            }
-        }
+        hand_on(inbox, heard, counts).await;
         // The broker has ended before it was told: its owner says so; commands wait for the stop.
         stop.cancelled().await;
     };
@@ -83,5 +84,52 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
         () = forward => {}
         () = announced => {}
         () = guarded => {}
+    }
+}
+
+/// All that comes, and how much did not; until either end has gone.
+async fn hand_on(
+    mut inbox: LocalSubscription,
+    heard: mpsc::Sender<Vec<Message>>,
+    counts: watch::Sender<CommandsStatus>,
+) {
+    let mut known = 0;
+    while let Some(batch) = inbox.recv().await {
+        let overrun = inbox.overrun();
+        let dropped = overrun - std::mem::replace(&mut known, overrun);
+        if dropped > 0 {
+            counts.send_modify(|counts| counts.dropped += dropped);
+            tracing::warn!(dropped, "commands dropped without an answer: more than {WAITING} came at once");
+        }
+        if heard.send(batch).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::local::inbox;
+    use crate::message::Retain;
+    use crate::topic::TopicName;
+
+    #[tokio::test]
+    async fn commands_for_which_there_is_no_room_are_counted() {
+        let (box_, subscription) = inbox(2);
+        let topic = TopicName::new("g/d/p/set").unwrap();
+        let command = Message::plain(topic, bytes::Bytes::from_static(b"1"), Qos::AtLeastOnce, Retain::No);
+        (0..5).for_each(|_| box_.offer(command.clone()));
+        let (heard, mut commands) = mpsc::channel(1);
+        let counts = watch::Sender::default();
+        let count = counts.subscribe();
+        let task = tokio::spawn(hand_on(subscription, heard, counts));
+        assert_eq!(commands.recv().await.unwrap().len(), 2);
+        assert_eq!(count.borrow().dropped, 3);
+        box_.offer(command);
+        assert_eq!(commands.recv().await.unwrap().len(), 1);
+        assert_eq!(count.borrow().dropped, 3, "each once");
+        drop(box_);
+        task.await.unwrap();
     }
 }

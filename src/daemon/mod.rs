@@ -274,7 +274,9 @@ async fn build(
     let floors = watch::Sender::new(Floor { plant: Arc::clone(&plant), desks: lines.desks(), eyes });
     let links = commands::links(&groups.services, panics, &plant);
     let fail_safes = links.status.subscribe();
-    let means = commands::Means { audit: audit.clone(), links };
+    let counts = watch::Sender::default();
+    let commanded = counts.subscribe();
+    let means = commands::Means { audit: audit.clone(), links, counts };
     commands::start(&groups.services, panics, broker, floors.subscribe(), means);
     let listed = watch::Sender::new(lines.seen());
     watchdog::start(
@@ -289,6 +291,7 @@ async fn build(
         spool: spool.status(),
         audit: audit.status(),
         broker: broker.status(),
+        commands: commanded,
         fail_safes,
         panics: panics.subscribe(),
         config,

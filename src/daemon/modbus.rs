@@ -25,9 +25,12 @@ async fn ask(floor: &Floor, audit: &Audit, (params, asker): (Value, Asker)) -> R
     let lines = &floor.plant.lines;
     let found = lines.iter().find(|line| *line.name == *name);
     let found = found.and_then(|line| Some((line, floor.desk(line.id)?)));
+    let (request, who) = (&params["request"], asker.to_string());
     let (line, seat) = found.ok_or_else(|| {
         let names: Vec<&str> = lines.iter().map(|line| &*line.name).collect();
-        bad(format!("no line `{name}`; there are: {}", names.join(", ")))
+        let why = format!("no line `{name}`; there are: {}", names.join(", "));
+        command::refuse_raw((name, request), &why, (audit, &who));
+        bad(why)
     })?;
-    command::ask_raw(seat, line, &params["request"], (audit, &asker.to_string())).await.map_err(bad)
+    command::ask_raw(seat, line, request, (audit, &who)).await.map_err(bad)
 }

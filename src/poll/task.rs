@@ -396,7 +396,7 @@ impl PollTask {
                 Ok(Outcome::Silent(Reason::LineDown))
             }
             // A read has no time to miss.
-            Err(BusError::TooLate | BusError::ShutDown) => Err(Closed),
+            Err(BusError::TooLate | BusError::NotSent | BusError::ShutDown) => Err(Closed),
         }
     }
 

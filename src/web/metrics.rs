@@ -39,6 +39,7 @@ impl Collector for Scrape {
         upstreams(&mut out, &self.0)?;
         spool(&mut out, &self.0)?;
         audit(&mut out, &self.0)?;
+        commands(&mut out, &self.0)?;
         ledger(&mut out, &self.0)?;
         broker(&mut out, &self.0)?;
         fail_safes(&mut out, &self.0)?;
@@ -291,6 +292,11 @@ fn fail_safes(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
     )?;
     out.counter("trunkline_fail_safe_writes", "Confirmed fail-safe writes", all().map(|(l, f)| (l, f.writes)))?;
     out.counter("trunkline_fail_safe_failures", "Fail-safe writes not confirmed", all().map(|(l, f)| (l, f.failures)))
+}
+
+fn commands(out: &mut Families<'_>, now: &Snapshot) -> fmt::Result {
+    let dropped = alone(now.commands.dropped);
+    out.counter("trunkline_commands_dropped", "Commands dropped unanswered: too many came at once", dropped)
 }
 
 fn process(out: &mut Families<'_>, now: &Snapshot, process: &Process) -> fmt::Result {

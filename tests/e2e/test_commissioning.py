@@ -228,6 +228,10 @@ def test_whoever_stands_in_front_of_the_cabinet_asks_by_the_command_line(make_ga
         assert done.returncode == 1 and words in done.stderr, done
     assert modbus("quiet", 1, "read", "holding", 0).returncode == 0, "whoever may ask here may change the configuration"
     assert gateway.saw("raw access", "uid", "control socket", "function 16 to unit 5")
+    trail = [json.loads(line) for line in gateway.command("audit", "--json", "--socket", gateway.socket).stdout.splitlines()]
+    refused = [e for e in trail if e["outcome"]["result"] == "refused"]
+    assert refused and all(e["cause"] == "raw" and "uid" in e["from"]["local"] for e in refused), trail
+    assert any(e["line"] == "hill" for e in refused), "a line that is not there"
 
 
 def test_a_raw_write_and_a_refused_one_stand_in_the_audit_trail_with_who_asked(make_gateway, begin, witness, port):

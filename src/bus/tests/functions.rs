@@ -4,6 +4,7 @@
 use super::*;
 use crate::bus::mei::Category;
 use crate::bus::mei::Objects;
+use crate::config::functions::Choice;
 use crate::config::functions::How;
 use crate::config::functions::Part;
 use crate::config::functions::Single;
@@ -127,9 +128,21 @@ async fn without_mask_write_the_register_is_read_and_written_whole_and_nothing_c
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_mask_write_is_said_a_device_that_refuses_it_is_not_written_by_another_function() {
+    let (bus, mut far) = at_9600(0);
+    for _ in 0..2 {
+        let answer = written(&bus, bit(How { choice: Choice::Said, ..How::default() }));
+        far.hears(&frame(&MASK)).await;
+        far.says(20, &frame(&[0x96, 1])).await;
+        assert_eq!(data(answer).await, Err(BusError::Refused(1)));
+    }
+    assert_eq!(bus.status().borrow().wire.requests, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_profile_may_know_that_there_is_no_mask_write_and_no_write_of_one() {
     let (bus, mut far) = at_9600(0);
-    let answer = written(&bus, bit(How { single: Single::Many, part: Part::Whole }));
+    let answer = written(&bus, bit(How { single: Single::Many, part: Part::Whole, ..How::default() }));
     far.hears(&question(1, 9, 1)).await;
     far.says(20, &words(1, &[0])).await;
     far.hears(&frame(&[16, 0, 9, 0, 1, 2, 0, 0x10])).await;

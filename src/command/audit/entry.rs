@@ -22,6 +22,8 @@ pub enum Cause {
     FailSafe,
     /// Raw access to a line.
     Raw,
+    /// None: entries were lost here, its outcome says how many.
+    Gap,
 }
 
 /// Who wanted it. All empty: the gateway itself, or nobody knows any more.
@@ -190,7 +192,7 @@ impl Rank {
     pub(super) const fn of(cause: Cause) -> Self {
         match cause {
             Cause::FailSafe => Self::Own,
-            Cause::Command | Cause::Raw => Self::Write,
+            Cause::Command | Cause::Raw | Cause::Gap => Self::Write,
         }
     }
 

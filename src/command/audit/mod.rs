@@ -7,6 +7,7 @@ mod entry;
 mod flood;
 mod journal;
 mod look;
+mod lost;
 mod owner;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 pub use self::entry::Asked;
 pub use self::entry::Cause;
@@ -41,6 +43,7 @@ use self::entry::Row;
 use self::flood::Flood;
 use self::flood::Judged;
 use self::journal::Journal;
+use self::lost::Lost;
 use self::owner::Op;
 use self::owner::Owner;
 use self::owner::Why;
@@ -60,7 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The same where it is done all the same: most stalls are shorter, and before a write are at most two such waits, so that it
 /// is far from expiring (10 s).
 const BRIEF: Duration = Duration::from_secs(1);
-/// What waits for the thread. Full: a write waits as long as for the disk, a note is dropped and counted.
+/// What waits for the thread. Full: a write waits as long as for the disk; what finds no room then is lost, counted and told.
 const OPS: usize = 256;
 /// Entries that a listener may be behind before it misses some.
 const BEHIND: usize = 256;
@@ -80,6 +83,8 @@ pub struct Audit {
     status: watch::Receiver<AuditStatus>,
     /// Refused ones that were counted and not kept.
     left_out: Arc<AtomicU64>,
+    /// What found no room on its way to the thread.
+    lost: Lost,
     /// Taken by the one who joins.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -141,11 +146,11 @@ pub(super) fn open_here(settings: &plant::Audit) -> (Audit, tokio::task::JoinHan
 
 fn assemble(settings: &plant::Audit) -> Result<(Audit, Owner, mpsc::Receiver<Op>), FileError> {
     let (told, early) = broadcast::channel(BEHIND);
-    let (owner, clock, first) = Owner::open(settings, told.clone())?;
+    let (owner, clock) = Owner::open(settings, told.clone())?;
     let (ops, inbox) = mpsc::channel(OPS);
     let audit = Audit {
         ops,
-        next: Arc::new(AtomicI64::new(first)),
+        next: Arc::clone(&owner.next),
         clock,
         when_unwritable: settings.when_unwritable,
         flood: Arc::new(Mutex::new(Flood::new(Instant::now()))),
@@ -153,6 +158,7 @@ fn assemble(settings: &plant::Audit) -> Result<(Audit, Owner, mpsc::Receiver<Op>
         early: Arc::new(Mutex::new(Some(early))),
         status: owner.status(),
         left_out: Arc::clone(&owner.left_out),
+        lost: owner.lost.clone(),
         thread: Arc::default(),
     };
     Ok((audit, owner, inbox))
@@ -170,15 +176,18 @@ impl Audit {
         let goes_on = draft.cause == Cause::FailSafe || self.when_unwritable == WhenUnwritable::Write;
         let key = draft.key();
         let row = self.row(Rank::of(draft.cause), draft, key);
-        match self.put(row.clone()).await {
+        let (is_on_its_way, done) = self.put(row.clone()).await;
+        let mut writ = Writ { audit: self.clone(), row, is_told: is_on_its_way };
+        match done {
             Err(why) if !goes_on => {
                 let refused = Unrecorded(why.to_string());
                 let outcome = serde_json::json!({"result": "refused", "reason": refused.to_string()}).to_string();
                 // Not done, so its id is free. Behind the entry itself, should that still find its way to the disk.
-                let _ = self.ops.try_send(Op::Note(Row { key: None, outcome: Some(outcome), ..row }));
+                let row = Row { key: None, outcome: Some(outcome), ..writ.row.clone() };
+                writ.is_told = self.ops.try_send(Op::Note(row)).is_ok();
                 Err(refused)
             }
-            Ok(()) | Err(_) => Ok(Writ { audit: self.clone(), row }),
+            Ok(()) | Err(_) => Ok(writ),
         }
     }
 
@@ -204,7 +213,7 @@ impl Audit {
         }
         let row = Row { outcome: Some(outcome.to_owned()), ..self.row(Rank::Note, draft, key) };
         if self.ops.try_send(Op::Note(row)).is_err() {
-            self.count_left_out();
+            self.lost.count();
         }
     }
 
@@ -300,21 +309,34 @@ impl Audit {
         }
     }
 
-    async fn put(&self, row: Row) -> Result<(), Why> {
+    /// Whether it is on its way to the disk, and whether it has come there.
+    async fn put(&self, row: Row) -> (bool, Result<(), Why>) {
         let (done, recorded) = oneshot::channel();
         let patience = self.patience(row.draft.cause);
-        self.ask(Op::Put(row, done), recorded, patience).await
+        let until = Instant::now() + patience;
+        let Ok(Ok(place)) = timeout_at(until, self.ops.reserve()).await else {
+            return (false, Err(late(patience)));
+        };
+        place.send(Op::Put(row, done));
+        let answer = timeout_at(until, recorded).await;
+        (true, answer.unwrap_or_else(|_| Ok(Err(late(patience)))).unwrap_or_else(|_| Err(ended())))
     }
 
     async fn ask<T>(&self, op: Op, answer: oneshot::Receiver<Result<T, Why>>, patience: Duration) -> Result<T, Why> {
-        let ended = || Why::from("its thread has ended");
         let asked = async {
             self.ops.send(op).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
-        let late = || Why::from(format!("its disk has not answered for {} s", patience.as_secs()));
-        timeout(patience, asked).await.unwrap_or_else(|_| Err(late()))
+        timeout(patience, asked).await.unwrap_or_else(|_| Err(late(patience)))
     }
+}
+
+fn ended() -> Why {
+    Why::from("its thread has ended")
+}
+
+fn late(patience: Duration) -> Why {
+    Why::from(format!("its disk has not answered for {} s", patience.as_secs()))
 }
 
 impl Earlier {
@@ -334,26 +356,40 @@ impl Earlier {
 pub struct Writ {
     audit: Audit,
     row: Row,
+    /// What there is to say of it is on its way to the disk. Where it is let go without, it is lost.
+    is_told: bool,
 }
 
 impl Writ {
     /// What came of it, as JSON with `result` (`written`, `failed`, `refused`). Returns when that is on disk; when the disk does
     /// not answer for as long as [`Audit::begin`] waits, it waits in memory, and the asker is told all the same.
-    pub async fn end(self, outcome: &str) {
+    pub async fn end(mut self, outcome: &str) {
         self.put(Row { outcome: Some(outcome.to_owned()), ..self.row.clone() }).await;
     }
 
     /// It was not done, and may be asked again with the same id.
-    pub async fn withdraw(self, outcome: &str) {
+    pub async fn withdraw(mut self, outcome: &str) {
         self.put(Row { outcome: Some(outcome.to_owned()), key: None, ..self.row.clone() }).await;
     }
 
-    async fn put(&self, row: Row) {
+    async fn put(&mut self, row: Row) {
         let is_waited_for = !self.audit.patience(row.draft.cause).is_zero();
-        if let Err(why) = self.audit.put(row).await
+        // Cut off while it waits for room, it is not told either.
+        self.is_told = false;
+        let (is_on_its_way, done) = self.audit.put(row).await;
+        self.is_told = is_on_its_way;
+        if let Err(why) = done
             && is_waited_for
         {
             tracing::warn!(%why, topic = self.row.draft.topic, "audit: an outcome is told that is not on disk yet");
+        }
+    }
+}
+
+impl Drop for Writ {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.audit.lost.count();
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,10 +22,13 @@ use crate::command::audit::entry::Row;
 use crate::command::audit::entry::Seq;
 use crate::command::audit::journal::Journal;
 use crate::command::audit::journal::Opened;
+use crate::command::audit::lost;
+use crate::command::audit::lost::Lost;
 use crate::config::plant;
 use crate::database;
 use crate::database::FileError;
 use crate::status::AuditStatus;
+use crate::time;
 
 /// How long what was refused may wait for company on its way to the disk: it is lost by a kill, and nothing else is.
 const NOTES_WAIT: Duration = Duration::from_secs(5);
@@ -32,7 +36,8 @@ const NOTES_WAIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(5);
 /// How often ages are looked at.
 const EXPIRE: Duration = Duration::from_secs(3600);
-/// Entries that wait for a disk that refuses. Full: a refused command's goes first, then the oldest, counted.
+/// Entries that wait for a disk that refuses. Full: a refused command's goes first, then the oldest that has ended; both are
+/// counted and told.
 const WAITING: usize = 1000;
 /// Taken together into one commit.
 const A_TURN: usize = 256;
@@ -74,9 +79,14 @@ pub(super) struct Owner {
     due: Option<Instant>,
     expired: Instant,
     told: broadcast::Sender<Arc<Entry>>,
-    status: watch::Sender<AuditStatus>,
+    status: Arc<watch::Sender<AuditStatus>>,
     /// Counted by the handle, told here.
     pub(super) left_out: Arc<AtomicU64>,
+    pub(super) lost: Lost,
+    /// Of those that are lost so many are told in the file.
+    told_lost: u64,
+    /// The next number, shared with the handle.
+    pub(super) next: Arc<AtomicI64>,
 }
 
 impl Owner {
@@ -84,8 +94,9 @@ impl Owner {
     pub(super) fn open(
         settings: &plant::Audit,
         told: broadcast::Sender<Arc<Entry>>,
-    ) -> Result<(Self, Clock, Seq), FileError> {
+    ) -> Result<(Self, Clock), FileError> {
         let now = Instant::now();
+        let status = Arc::new(watch::Sender::default());
         let mut owner = Self {
             settings: settings.clone(),
             clock: Clock::since(0),
@@ -96,8 +107,11 @@ impl Owner {
             due: None,
             expired: now,
             told,
-            status: watch::Sender::default(),
+            lost: Lost::new(&status),
+            status,
             left_out: Arc::default(),
+            told_lost: 0,
+            next: Arc::default(),
         };
         match Journal::open(settings) {
             Ok(opened) => {
@@ -110,8 +124,9 @@ impl Owner {
             Err(error) => owner.fault(&error.to_string().into()),
         }
         owner.tell();
-        let (clock, first) = (owner.clock, owner.first);
-        Ok((owner, clock, first))
+        owner.next.store(owner.first, Ordering::Relaxed);
+        let clock = owner.clock;
+        Ok((owner, clock))
     }
 
     pub(super) fn status(&self) -> watch::Receiver<AuditStatus> {
@@ -186,11 +201,22 @@ impl Owner {
     fn keep(&mut self, row: Row) {
         self.unwritten.insert(row.seq, row);
         if self.unwritten.len() > WAITING {
-            let note = self.unwritten.iter().find(|(_, row)| row.rank == Rank::Note).map(|(seq, _)| *seq);
-            let goes = note.or_else(|| self.unwritten.keys().next().copied());
+            let first = |is: fn(&Row) -> bool| self.unwritten.iter().find(|(_, row)| is(row)).map(|(seq, _)| *seq);
+            // One that is under way comes again, whole, when it ends.
+            let goes = first(|row| row.rank == Rank::Note).or_else(|| first(|row| row.outcome.is_some()));
+            let goes = goes.or_else(|| self.unwritten.keys().next().copied());
             goes.and_then(|seq| self.unwritten.remove(&seq));
-            self.status.send_modify(|status| status.lost += 1);
+            self.lost.count();
         }
+    }
+
+    /// Says that so many are lost.
+    fn gap(&self, entries: u64) -> Row {
+        let (draft, outcome) = lost::told(entries);
+        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        let (begun_us, ran_us) = (time::now().wall_us, self.clock.ran_us());
+        let outcome = Some(outcome);
+        self.placed(Row { seq, rank: Rank::of(draft.cause), begun_us, ran_us, key: None, draft, outcome })
     }
 
     fn placed(&self, row: Row) -> Row {
@@ -207,12 +233,18 @@ impl Owner {
                 self.fault(&why);
                 return Err(why);
             }
-            let rows: Vec<Row> = self.unwritten.values().cloned().map(|row| self.placed(row)).collect();
+            let lost = self.status.borrow().lost;
+            let gap = (lost > self.told_lost).then(|| self.gap(lost - self.told_lost));
+            let rows = self.unwritten.values().cloned().map(|row| self.placed(row)).chain(gap.clone());
+            let rows: Vec<Row> = rows.collect();
             let Some(journal) = &mut self.journal else { break };
             match journal.put(&rows) {
                 Ok(()) => {
                     self.unwritten.clear();
                     self.due = None;
+                    self.told_lost = lost;
+                    // Nobody listens: then nobody misses it.
+                    let _ = gap.map(|row| self.told.send(Arc::new(row.entry())));
                     self.well();
                     return Ok(());
                 }
@@ -374,7 +406,7 @@ mod tests {
     async fn a_file_that_turns_out_damaged_in_the_middle_is_set_aside_and_what_is_new_is_in_the_next_one() {
         let folder = tempfile::tempdir().unwrap();
         let settings = plant::Audit::in_folder(folder.path());
-        let (mut owner, _, _) = Owner::open(&settings, broadcast::channel(9).0).unwrap();
+        let (mut owner, _) = Owner::open(&settings, broadcast::channel(9).0).unwrap();
         (1..300).for_each(|seq| owner.keep(row(seq)));
         owner.commit().unwrap();
         owner.journal.as_ref().unwrap().forget_pages();
@@ -394,7 +426,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = plant::Audit::in_folder(folder.path());
         std::fs::create_dir(&settings.path).unwrap();
-        let (mut owner, _, _) = Owner::open(&settings, broadcast::channel(9).0).unwrap();
+        let (mut owner, _) = Owner::open(&settings, broadcast::channel(9).0).unwrap();
         owner.keep(row(1));
         owner.keep(Row { rank: Rank::Note, ..row(2) });
         (3..=1002).for_each(|seq| owner.keep(row(seq)));

@@ -199,3 +199,76 @@ async fn refused_ones_reach_the_disk_with_the_next_write_or_after_five_seconds()
     assert_eq!(audit.read(Seq::MAX, u32::MAX).await.unwrap().len(), 3 + 58, "of ten thousand at once");
     assert_eq!(audit.status().borrow().left_out, 10_000 - 58);
 }
+
+/// What stands in the trail and what it says is lost: how many entries have an outcome, and of how many it says that they have none.
+fn account(entries: &[Entry]) -> (usize, u64) {
+    let lost =
+        |entry: &Entry| entry.outcome.as_ref().filter(|o| o["result"] == "lost").and_then(|o| o["entries"].as_u64());
+    let told = entries.iter().filter(|e| e.outcome.is_some() && lost(e).is_none()).count();
+    (told, entries.iter().filter_map(lost).sum())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_finds_no_room_while_the_disk_hangs_is_counted_at_once_and_told_when_the_trail_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (audit, _owner) = open_here(&plant::Audit::in_folder(folder.path()));
+    let disk = audit.stall();
+    tokio::task::yield_now().await;
+    for n in 0..200 {
+        let own = Draft { cause: Cause::FailSafe, ..asks(None, n) };
+        audit.begin(own).await.unwrap().end(WRITTEN).await;
+    }
+    for _ in 0..10 {
+        audit.note(asks(None, 1), r#"{"result":"refused"}"#);
+    }
+    let lost = audit.status().borrow().lost;
+    assert!(lost > 60, "told while the disk still hangs: {lost}");
+    drop(disk);
+    let mut status = audit.status();
+    let entries = audit.read(Seq::MAX, 999).await.unwrap();
+    assert_eq!(account(&entries), (210 - lost as usize, lost), "each stands there or is told as lost");
+    let gap = entries.iter().find(|e| e.result() == "lost").unwrap();
+    assert_eq!(gap.draft.cause, Cause::Gap);
+    assert_eq!(status.borrow_and_update().lost, lost);
+    audit.begin(asks(None, 1)).await.unwrap().end(WRITTEN).await;
+    let entries = audit.read(Seq::MAX, 999).await.unwrap();
+    assert_eq!(account(&entries), (211 - lost as usize, lost), "told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_record_finds_room_only_at_its_end_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (audit, _owner) = open_here(&plant::Audit::in_folder(folder.path()));
+    let disk = audit.stall();
+    tokio::task::yield_now().await;
+    let own = |n| Draft { cause: Cause::FailSafe, ..asks(None, n) };
+    let mut begun = Vec::new();
+    for n in 0..300 {
+        begun.push(audit.begin(own(n)).await.unwrap());
+    }
+    drop(disk);
+    for writ in begun {
+        // Lets the thread make room.
+        let _ = audit.read(Seq::MAX, 1).await;
+        writ.end(WRITTEN).await;
+    }
+    let entries = audit.read(Seq::MAX, 999).await.unwrap();
+    assert_eq!(account(&entries), (300, 0));
+    assert_eq!(audit.status().borrow().lost, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_while_the_disk_refuses_is_told_in_the_trail_when_it_is_well_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = plant::Audit::in_folder(folder.path());
+    std::fs::create_dir(&settings.path).unwrap();
+    let (audit, _owner) = open_here(&settings);
+    for n in 0..1100 {
+        audit.begin(asks(None, n)).await.unwrap().end(WRITTEN).await;
+    }
+    assert_eq!(audit.status().borrow().lost, 100);
+    std::fs::remove_dir(&settings.path).unwrap();
+    let entries = audit.read(Seq::MAX, 9999).await.unwrap();
+    assert_eq!(account(&entries), (1000, 100));
+    assert!(entries[0].result() == "lost", "the newest says so: {:?}", entries[0]);
+}

@@ -18,6 +18,9 @@ use crate::status::FailSafeState;
 
 /// A return counts when it has lasted so long, or as long as `after` where that is shorter.
 const RETURN: Duration = Duration::from_secs(5);
+/// After a start a commander is given so long to show itself before a write that was cut off is done again: a link needs some
+/// seconds to come up.
+const COMES: Duration = Duration::from_secs(10);
 /// First and longest pause between tries. A silent device costs its line a timeout each time; that it is back is heard of
 /// sooner from its polls.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -91,6 +94,8 @@ pub(super) struct Guard {
     before: Option<Value>,
     under_way: Option<Kind>,
     retry_at: Instant,
+    /// Nothing is written before that.
+    begins: Instant,
     pause: Duration,
     reason: Option<String>,
     device: Sight,
@@ -100,13 +105,18 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Goes on where the note ends, if there is one. What an earlier run has written is not written again before the
-    /// commander has been gone for `after` in this one: it may only need a moment to be here.
+    /// commander has been gone for `after` in this one: it may only need a moment to be here. What it was about to write may have
+    /// been written or not: that is done again, unless the commander is here in a moment.
     pub(super) fn new(rule: FailSafe, note: Option<&Note>, now: Instant) -> Self {
+        // Within one run it is known how long the commander has been gone: what is due is due at once.
+        let is_restart = note.is_some_and(|note| note.gone_since.is_none());
         let stage = match note.map(|note| note.state) {
             Some(FailSafeState::Overridden) => Stage::Overridden,
+            Some(FailSafeState::Writing) if is_restart => Stage::Writing,
             _ => Stage::Armed,
         };
-        let touched = stage == Stage::Armed && note.is_some_and(|note| note.state != FailSafeState::Armed);
+        let touched = stage != Stage::Overridden && note.is_some_and(|note| note.state != FailSafeState::Armed);
+        let begins = if stage == Stage::Writing { now + COMES.min(rule.after) } else { now };
         Self {
             presence: Presence::Gone { since: note.and_then(|note| note.gone_since).unwrap_or(now) },
             before: note.and_then(Note::before),
@@ -114,7 +124,8 @@ impl Guard {
             stage,
             touched,
             under_way: None,
-            retry_at: now,
+            retry_at: begins,
+            begins,
             pause: RETRY.0,
             reason: None,
             // Unknown is not away: a device that is heard of for the first time has not come back.
@@ -145,7 +156,7 @@ impl Guard {
             if self.stage == Stage::Active {
                 self.stage = Stage::Writing;
             }
-            self.retry_at = now;
+            self.retry_at = now.max(self.begins);
             self.pause = RETRY.0;
         }
         self.device = device;
@@ -217,6 +228,13 @@ impl Guard {
         self.touched = false;
         self.before = None;
         self.go(Stage::Armed, now);
+    }
+
+    /// What the point holds, read right before a write of ours.
+    pub(super) fn looked(&mut self, before: Value) {
+        if self.under_way == Some(Kind::Safe) {
+            self.before.get_or_insert(before);
+        }
     }
 
     /// A write of ours has ended; `before` is what the point held, where that was looked up.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
@@ -19,6 +20,7 @@ use crate::command::failsafe::Door;
 use crate::command::failsafe::News;
 use crate::command::failsafe::Note;
 use crate::command::failsafe::Own;
+use crate::command::failsafe::Ticket;
 use crate::command::failsafe::WAITING;
 use crate::command::failsafe::guard::Guard;
 use crate::command::failsafe::guard::Sight;
@@ -31,7 +33,6 @@ use crate::config::plant::Plant;
 use crate::message::Message;
 use crate::message::Retain;
 use crate::point::LineId;
-use crate::point::PointId;
 use crate::status::BrokerStatus;
 use crate::status::DeviceState;
 use crate::status::FailSafeState;
@@ -95,6 +96,8 @@ struct Minded {
     line: watch::Receiver<LineStatus>,
     commanding: Commanding,
     topic: Option<TopicName>,
+    /// Of the write that is under way, if one is.
+    ticket: Ticket,
     /// As told last.
     told: Option<Standing>,
 }
@@ -124,12 +127,14 @@ pub struct FailSafeTask {
     desk: Desk,
     answers: Outlet,
     links: Links,
+    /// Of the write that was ordered last.
+    ticket: Ticket,
 }
 
 /// The task, and the door for the command task.
 pub fn new(floors: watch::Receiver<Floor>, answers: Outlet, links: Links) -> (Door, FailSafeTask) {
     let (door, desk) = joined();
-    let mut task = FailSafeTask { all: Vec::new(), floors, desk, answers, links };
+    let mut task = FailSafeTask { all: Vec::new(), floors, desk, answers, links, ticket: 0 };
     task.arrange(Instant::now());
     (door, task)
 }
@@ -154,6 +159,7 @@ fn minded(plant: &Plant, eyes: &Eyes, rule: &FailSafe, (notes, now): (&[Note], I
         commanding,
         topic: TopicName::new(format!("{}/{name}/$fail_safe", plant.gateway)).ok(),
         name,
+        ticket: 0,
         told: None,
     })
 }
@@ -186,7 +192,7 @@ impl FailSafeTask {
                 Event::News(news) => self.hear(news, now),
                 Event::Reloaded => self.reload(now).await,
             }
-            if !self.order(now).await {
+            if !self.order(now) {
                 return;
             }
             self.tell().await;
@@ -205,7 +211,7 @@ impl FailSafeTask {
                 let was = before.swap_remove(at);
                 minded.told = was.told;
                 if was.guard.rule == *rule {
-                    minded.guard = was.guard;
+                    (minded.guard, minded.ticket) = (was.guard, was.ticket);
                 }
             }
             self.all.push(minded);
@@ -226,20 +232,21 @@ impl FailSafeTask {
     }
 
     fn hear(&mut self, news: News, now: Instant) {
-        let (News::Own(point, ..) | News::Commanded(point, _)) = &news;
-        let Some(guard) = self.guard(*point) else { return };
+        let (News::Looked(point, _) | News::Own(point, ..) | News::Commanded(point, _)) = &news;
+        let minded = self.all.iter_mut().find(|minded| minded.guard.rule.point == *point);
+        let Some(Minded { guard, ticket: own, .. }) = minded else { return };
         match news {
-            News::Own(_, end, before) => guard.ended(end, before, now),
+            News::Looked(_, before) => guard.looked(before),
+            News::Own(_, ticket, end, before) if ticket == *own => guard.ended(end, before, now),
+            // What a rule had ordered that a reload has replaced; this one's write follows it.
+            News::Own(..) => {}
             News::Commanded(_, how) => guard.commanded(how, now),
         }
     }
 
-    fn guard(&mut self, point: PointId) -> Option<&mut Guard> {
-        self.all.iter_mut().map(|minded| &mut minded.guard).find(|guard| guard.rule.point == point)
-    }
-
-    /// Orders what is to be written now, a few at once; false when nobody writes any more.
-    async fn order(&mut self, now: Instant) -> bool {
+    /// Orders what is to be written now, a few at once; false when nobody writes any more. Never waits for room: the command task
+    /// may wait for this one, to take its news. What a reload has let go of still fills places that are not counted here.
+    fn order(&mut self, now: Instant) -> bool {
         let mut under_way: HashMap<LineId, usize> = HashMap::new();
         for minded in self.all.iter().filter(|minded| minded.guard.is_under_way()) {
             *under_way.entry(minded.at).or_default() += 1;
@@ -252,14 +259,22 @@ impl FailSafeTask {
                 minded.guard.turn(now);
                 continue;
             }
+            let place = match self.desk.orders.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Closed(())) => return false,
+                Err(TrySendError::Full(())) => {
+                    minded.guard.turn(now);
+                    continue;
+                }
+            };
             let Some(step) = minded.guard.next(now) else { continue };
             *of_line += 1;
             total += 1;
-            let who = minded.who();
-            let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, who };
-            if self.desk.orders.send(own).await.is_err() {
-                return false;
-            }
+            self.ticket += 1;
+            minded.ticket = self.ticket;
+            let (who, ticket) = (minded.who(), minded.ticket);
+            let own = Own { point: minded.guard.rule.point, value: step.value, look: step.look, who, ticket };
+            place.send(own);
         }
         true
     }
@@ -298,5 +313,76 @@ impl FailSafeTask {
             *shown = status;
             is_news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::command::failsafe::Commanded;
+    use crate::command::failsafe::End;
+    use crate::config;
+    use crate::sample::Value;
+
+    /// Many lines, each with two points that are to hold this when a client has been gone for a second.
+    fn floor(lines: usize, value: u16) -> Floor {
+        let line = |n: usize| format!("  l{n}: {{tcp: '127.0.0.1:{}'}}\n", 1000 + n);
+        let point = |p: u16| {
+            format!(
+                "p{p}: {{holding: {p}, write: true, fail_safe: {{value: {value}, when: {{client: hmi}}, after: 1s}}}}"
+            )
+        };
+        let device =
+            |n: usize| format!("  - {{name: d{n}, line: l{n}, unit_id: 1, points: {{{}, {}}}}}\n", point(0), point(1));
+        let all = |one: &dyn Fn(usize) -> String| (0..lines).map(one).collect::<String>();
+        let text = format!("gateway: g\nlines:\n{}devices:\n{}", all(&line), all(&device));
+        let plant =
+            config::load_text("t.yaml", &text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant;
+        let eyes = Eyes {
+            upstreams: Vec::new(),
+            broker: watch::channel(BrokerStatus::default()).1,
+            lines: (0..lines).map(|_| watch::channel(LineStatus::default()).1).collect(),
+        };
+        Floor { plant: Arc::new(plant), desks: Vec::new(), eyes }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_write_that_another_rule_had_ordered_is_not_taken_for_the_end_of_this_ones() {
+        let (floors, seen) = watch::channel(floor(1, 7));
+        let links = Links { kept: watch::Sender::default(), status: watch::Sender::default() };
+        let mut status = links.status.subscribe();
+        let (mut door, task) = new(seen, tokio::sync::mpsc::channel(1024).0, links);
+        tokio::spawn(task.run(CancellationToken::new()));
+        let before = door.orders.recv().await.unwrap();
+        let _other_point = door.orders.recv().await.unwrap();
+        floors.send_replace(floor(1, 8));
+        let now = door.orders.recv().await.unwrap();
+        assert_eq!((before.point, &before.value, &now.value), (now.point, &Value::Int(7), &Value::Int(8)));
+        let tell = |own: &Own, end| door.teller.tell(own.point, News::Own(own.point, own.ticket, end, None));
+        tell(&before, End::Written).await;
+        tell(&now, End::Failed("timeout".to_owned())).await;
+        let is_told = |all: &Vec<FailSafeStatus>| all[0].failures == 1 || all[0].writes == 1;
+        let told = status.wait_for(is_told).await.unwrap()[0].clone();
+        assert_eq!((told.state, told.writes, told.failures), (FailSafeState::Writing, 0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_while_as_many_writes_as_may_wait_are_ordered_stops_nobody_from_telling_news() {
+        let (floors, seen) = watch::channel(floor(40, 7));
+        let links = Links { kept: watch::Sender::default(), status: watch::Sender::default() };
+        let (door, task) = new(seen, tokio::sync::mpsc::channel(1024).0, links);
+        tokio::spawn(task.run(CancellationToken::new()));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(door.orders.len(), WAITING, "the command task is slow to take them");
+        // Other rules: nothing of theirs is under way.
+        floors.send_replace(floor(40, 8));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // And now it has more to tell than waits, before it takes the next order.
+        let point = floors.borrow().plant.points[0].id;
+        for _ in 0..2 * WAITING {
+            let told = door.teller.tell(point, News::Commanded(point, Commanded::Unknown));
+            tokio::time::timeout(Duration::from_secs(60), told).await.expect("news are always taken");
+        }
     }
 }

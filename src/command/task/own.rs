@@ -41,7 +41,7 @@ impl CommandTask {
         let teller = self.teller();
         let Some(job) = self.own_job(&own) else {
             let end = End::NotDone("the point is not there any more".to_owned());
-            return teller.guard(own.point, News::Own(own.point, end, None)).await;
+            return teller.guard(own.point, News::Own(own.point, own.ticket, end, None)).await;
         };
         if let Err(full) = queue_of(queues, job.line).try_send(Box::new(job)) {
             teller.tell(&mut full.into_inner(), &super::busy()).await;
@@ -59,7 +59,7 @@ impl CommandTask {
         let change = Change { target, value: own.value.clone() };
         let record = Some(Record::own(&own.who, plant, &change));
         let term = Term::own(Instant::now());
-        let cause = Cause::FailSafe { who: Arc::clone(&own.who), look: own.look };
+        let cause = Cause::FailSafe { who: Arc::clone(&own.who), look: own.look, ticket: own.ticket };
         Some(Job {
             line,
             work: Work::Set(change),
@@ -75,12 +75,20 @@ impl CommandTask {
 }
 
 impl Teller {
+    /// What the point held before goes ahead of the write: if that is cut off, a later run still knows it.
+    pub(super) async fn tell_before(&self, job: &Job) {
+        if let (Work::Set(change), Some(before)) = (&job.work, &job.before) {
+            let point = change.target.point.id;
+            self.guard(point, News::Looked(point, before.clone())).await;
+        }
+    }
+
     /// Tells the guards of points what becomes of them.
     pub(super) async fn tell_guards(&self, job: &Job, outcome: &Outcome) {
         match (&job.work, outcome, &job.cause) {
-            (Work::Set(change), _, Cause::FailSafe { .. }) => {
+            (Work::Set(change), _, Cause::FailSafe { ticket, .. }) => {
                 let point = change.target.point.id;
-                self.guard(point, News::Own(point, End::of(outcome), job.before.clone())).await;
+                self.guard(point, News::Own(point, *ticket, End::of(outcome), job.before.clone())).await;
             }
             (Work::Set(change), _, Cause::Asked) => self.commanded(change, outcome).await,
             (Work::Batch(changes), Outcome::Batch(parts), _) => {

@@ -3,6 +3,7 @@
 
 use crate::config::check::Checker;
 use crate::config::check::rules::Layers;
+use crate::config::functions::Choice;
 use crate::config::functions::Functions;
 use crate::config::functions::How;
 use crate::config::functions::Part;
@@ -104,6 +105,7 @@ impl Checker {
         How {
             single: if by_many { Single::Many } else { Single::One },
             part: if chosen == 22 || shape != Shape::Part { Part::Mask } else { Part::Whole },
+            choice: if said.is_some() { Choice::Said } else { Choice::Free },
         }
     }
 }
@@ -115,8 +117,8 @@ mod tests {
     use super::*;
     use crate::config::load_text;
 
-    const ONE: How = How { single: Single::One, part: Part::Mask };
-    const MANY: How = How { single: Single::Many, part: Part::Mask };
+    const ONE: How = How { single: Single::One, part: Part::Mask, choice: Choice::Free };
+    const MANY: How = How { single: Single::Many, ..ONE };
 
     fn loaded(device: &str, points: &str) -> Result<Vec<How>, String> {
         let text = format!(
@@ -146,8 +148,9 @@ mod tests {
     fn a_point_may_want_another_function_than_its_device() {
         let points = "a: {holding: 1, write: {function: 16}}, b: {coil: 1, write: {function: 15, verify: false}}, c: {holding: 2, bit: \
                       1, write: {function: 6}}";
-        let whole = How { part: Part::Whole, ..ONE };
-        assert_eq!(loaded("tags: {}", points).unwrap(), [MANY, MANY, whole]);
+        let (one, many) = (How { choice: Choice::Said, ..ONE }, How { choice: Choice::Said, ..MANY });
+        let whole = How { part: Part::Whole, ..one };
+        assert_eq!(loaded("tags: {}", points).unwrap(), [many, many, whole]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl PollTask {
             BusError::Refused(code) => Reason::Exception(*code),
             BusError::Garbled(_) => Reason::Crc,
             BusError::LineDown(_) => Reason::LineDown,
-            BusError::NoReply | BusError::TooLate | BusError::ShutDown => Reason::Timeout,
+            BusError::NoReply | BusError::TooLate | BusError::NotSent | BusError::ShutDown => Reason::Timeout,
         };
         let now = self.clocks().now;
         self.members[turn.at].identity.silent(now);

@@ -263,6 +263,41 @@ fn a_restart_begins_a_new_absence_and_forgets_neither_what_was_before_nor_who_co
 }
 
 #[test]
+fn a_write_that_a_crash_cut_off_is_done_again_unless_the_commander_is_back_and_what_follows_then_follows() {
+    let returns = || OnReturn::Value(Value::Int(9));
+    let mut first = Scene::new(returns());
+    first.device = Err("timeout");
+    first.passes(61);
+    assert_eq!(first.state(), FailSafeState::Writing);
+    let note = note_of(&first);
+    let mut second = Scene::after(returns(), Some(&note));
+    assert_eq!(second.state(), FailSafeState::Writing, "it may have been done, or not");
+    second.passes(9).wrote(&[]);
+    second.passes(20).wrote(&[(10, 0)]);
+    second.is(Sight::There).passes(10).wrote(&[(10, 0), (34, 9)]);
+    let mut third = Scene::after(returns(), Some(&note));
+    third.passes(3).is(Sight::There).passes(30).wrote(&[(8, 9)]);
+    // A device that is heard of in the meantime does not hurry it: the link may need its moment.
+    let mut fourth = Scene::after(returns(), Some(&note));
+    fourth.guard.see_device(Sight::Gone, fourth.now);
+    fourth.passes(2);
+    fourth.guard.see_device(Sight::There, fourth.now);
+    fourth.passes(3).is(Sight::There).passes(20).wrote(&[(10, 9)]);
+}
+
+#[test]
+fn what_the_point_held_before_is_noted_before_it_is_written() {
+    let mut first = Scene::new(OnReturn::Restore);
+    first.now += AFTER;
+    let step = first.guard.next(first.now).unwrap();
+    assert_eq!(step.look, Look::First);
+    first.guard.looked(Value::Int(7));
+    let mut second = Scene::after(OnReturn::Restore, Some(&note_of(&first)));
+    second.device = Ok(SAFE);
+    second.passes(20).is(Sight::There).passes(10).wrote(&[(10, 0), (25, 7)]);
+}
+
+#[test]
 fn a_task_that_is_made_anew_goes_on_counting() {
     let mut first = Scene::new(OnReturn::Keep);
     first.passes(50);
