@@ -4,13 +4,29 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// What [`ready`] said last; locked for moments.
+static SAID: Mutex<String> = Mutex::new(String::new());
+
 /// Lines and listeners are up.
 pub fn ready(status: &str) {
+    status.clone_into(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner));
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Something is wrong while the gateway runs: shown by `systemctl status` until [`well`] or [`ready`].
+pub fn trouble(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
+/// It is right again: what [`ready`] said last holds.
+pub fn well() {
+    let said = SAID.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    tell(&[NotifyState::Status(&said)]);
 }
 
 /// Another configuration is being taken; [`ready`] says that it is in force, or that the one before still is.
