@@ -2,6 +2,8 @@
 //! the journal itself, with priority and fields; it adds the time.
 
 mod journal;
+mod limit;
+mod repeats;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -14,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::logging::journal::Journal;
+use crate::cli::logging::limit::Limit;
 
 /// `--log`: a level for this program, or levels by module.
 #[derive(Debug, Clone)]
@@ -42,7 +45,7 @@ impl FromStr for Filter {
 
 /// Starts logging.
 pub(super) fn start(filter: &Filter) {
-    let registry = tracing_subscriber::registry().with(filter.0.clone());
+    let registry = tracing_subscriber::registry().with(filter.0.clone()).with(Limit::new(limit::say));
     let layer = tracing_subscriber::fmt::layer().compact().with_target(false);
     // A container may have the journal as its standard error without its socket.
     let _ = match crate::systemd::journal_reads_us().then(|| Journal::at(Path::new(journal::SOCKET))) {
