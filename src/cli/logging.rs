@@ -18,6 +18,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::logging::journal::Journal;
 use crate::cli::logging::limit::Limit;
 
+pub(super) use crate::cli::logging::limit::LeftOut;
+
 /// `--log`: a level for this program, or levels by module.
 #[derive(Debug, Clone)]
 pub(super) struct Filter(Targets);
@@ -43,9 +45,11 @@ impl FromStr for Filter {
     }
 }
 
-/// Starts logging.
-pub(super) fn start(filter: &Filter) {
-    let registry = tracing_subscriber::registry().with(filter.0.clone()).with(Limit::new(limit::say));
+/// Starts logging. What repeats itself is left out, and told by the next line that is logged, or by whoever asks for it.
+pub(super) fn start(filter: &Filter) -> LeftOut {
+    let limit = Limit::new(limit::say);
+    let left_out = limit.left_out();
+    let registry = tracing_subscriber::registry().with(filter.0.clone()).with(limit);
     let layer = tracing_subscriber::fmt::layer().compact().with_target(false);
     // A container may have the journal as its standard error without its socket.
     let _ = match crate::systemd::journal_reads_us().then(|| Journal::at(Path::new(journal::SOCKET))) {
@@ -57,6 +61,7 @@ pub(super) fn start(filter: &Filter) {
         None => registry.with(layer.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr)).try_init(),
     };
     log_panics();
+    left_out
 }
 
 /// Words of a command for people, on standard error; under the journal they have their priority.

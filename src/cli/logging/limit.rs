@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
@@ -38,23 +38,53 @@ pub(super) struct Sample {
     client: Option<String>,
 }
 
+/// What was left out and is not told yet.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct LeftOut(Arc<Mutex<Repeats<Sample>>>);
+
+impl LeftOut {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Repeats::new())))
+    }
+
+    /// Held for moments: nothing is written meanwhile.
+    fn repeats(&self) -> MutexGuard<'_, Repeats<Sample>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how many there were where their while is over. For who has nothing else to say.
+    pub(in crate::cli) fn tell(&self) {
+        let sums = self.repeats().ended(Instant::now());
+        sums.iter().for_each(say);
+    }
+
+    /// Tells all of it: the log ends.
+    pub(in crate::cli) fn tell_all(&self) {
+        let sums = self.repeats().rest(Instant::now());
+        sums.iter().for_each(say);
+    }
+}
+
 /// The layer; `say` is given what is to be told of those that were left out.
 pub(super) struct Limit<Say> {
-    repeats: Mutex<Repeats<Sample>>,
+    left_out: LeftOut,
     say: Say,
 }
 
 impl<Say: Fn(&Sum<Sample>)> Limit<Say> {
     pub(super) fn new(say: Say) -> Self {
-        Self { repeats: Mutex::new(Repeats::new()), say }
+        Self { left_out: LeftOut::new(), say }
+    }
+
+    pub(super) fn left_out(&self) -> LeftOut {
+        self.left_out.clone()
     }
 
     fn judge(&self, event: &Event<'_>, now: Instant) -> Verdict {
         let must = if *event.metadata().level() == Level::ERROR { Must::BeSaidOnce } else { Must::Nothing };
         let kind = kind(event);
         let (verdict, sums) = {
-            // Held for moments: nothing is written meanwhile.
-            let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut repeats = self.left_out.repeats();
             let mut sums = repeats.ended(now);
             let (verdict, forgotten) = repeats.judge(kind, must, now);
             if verdict == Verdict::LeftOutFirst {
@@ -228,7 +258,7 @@ mod tests {
         });
         assert_eq!(written.len(), 6, "{written:?}");
         assert!(written[5].contains("meter-2"));
-        let sums = limit.repeats.lock().unwrap().ended(Instant::now() + Duration::from_secs(60));
+        let sums = limit.left_out.repeats().ended(Instant::now() + Duration::from_secs(60));
         let [sum] = &sums[..] else { panic!("{sums:?}") };
         assert_eq!((sum.left_out, sum.sample.device.as_deref()), (95, Some("meter-1")));
         assert_eq!(sum.sample.text, "device offline device=\"meter-1\" tries=5");
@@ -266,7 +296,7 @@ mod tests {
     #[test]
     fn a_long_line_stands_for_the_others_cut() {
         let (_, limit) = logged(|| (0..6).for_each(|_| tracing::warn!("{}", "ä".repeat(10_000))));
-        let sums = limit.repeats.lock().unwrap().ended(Instant::now() + Duration::from_secs(60));
+        let sums = limit.left_out.repeats().ended(Instant::now() + Duration::from_secs(60));
         assert!(sums[0].sample.text.len() < SAMPLE_BYTES + 8 && sums[0].sample.text.ends_with('…'));
     }
 }

@@ -117,6 +117,12 @@ impl<T> Repeats<T> {
         sums
     }
 
+    /// The sums of all windows, whether they have ended or not: nobody comes back to them.
+    pub(super) fn rest(&mut self, now: Instant) -> Vec<Sum<T>> {
+        let all = self.kinds.drain().chain(self.places.drain());
+        all.filter_map(|(_, mut window)| window.sum(now)).collect()
+    }
+
     /// Judges a line. Also the sum of a kind that had to be forgotten for it.
     pub(super) fn judge(&mut self, kind: Kind, must: Must, now: Instant) -> (Verdict, Option<Sum<T>>) {
         let forgotten = if self.kinds.contains_key(&kind.line) { None } else { self.make_room(now) };
@@ -206,6 +212,8 @@ mod tests {
         assert_eq!(sums.iter().map(|(at, sum)| (*at, sum.left_out)).collect::<Vec<_>>(), [(1000, 35)]);
         assert_eq!(said, [1000, 1001, 1002, 1003, 1004]);
         assert!(repeats.ended(begin + Duration::from_secs(1500)).len() == 1);
+        each_second(&mut repeats, begin, 1500..1520);
+        assert_eq!(repeats.rest(begin + Duration::from_secs(1520)).iter().map(|sum| sum.left_out).sum::<u64>(), 15);
         assert!(repeats.ended(begin + Duration::from_secs(3000)).is_empty() && repeats.kinds.is_empty());
     }
 
