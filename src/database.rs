@@ -98,12 +98,27 @@ impl FileError {
                 Self::Damaged { path, why: error.to_string() }
             }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse { path },
-            _ => Self::Unusable { path, why: error.to_string() },
+            _ => Self::unusable(&path, error),
         }
     }
 
-    fn unusable(path: &Path, error: &io::Error) -> Self {
-        Self::Unusable { path: path.to_owned(), why: error.to_string() }
+    /// SQLite calls a file that belongs to somebody else a "disk I/O error".
+    fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Self {
+        let all = ["", "-wal", "-shm"].map(|suffix| with_suffix(path, suffix));
+        let refused = |file: &&PathBuf| {
+            let wanted = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+            rustix::fs::access(*file, wanted) == Err(rustix::io::Errno::ACCESS)
+        };
+        let why = match (all.iter().find(refused), path.parent()) {
+            (Some(file), Some(folder)) => format!(
+                "this user may not read and write {}; give it to whom its folder belongs: sudo chown --reference={} {}*",
+                file.display(),
+                folder.display(),
+                path.display()
+            ),
+            _ => error.to_string(),
+        };
+        Self::Unusable { path: path.to_owned(), why }
     }
 }
 

@@ -98,7 +98,20 @@ fn wall_us() -> i64 {
     let now = Instant::now();
     let (first, wall_us) = FIRST.get_or_init(|| (now, read_wall_us()));
     let span = |from: Instant, to: Instant| i64::try_from((to - from).as_micros()).unwrap_or(i64::MAX);
-    if now < *first { wall_us - span(now, *first) } else { wall_us + span(*first, now) }
+    let wall_us = if now < *first { wall_us - span(now, *first) } else { wall_us + span(*first, now) };
+    wall_us + SET_BY.get()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How far this thread's wall clock has been set, of a test that shows that nobody minds.
+    static SET_BY: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
+}
+
+/// Sets the wall clock of this thread to microseconds since 1970, as somebody with the right to could at any moment.
+#[cfg(test)]
+pub(crate) fn set_wall(wall_us: i64) {
+    SET_BY.set(SET_BY.get() + wall_us - now().wall_us);
 }
 
 #[cfg(not(test))]

@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
     // Log lines would tear the picture; without a terminal they belong beside it.
     if !(std::io::stdout().is_terminal() && std::io::stderr().is_terminal()) {
-        logging::start(log);
+        let _ = logging::start(log);
     }
     let settings = demo::Settings {
         steady: args.steady,

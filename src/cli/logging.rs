@@ -1,6 +1,12 @@
-//! What is logged and how: to standard error, one line an event. Under journald without times and colours, which it adds.
+//! What is logged and how: to standard error, one line an event, with time and colour. Where systemd's journal reads us, to
+//! the journal itself, with priority and fields; it adds the time.
 
-use std::io::IsTerminal;
+mod journal;
+mod limit;
+mod repeats;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::str::FromStr;
 
 use tracing::Level;
@@ -8,6 +14,11 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::cli::logging::journal::Journal;
+use crate::cli::logging::limit::Limit;
+
+pub(super) use crate::cli::logging::limit::LeftOut;
 
 /// `--log`: a level for this program, or levels by module.
 #[derive(Debug, Clone)]
@@ -34,17 +45,33 @@ impl FromStr for Filter {
     }
 }
 
-/// Starts logging to standard error.
-pub(super) fn start(filter: &Filter) {
-    let journal = crate::systemd::journal_reads_us();
-    let layer = tracing_subscriber::fmt::layer()
-        .compact()
-        .with_target(false)
-        .with_ansi(!journal && std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter.0.clone());
-    let _ = if journal { registry.with(layer.without_time()).try_init() } else { registry.with(layer).try_init() };
+/// Starts logging. What repeats itself is left out, and told by the next line that is logged, or by whoever asks for it.
+pub(super) fn start(filter: &Filter) -> LeftOut {
+    let limit = Limit::new(limit::say);
+    let left_out = limit.left_out();
+    let registry = tracing_subscriber::registry().with(filter.0.clone()).with(limit);
+    let layer = tracing_subscriber::fmt::layer().compact().with_target(false);
+    // A container may have the journal as its standard error without its socket.
+    let _ = match crate::systemd::journal_reads_us().then(|| Journal::at(Path::new(journal::SOCKET))) {
+        Some(Ok(journal)) => registry.with(journal).try_init(),
+        Some(Err(_)) => {
+            let plain = layer.without_time().with_level(false).with_ansi(false).with_writer(journal::ByLevel);
+            registry.with(plain).try_init()
+        }
+        None => registry.with(layer.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr)).try_init(),
+    };
     log_panics();
+    left_out
+}
+
+/// Words of a command for people, on standard error; under the journal they have their priority.
+pub(super) fn complain(level: Level, text: &str) {
+    let text = format!("{text}\n");
+    let _ = if crate::systemd::journal_reads_us() {
+        journal::Prefixed(level).write_all(text.as_bytes())
+    } else {
+        io::stderr().lock().write_all(text.as_bytes())
+    };
 }
 
 /// A panic is one log line with its place, instead of text between the log's lines.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use tracing::Level;
 
 mod apply;
 mod audit;
@@ -185,9 +186,14 @@ fn say(text: &str) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
-/// Prints to standard error.
+/// Prints to standard error: why it did not work.
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    logging::complain(Level::ERROR, text);
+}
+
+/// Prints to standard error: what is done all the same.
+fn caution(text: &str) {
+    logging::complain(Level::WARN, text);
 }
 
 /// Loads the configuration or says every problem it has. Warnings are said either way.
@@ -195,7 +201,7 @@ fn load(file: &ConfigFile) -> Result<crate::config::Loaded, Exit> {
     match crate::config::load(&file.config) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
-                complain(&loaded.warnings.to_string());
+                caution(&loaded.warnings.to_string());
             }
             Ok(loaded)
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::{Exit, complain, say};
+use crate::cli::{Exit, caution, complain, say};
 use crate::control;
 use crate::control::Client;
 use crate::control::client::ClientError;
@@ -55,7 +55,7 @@ pub(super) fn changed(answer: &Value) -> Result<Changed, ClientError> {
 /// Says warnings, and gives what has changed, a line each.
 pub(super) fn told(changed: &Changed) -> String {
     if !changed.warnings.is_empty() {
-        complain(changed.warnings.trim_end());
+        caution(changed.warnings.trim_end());
     }
     if changed.changes.is_empty() { "nothing has changed".to_owned() } else { changed.changes.join("\n") }
 }

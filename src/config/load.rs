@@ -104,7 +104,13 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Report {
         line: 0,
         column: 0,
         message: format!("cannot be read: {error}"),
-        help: "name the configuration file with -c".to_owned(),
+        help: match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "secrets may lie beside it, so it is not for everybody: call it as its owner or group, or by sudo"
+                    .to_owned()
+            }
+            _ => "name the configuration file with -c".to_owned(),
+        },
         excerpt: String::new(),
     });
     report

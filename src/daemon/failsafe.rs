@@ -1,6 +1,6 @@
 //! Keeps how the fail-safes stand over a restart: `failsafe.json` in the state directory, written when one comes into force,
-//! is overridden or ends, which is rare. A file that cannot be read is said and done without: then nothing is put right on a
-//! return, and a commander that is still gone is found out anew.
+//! is overridden or ends, which is rare. A file that cannot be read is said, set aside and done without: then nothing is put
+//! right on a return, and a commander that is still gone is found out anew.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ const FILE: &str = "failsafe.json";
 pub(super) fn open(group: &Group, panics: &Panics, state_dir: &Path) -> watch::Sender<Vec<Note>> {
     let path = state_dir.join(FILE);
     let notes = read(&path).unwrap_or_else(|error| {
-        tracing::warn!("{} cannot be read: {error}; no fail-safe of the last run is known", path.display());
+        let aside = file::set_aside(&path);
+        tracing::warn!("{} cannot be read: {error}; {aside}, no fail-safe of the last run is known", path.display());
         Vec::new()
     });
     let kept = watch::Sender::new(notes.clone());

@@ -1,6 +1,6 @@
 //! The books of the values across restarts: `ledger.json` in the state directory, written when publishing ends and once an
 //! hour, so that flash is spared; a kill costs at most that hour of counts, and what is left adds up all the same. A file
-//! that cannot be read is said and the books begin anew: they are an account, not the values.
+//! that cannot be read is said, set aside, and the books begin anew: they are an account, not the values.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,10 +42,8 @@ impl Kept {
             Ok(Some(books)) => task.continuing(&books),
             Ok(None) => task,
             Err(error) => {
-                tracing::warn!(
-                    "{} cannot be read: {error}; the account of the values begins anew",
-                    kept.path.display()
-                );
+                let (path, aside) = (kept.path.display(), file::set_aside(&kept.path));
+                tracing::warn!("{path} cannot be read: {error}; {aside}, the account of the values begins anew");
                 task
             }
         };
@@ -148,5 +146,20 @@ mod tests {
         assert_eq!(kept.read().unwrap(), Some(books));
         std::fs::write(&kept.path, "{").unwrap();
         assert!(kept.read().is_err());
+    }
+
+    #[test]
+    fn books_that_cannot_be_read_are_set_aside_and_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 1..=2 {
+            let torn = format!("{{\"total\": {n}");
+            std::fs::write(folder.path().join(FILE), &torn).unwrap();
+            let parts = publish::Parts { gateway: "g", devices: &[], points: &[] };
+            let (samples, events, sink) = (mpsc::channel(1).1, mpsc::channel(1).1, mpsc::channel(1).0);
+            let (kept, _) = Kept::open(folder.path(), publish::new(parts, samples, events, sink).1);
+            kept.write(&Books { total: PublishStatus::default(), points: Vec::new() }).unwrap();
+            let aside = folder.path().join(format!("{FILE}.set-aside-{n}"));
+            assert_eq!(std::fs::read_to_string(aside).unwrap(), torn);
+        }
     }
 }

@@ -88,7 +88,8 @@ impl Memory {
         let plant = &*plant;
         let path = plant.state_dir.join(FILE);
         let notes = read(&path).unwrap_or_else(|why| {
-            set_aside(&path, &why);
+            let aside = file::set_aside(&path);
+            tracing::warn!("{} cannot be used: {why}; {aside}, devices are learnt anew", path.display());
             Vec::new()
         });
         let known: ByDevice =
@@ -215,23 +216,6 @@ fn read(path: &Path) -> Result<Vec<Note>, String> {
     }
     let notes: Notes = serde_json::from_slice(&text).map_err(|e| format!("it is damaged ({e})"))?;
     Ok(notes.devices)
-}
-
-/// Moves the file away under a name that does not exist yet, and says so.
-fn set_aside(path: &Path, why: &str) {
-    let name = |n: u32| path.with_file_name(format!("{FILE}.set-aside-{n}"));
-    let aside = (1..).map(name).find(|candidate| !candidate.exists()).unwrap_or_else(|| name(0));
-    let file = path.display();
-    match fs::rename(path, &aside) {
-        Ok(()) => {
-            tracing::warn!("{file} cannot be used: {why}; set aside as {}, devices are learnt anew", aside.display());
-        }
-        Err(error) => {
-            tracing::warn!(
-                "{file} cannot be used: {why}; it cannot be set aside either ({error}), devices are learnt anew"
-            );
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Who takes another configuration: reads and checks it by the code of `check`, compares it with what runs, and lets the
 //! [`Site`] do what differs; one wish after the other. A file that is wrong changes nothing and is told in full, to the
-//! caller, to the log, on `{gateway}/$config` and in the status.
+//! caller, to the log, on `{gateway}/$config`, in a word on `{gateway}/$state/config`, and in the status.
 
 mod apply;
 mod verbs;
@@ -316,7 +316,8 @@ impl Reloader {
         format!("{}{}", super::describe(&self.site.plant, &self.site.broker), self.ready)
     }
 
-    /// For whoever looks later, here and on `{gateway}/$config`.
+    /// For whoever looks later, here and on `{gateway}/$config`; `$state/config` is the word alone, for those who watch states
+    /// and take no JSON. `$state` itself stays what it is, online or offline, because people compare it with these words.
     async fn tell(&self, outcome: ConfigOutcome, changes: &[Change], problems: Vec<String>) {
         let within = self.pending.as_ref().map(|pending| pending.left().as_secs());
         let now = ConfigStatus {
@@ -333,11 +334,17 @@ impl Reloader {
         if let Some(within) = within {
             body["confirm_within_s"] = json!(within);
         }
+        let word = body["outcome"].as_str().unwrap_or_default().to_owned();
         self.status.send_replace(now);
-        let Ok(topic) = TopicName::new(format!("{}/$config", self.site.plant.gateway)) else { return };
-        let message = Message::plain(topic, Bytes::from(body.to_string()), Qos::AtLeastOnce, Retain::Yes);
+        let told = [("$config", body.to_string()), ("$state/config", word)];
+        let messages = told.into_iter().filter_map(|(below, text)| self.retained(below, text)).collect();
         // The broker has ended: so does everything.
-        let _ = self.site.broker.inlet().send(vec![message]).await;
+        let _ = self.site.broker.inlet().send(messages).await;
+    }
+
+    fn retained(&self, below: &str, text: String) -> Option<Message> {
+        let topic = TopicName::new(format!("{}/{below}", self.site.plant.gateway)).ok()?;
+        Some(Message::plain(topic, Bytes::from(text), Qos::AtLeastOnce, Retain::Yes))
     }
 }
 

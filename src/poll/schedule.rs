@@ -84,6 +84,8 @@ pub struct Timetable {
     groups: Vec<Group>,
     zone: TimeZone,
     offset_us: i64,
+    /// By how much the wall clock was set since somebody asked.
+    set_by_us: i64,
 }
 
 impl Timetable {
@@ -93,7 +95,7 @@ impl Timetable {
         clocks: Clocks,
         zone: TimeZone,
     ) -> Self {
-        let mut table = Self { groups: Vec::new(), zone, offset_us: offset(clocks) };
+        let mut table = Self { groups: Vec::new(), zone, offset_us: offset(clocks), set_by_us: 0 };
         for (device, point, schedule) in points {
             match table.groups.iter_mut().find(|g| g.device == device && g.schedule == *schedule) {
                 Some(group) => group.points.push(point),
@@ -108,7 +110,7 @@ impl Timetable {
     /// in the grid that all began with.
     pub fn refit<'a>(&mut self, points: impl Iterator<Item = (DeviceId, PointId, &'a Schedule)>, clocks: Clocks) {
         let mut old = std::mem::replace(self, Self::new(points, clocks, self.zone.clone()));
-        self.offset_us = old.offset_us;
+        (self.offset_us, self.set_by_us) = (old.offset_us, old.set_by_us);
         for group in &mut self.groups {
             let same = old.groups.iter().position(|g| g.device == group.device && g.schedule == group.schedule);
             match same {
@@ -132,6 +134,7 @@ impl Timetable {
     /// that are due; their next turns are set.
     pub fn take_if(&mut self, clocks: Clocks, may: impl Fn(DeviceId, Duration) -> bool) -> Option<Due> {
         if offset(clocks).abs_diff(self.offset_us) > STEP_US.unsigned_abs() {
+            self.set_by_us = self.set_by_us.saturating_add(offset(clocks).saturating_sub(self.offset_us));
             self.offset_us = offset(clocks);
             self.bind_to_wall(clocks);
         }
@@ -159,6 +162,13 @@ impl Timetable {
         let mut all: Vec<Stretched> = self.groups.iter().filter_map(Group::stretched).collect();
         all.sort_by(|a, b| b.factor().total_cmp(&a.factor()));
         all
+    }
+
+    /// By how many microseconds the wall clock was set since the last call, where turns have followed it.
+    pub fn followed(&mut self) -> Option<i64> {
+        let by = std::mem::take(&mut self.set_by_us);
+        let is_bound = self.groups.iter().any(|g| !matches!(g.rule, Rule::Grid(_)));
+        (by != 0 && is_bound).then_some(by)
     }
 
     fn bind_to_wall(&mut self, clocks: Clocks) {
@@ -414,8 +424,20 @@ mod tests {
         assert_eq!(table.next(), Some(Duration::from_millis(116_544)));
         // Somebody sets the clock ahead by 30 s: the next minute is nearer.
         let stepped = Clocks { wall_us: at(60_000).wall_us + 30_000_000, ..at(60_000) };
+        assert_eq!(table.followed(), None);
         assert_eq!(table.take(stepped), None);
         assert_eq!(table.next(), Some(Duration::from_millis(86_544)));
+        assert_eq!((table.followed(), table.followed()), (Some(30_000_000), None), "said once");
+    }
+
+    #[test]
+    fn turns_that_are_not_bound_to_the_wall_clock_follow_nothing() {
+        let mut table = table(&[(A, 1, every(1000))]);
+        table.take(at(0));
+        let stepped = |ms| Clocks { wall_us: 0, ..at(ms) };
+        assert_eq!(table.take(stepped(999)), None);
+        assert_eq!(points(table.take(stepped(1000))), [1]);
+        assert_eq!(table.followed(), None);
     }
 
     #[test]

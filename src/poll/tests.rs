@@ -210,6 +210,60 @@ async fn points_due_together_come_in_one_read_on_a_fixed_grid() {
     assert!(scene.events.recv().await.is_none());
 }
 
+/// Microseconds since 1970 of years that have 365 days.
+fn year(year: i64) -> i64 {
+    (year - 1970) * 365 * 86_400_000_000
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_set_by_days_and_years_costs_no_poll_and_no_value() {
+    let aligned =
+        Point { schedule: Schedule::Every { period: Duration::from_secs(10), align: true }, ..point(1, 2, wire(9)) };
+    let quarter = Schedule::Cron("*/15 * * * * *".into());
+    let cron = Point { schedule: quarter, ..point(1, 3, wire(20)) };
+    let mut scene = scene(&[1], vec![point(1, 1, wire(0)), aligned, cron], |_, request| own_address(request));
+    let (day, now) = (86_400_000_000, crate::time::now().wall_us);
+    let last_of_32_bits = i64::from(i32::MAX) * 1_000_000;
+    // There and back, across the end of 32 bits, to before 1970 and beyond what can be written as a date.
+    let walls = [
+        now + day,
+        now,
+        now - day,
+        now,
+        now + 365 * day,
+        now,
+        now - 365 * day,
+        year(2040),
+        last_of_32_bits - 20_000_000,
+    ];
+    let walls = walls.into_iter().chain([0, -day, year(9000), year(200_000), year(2026)]);
+    let (mut ms, mut seen) = (0, Vec::new());
+    for wall in walls {
+        // Between two turns of the grid.
+        seen.extend(scene.until(ms + 500).await);
+        crate::time::set_wall(wall);
+        ms += 60_000;
+        seen.extend(scene.until(ms + 499).await);
+    }
+    let count = |what: &str| seen.iter().filter(|s| *s == what).count() as u64;
+    assert_eq!(count("1=0"), ms / 1000 + 1, "each second, no more and no less");
+    assert!(seen.iter().all(|s| !s.contains('!')), "no value is lost");
+    // Each minute has its six and four, but for where the clock was set; there they begin at the next full ones.
+    let minutes = ms / 60_000;
+    assert!((minutes * 5..=minutes * 7).contains(&count("2=9")), "{} in {minutes} minutes", count("2=9"));
+    // A pattern has no next time beyond what is a date: one minute of those has none.
+    assert!(((minutes - 1) * 3..=minutes * 5).contains(&count("3=20")), "{} in {minutes} minutes", count("3=20"));
+    let asked: Vec<u64> = scene
+        .asked()
+        .into_iter()
+        .filter(|(_, what)| what == "1 holding 0" || what.contains("0–"))
+        .map(|(ms, _)| ms)
+        .collect();
+    let late: Vec<u64> = asked.iter().copied().filter(|ms| ms % 1000 > 30).collect();
+    assert!(late.is_empty(), "off the grid at {late:?}");
+    assert_eq!(scene.status.borrow().missed_turns, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_block_that_is_refused_is_split_until_the_hole_is_found_and_never_asked_again() {
     let points = vec![point(1, 1, wire(0)), point(1, 2, wire(1)), point(1, 3, wire(2)), point(1, 4, wire(5))];

@@ -15,6 +15,7 @@ use std::time::Duration;
 use self::cursor::Cursor;
 use self::cursor::both;
 use self::cursor::counts;
+use self::limits::Calm;
 pub(super) use self::read::Question;
 pub use self::renew::Leaver;
 use super::Link;
@@ -99,6 +100,8 @@ pub(super) struct Log {
     /// When the last one was, by the monotonic clock, and how many entries had been acknowledged then.
     committed_at: (u64, u64),
     counts: SpoolStatus,
+    /// The wall clock for ages.
+    calm: Calm,
 }
 
 impl Log {
@@ -127,6 +130,7 @@ impl Log {
             pace: Duration::ZERO,
             committed_at: (0, 0),
             counts: SpoolStatus::default(),
+            calm: Calm::default(),
         }
     }
 

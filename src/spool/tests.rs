@@ -97,7 +97,11 @@ fn says(message: &Message) -> String {
 }
 
 fn open(folder: &Path) -> Log {
-    Log::open(settings(folder), upstreams(), 1).unwrap()
+    open_run(folder, 1)
+}
+
+fn open_run(folder: &Path, boot: u64) -> Log {
+    Log::open(settings(folder), upstreams(), boot).unwrap()
 }
 
 fn drain(log: &mut Log, upstream: usize) -> Vec<String> {
@@ -351,6 +355,30 @@ fn max_size_drops_the_oldest_and_alarms_last() {
         log.tick(at(10_000));
         assert!(log.status().disk_bytes < 128 << 10, "shrinks after the drain: {}", log.status().disk_bytes);
     }
+}
+
+#[test]
+fn what_an_earlier_run_left_outlives_a_wall_clock_that_is_set_years_ahead_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open_run(folder.path(), 7);
+    append(&mut log, 0..5);
+    log.close();
+    drop(log);
+    let mut log = open_run(folder.path(), 8);
+    let hour = 3_600_000;
+    // This run's own clock begins anew, an hour later on the wall.
+    let later = |ms: u64| Stamp { mono_us: ms * 1000, ..at(hour + ms) };
+    log.tick(later(0));
+    for years in [1, 13, 500, -1, -30, -500] {
+        let jump = years * 365 * i64::try_from(DAY.as_micros()).unwrap();
+        let set = |ms| Stamp { wall_us: later(ms).wall_us + jump, ..later(ms) };
+        (1000..2000).step_by(100).for_each(|ms| log.tick(set(ms)));
+        assert_eq!(log.status().expired, 0, "{years} years");
+    }
+    log.tick(later(22 * hour));
+    assert_eq!(log.status().expired, 0);
+    log.tick(later(365 * 24 * hour + 24 * hour));
+    assert_eq!(log.status().expired, 5, "as the earliest clock has it, which was a year back");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::status::{DeviceState, LinkState, Recognition, Snapshot};
+use crate::status::{ConfigOutcome, ConfigStatus, DeviceState, LinkState, Recognition, Snapshot};
 
 /// The verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,7 +63,24 @@ pub fn judge(now: &Snapshot) -> Health {
     for (task, count) in &now.panics {
         health.notes.push(format!("task {task} was restarted {count} times after a bug; please report it"));
     }
+    health.notes.extend(of_configuration(&now.config));
     health
+}
+
+/// Where what lies in the file is not what runs.
+fn of_configuration(config: &ConfigStatus) -> Option<String> {
+    match config.outcome {
+        ConfigOutcome::Refused => {
+            let first = config.problems.first().map_or("", String::as_str);
+            let more = config.problems.len().saturating_sub(1);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Some(format!("the last configuration was refused, the one before runs: {first}{more}"))
+        }
+        ConfigOutcome::Pending => {
+            Some("a configuration is on trial: `trunkline confirm` keeps it, `trunkline revert` ends it".to_owned())
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -96,5 +113,22 @@ mod tests {
         let health = judge(&Snapshot { lines: vec![line], ..Snapshot::default() });
         assert_eq!(health.reasons, ["device m2 is another device: vendor is \"B\", expected \"A\""]);
         assert_eq!(health.notes, ["device m1 is offline: no reply"]);
+    }
+    #[test]
+    fn a_file_that_was_refused_and_one_on_trial_are_worth_knowing_and_others_are_not() {
+        let of = |outcome, problems: &[&str]| {
+            let problems = problems.iter().map(|p| (*p).to_owned()).collect();
+            let now = Snapshot {
+                config: ConfigStatus { outcome, problems, ..ConfigStatus::default() },
+                ..Snapshot::default()
+            };
+            let health = judge(&now);
+            assert!(health.is_well());
+            health.notes
+        };
+        let refused = "the last configuration was refused, the one before runs: g.yaml:7:1: no line `x` and 1 more";
+        assert_eq!(of(ConfigOutcome::Refused, &["g.yaml:7:1: no line `x`", "another"]), [refused]);
+        assert_eq!(of(ConfigOutcome::Pending, &[]).len(), 1);
+        assert!(of(ConfigOutcome::Reloaded, &[]).is_empty() && of(ConfigOutcome::Reverted, &["why"]).is_empty());
     }
 }

@@ -233,11 +233,17 @@ class PtyCable:
                     time.sleep(len(data) * CHARACTER)
                     os.write(to[master], data)
 
-    def close(self):
-        os.write(self.waker, b"x")
-        self.thread.join(5)
+    def hang_up(self):
+        """The adapter is pulled out: whoever has its port open is told, and the name is gone."""
+        if self.pairs:
+            os.write(self.waker, b"x")
+            self.thread.join(5)
         for pair in self.pairs:
             for handle in pair:
                 os.close(handle)
+        self.pairs = []
+
+    def close(self):
+        self.hang_up()
         os.close(self.wake)
         os.close(self.waker)

@@ -1,12 +1,18 @@
 """What a person gets wrong, and what the program says then: where, which value, which limit, what to do."""
 
 import os
+import pathlib
+import pty
 import re
+import shutil
 import socket
 import sqlite3
+import subprocess
+import tempfile
 
 import pytest
 
+from gateway import BINARY
 from waiting import eventually
 
 GOOD = """gateway: plant
@@ -148,3 +154,154 @@ def test_a_torn_database_is_set_aside_and_the_gateway_goes_on(make_gateway, port
     assert gateway.saw("spool.db"), gateway.log()
     kept = [p for p in gateway.state.iterdir() if p.name.startswith("spool.db") and p.stat().st_size == 64 * 1024]
     assert kept, list(gateway.state.iterdir())
+
+
+def test_a_gateway_started_twice_is_told_so_and_the_first_runs_on(make_gateway, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port))).start()
+    again = gateway.command("run", "-c", gateway.config, "--socket", gateway.socket)
+    assert again.returncode == 1 and "another trunkline is running" in again.stderr, again.stderr
+    # With a socket of its own it is the databases that say so.
+    again = gateway.command("run", "-c", gateway.config, "--socket", gateway.run_dir / "other.sock")
+    assert again.returncode == 1 and "does another trunkline run?" in again.stderr, again.stderr
+    assert gateway.status()["gateway"] == "plant"
+
+
+def test_a_state_directory_that_cannot_be_made_is_named_with_the_command(make_gateway, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)))
+    shutil.rmtree(gateway.state)
+    gateway.start()
+    assert gateway.state.is_dir(), "a missing one is made"
+    gateway.stop()
+    gateway.variables = {"STATE_DIRECTORY": "/proc/trunkline"}
+    gateway.start(ready=False)
+    assert gateway.exit_code() == 1
+    assert gateway.saw("the state directory /proc/trunkline cannot be used", "sudo install -d"), gateway.log()
+
+
+def test_a_credential_that_is_missing_is_named_with_the_line_of_the_unit(make_gateway):
+    upstream = "upstreams:\n  c: {url: mqtts://h, password: {credential: cloud}, send: [{filter: '#'}]}\n"
+    gateway = make_gateway(GOOD + upstream)
+    place = f"{gateway.config}:13:"
+    without = {name: value for name, value in gateway.environment().items() if name != "CREDENTIALS_DIRECTORY"}
+    for environment in (without, {**without, "CREDENTIALS_DIRECTORY": str(gateway.run_dir)}):
+        done = subprocess.run([BINARY, "run", "-c", gateway.config], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 78 and place in done.stderr, done.stderr
+        assert "no credential `cloud`" in done.stderr and "LoadCredential=cloud:" in done.stderr, done.stderr
+    (gateway.run_dir / "cloud").write_text("hunter2\n")
+    done = subprocess.run([BINARY, "check", "-c", gateway.config], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and "hunter2" not in done.stdout + done.stderr, done.stderr
+
+
+def test_books_that_are_torn_are_set_aside_by_name(make_gateway, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)))
+    (gateway.state / "ledger.json").write_text('{"total": {"pol')
+    (gateway.state / "failsafe.json").write_text("[{")
+    gateway.start()
+    gateway.stop()
+    for name, text in (("ledger.json", '{"total": {"pol'), ("failsafe.json", "[{")):
+        assert gateway.saw(name, "set aside as", f"{name}.set-aside-1"), gateway.log()
+        assert (gateway.state / f"{name}.set-aside-1").read_text() == text
+    gateway.start()
+    assert not gateway.saw("set aside"), "said once"
+
+
+class Nobody:
+    """A user without rights, in a folder that he may enter; whoever runs the tests has too many."""
+
+    ID = 65534
+
+    def __init__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tl-nobody-"))
+        os.chmod(self.folder, 0o755)
+        # By its handle, because the folder it was built in may be closed to him.
+        self.binary = os.open(BINARY, os.O_RDONLY)
+
+    def run(self, *arguments, **environment):
+        return subprocess.Popen(
+            ["trunkline", *map(str, arguments)], executable=f"/proc/self/fd/{self.binary}", pass_fds=[self.binary],
+            user=self.ID, group=self.ID, extra_groups=[], cwd=self.folder, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={"PATH": os.environ["PATH"], "NO_COLOR": "1", **environment})
+
+    def says(self, *arguments, **environment):
+        with self.run(*arguments, **environment) as process:
+            said, _ = process.communicate(timeout=60)
+        return process.returncode, said
+
+    def own(self, name):
+        path = self.folder / name
+        path.mkdir()
+        os.chown(path, self.ID, self.ID)
+        return path
+
+    def write(self, text, mode=0o644):
+        path = self.folder / "gateway.yaml"
+        path.write_text(text)
+        os.chmod(path, mode)
+        return path
+
+    def stop(self):
+        os.close(self.binary)
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture
+def nobody(begin):
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    return begin(Nobody())
+
+
+def test_a_configuration_that_this_user_may_not_read_is_said_to_be_that(nobody):
+    config = nobody.write(GOOD, 0o600)
+    code, said = nobody.says("check", "-c", config)
+    assert code == 78 and "Permission denied" in said and "sudo" in said and "-c" not in said, said
+
+
+def test_a_state_directory_of_somebody_else_is_named(nobody):
+    state = nobody.folder / "state"
+    state.mkdir()
+    config = nobody.write(GOOD)
+    code, said = nobody.says("run", "-c", config, "--socket", nobody.own("run") / "s", STATE_DIRECTORY=str(state))
+    assert code == 1 and f"the state directory {state} cannot be used" in said and "STATE_DIRECTORY" in said, said
+
+
+def test_databases_that_root_has_left_behind_are_named_with_the_command(nobody, make_gateway, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)), state=nobody.folder / "state")
+    gateway.start()
+    gateway.stop()
+    os.chown(gateway.state, Nobody.ID, Nobody.ID)
+    config = nobody.write(gateway.config.read_text())
+    code, said = nobody.says("run", "-c", config, "--socket", nobody.own("run") / "s", STATE_DIRECTORY=str(gateway.state))
+    assert code == 1 and "sudo chown --reference=" in said and "spool.db" in said, said
+
+
+def test_a_serial_port_without_permission_names_its_group_and_the_command(nobody, port):
+    _, near = pty.openpty()
+    path = os.ttyname(near)
+    os.chown(path, 0, 20)
+    os.chmod(path, 0o660)
+    config = nobody.write(GOOD.replace("18830", str(port)).replace("{tcp: 127.0.0.1:1502}", f"{{serial: {path}, baud: 9600, format: 8N1}}"))
+    socket_path = nobody.own("run") / "s"
+    with nobody.run("run", "-c", config, "--socket", socket_path, STATE_DIRECTORY=str(nobody.own("state"))) as process:
+        said = next(line for line in process.stdout if "no permission" in line)
+        process.terminate()
+    assert path in said and re.search(r"it belongs to group (\w+); sudo usermod -aG \1 ", said), said
+
+
+def test_who_may_not_write_beside_the_configuration_cannot_confirm_and_nothing_is_lost(nobody, make_gateway, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)))
+    os.chmod(gateway.folder.parent, 0o755)
+    gateway.start()
+    os.chmod(gateway.run_dir, 0o755)
+    os.chmod(gateway.socket, 0o666)
+    new = nobody.write(gateway.config.read_text().replace("every: 1s", "every: 2s"))
+    os.chmod(gateway.config, 0o644)
+    code, said = nobody.says("apply", new, "--confirm", "10m", "--socket", gateway.socket)
+    assert code == 0, said
+    code, said = nobody.says("confirm", "--socket", gateway.socket)
+    assert code == 1 and "cannot be written" in said and "sudo trunkline confirm" in said, said
+    assert gateway.status()["config"]["outcome"] == "pending", "the trial goes on"
+    assert "every: 1s" in gateway.config.read_text()
+    assert gateway.ask("confirm").returncode == 0
+    assert "every: 2s" in gateway.config.read_text()

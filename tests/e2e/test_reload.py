@@ -116,13 +116,20 @@ def test_a_broken_file_changes_nothing_and_everybody_is_told(site, witness):
     assert "nothing was changed" in done.stderr
     told = eventually(lambda: (t := config_told(near))["outcome"] == "refused" and t, hoped="it is told on $config")
     assert len(told["problems"]) >= 2 and any("gateway.yaml:7:" in p for p in told["problems"])
+    eventually(lambda: near.last("plant/$state/config") == b"refused", hoped="and in a word among the states")
+    assert near.last("plant/$state") == b"online", "which is about something else"
     assert site.gateway.saw("not reloaded", "gateway.yaml:7:")
     assert site.gateway.status()["config"]["outcome"] == "refused"
+    status = site.gateway.ask("status")
+    assert status.returncode == 1 and "was refused, the one before runs" in status.stdout, status.stdout
     at = len(near.by_topic["plant/b/v"])
     eventually(lambda: len(near.by_topic["plant/b/v"]) > at + 2, hoped="what ran runs on")
     site.write()
     assert site.gateway.ask("reload").stdout == "nothing has changed\n"
     eventually(lambda: config_told(near)["outcome"] == "reloaded", hoped="that it is mended is told too")
+    eventually(lambda: near.last("plant/$state/config") == b"reloaded", hoped="in a word as well")
+    assert site.gateway.ask("status").returncode == 0
+    assert not near.by_topic["plant/$state"], "what is retained is not said again"
 
 
 def test_a_broken_file_at_a_hang_up_is_told_in_the_log_and_on_config(site, witness):

@@ -154,7 +154,7 @@ impl Checker {
             self.reader.warn(
                 roots[0].at,
                 "there are no `devices`: only the broker would run",
-                "see config/gateway.yaml",
+                "they say what is polled; a whole example lies in /usr/share/doc/trunkline/examples, or in config/ of the sources",
             );
         }
         let section = self.once(roots, "broker");

@@ -177,18 +177,20 @@ impl Checker {
         let found = match kind.as_str() {
             "file" => read_secret(&self.beside(*at, &from)),
             "env" => std::env::var(&from).map_err(|_| format!("the environment has no `{from}`")),
-            "credential" => match std::env::var("CREDENTIALS_DIRECTORY") {
-                Ok(folder) => read_secret(&std::path::Path::new(&folder).join(&from)),
-                Err(_) => {
-                    Err(format!("no credential `{from}`: the service manager handed none over (LoadCredential=)"))
-                }
-            },
+            "credential" => credential(&from),
             other => {
                 self.reader.error(*at, format!("unknown key `{other}`"), HELP);
                 return None;
             }
         };
-        found.map(Secret::new).map_err(|why| self.reader.error(value.at, why, "")).ok()
+        let help = match kind.as_str() {
+            "credential" => format!(
+                "the unit hands it over: `LoadCredential={from}:/etc/trunkline/{from}` below [Service] in systemctl edit trunkline, \
+                 then a restart; by hand, put it into a folder and begin the command with CREDENTIALS_DIRECTORY=FOLDER"
+            ),
+            _ => String::new(),
+        };
+        found.map(Secret::new).map_err(|why| self.reader.error(value.at, why, help)).ok()
     }
 
     fn tls(&mut self, node: &Node, endpoints: &[Endpoint]) -> Tls {
@@ -226,6 +228,18 @@ impl Checker {
 fn read_secret(path: &std::path::Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// systemd.exec(5): a file of this name in a folder that only the service sees.
+fn credential(name: &str) -> Result<String, String> {
+    let Ok(folder) = std::env::var("CREDENTIALS_DIRECTORY") else {
+        return Err(format!("no credential `{name}`: the service manager handed none over"));
+    };
+    let file = std::path::Path::new(&folder).join(name);
+    if !file.exists() {
+        return Err(format!("no credential `{name}` among those that the service manager handed over"));
+    }
+    read_secret(&file)
 }
 
 fn parse_url(text: &str) -> Option<Endpoint> {

@@ -31,6 +31,10 @@ impl PollTask {
             Some(overload::Change::Ends) => tracing::info!(line = %self.line.name, "all periods are met again"),
             None => {}
         }
+        if let Some(by_us) = self.agenda.table.followed() {
+            let by = format_args!("{:+.1}", by_us as f64 / 1e6).to_string();
+            tracing::info!(line = %self.line.name, by_s = by, "the wall clock was set: aligned and cron turns follow it");
+        }
         self.status.send_replace(snapshot);
         self.lessons.note(self.members.iter().map(Member::taught));
     }

@@ -305,6 +305,7 @@ impl Log {
 
     /// Drops rows older than `max_age`.
     pub(super) fn expire(&mut self, now: Stamp) {
+        let now = self.calm.reckon(now);
         loop {
             let Some(disk) = &self.disk else { return };
             if disk.rows == 0 {
@@ -345,6 +346,25 @@ const fn class(content: &Content) -> Option<Class> {
     match content {
         Content::Message(message) => Some(message.class),
         Content::Gap(_) => None,
+    }
+}
+
+/// A wall clock that may be set at any moment, for ages that reach back before this run. The earliest reckoning counts: set
+/// ahead by a year for an hour, the clock must not cost what waits, and what is kept too long is no harm.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Calm {
+    /// When this run began, by the earliest clock that was ever set.
+    began_us: Option<i64>,
+}
+
+impl Calm {
+    fn reckon(&mut self, now: Stamp) -> Stamp {
+        let mono = i64::try_from(now.mono_us).unwrap_or(i64::MAX);
+        if now.wall_us >= CLOCK_SET {
+            let began = now.wall_us.saturating_sub(mono);
+            self.began_us = Some(self.began_us.map_or(began, |was| was.min(began)));
+        }
+        Stamp { wall_us: self.began_us.map_or(now.wall_us, |began| began.saturating_add(mono)), ..now }
     }
 }
 
