@@ -117,6 +117,8 @@ class Cable:
                 far = socket.create_connection(self.target, 5)
             except OSError:
                 return
+            # The time was for the connection. A cable does not mind silence.
+            far.settimeout(None)
             with self.lock:
                 self.pairs.append((near, far))
             threading.Thread(target=self._carry, args=(near, far, self.towards_cloud), daemon=True).start()

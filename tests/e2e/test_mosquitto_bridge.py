@@ -26,8 +26,11 @@ class Bridge:
     def __init__(self, folder, remote, version):
         self.port = free_port()
         self.config = folder / "bridge.conf"
+        # What finds no room in its window is overtaken there. With MQTT 5 it does not keep to ours if its own is larger.
+        window = "max_inflight_messages 65535\n" if version == "mqttv311" else ""
         self.config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
+            f"{window}"
             f"connection site\naddress 127.0.0.1:{remote}\nbridge_protocol_version {version}\ncleansession false\n"
             f"remote_username {USER[0]}\nremote_password {USER[1]}\nremote_clientid site-bridge\n"
             # It keeps itself to its remote: a second and no more between two tries.
@@ -151,7 +154,7 @@ def test_mosquitto_bridges_into_us_with_mqtt_5(site):
     site.up.say("up", range(third))
     site.down.say("down", range(third))
     complete(site.there, "down", third - 1)
-    assert numbers(site.there, "down2/n") == list(range(third))
+    assert sorted(numbers(site.there, "down2/n")) == list(range(third))
     site.up.burst("up", range(third, 2 * third))
     site.cable.cut()
     site.gone()
@@ -163,4 +166,5 @@ def test_mosquitto_bridges_into_us_with_mqtt_5(site):
     complete(site.there, "down", COUNT - 1)
     for qos in (1, 2):
         in_order(site.here, f"up{qos}/n", COUNT)
-        assert numbers(site.there, f"down{qos}/n") == list(range(COUNT))
+        # In which order it hands them on is its own matter here.
+        assert sorted(numbers(site.there, f"down{qos}/n")) == list(range(COUNT))
