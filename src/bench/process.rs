@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the gateway says when listeners are bound and lines run.
 const READY: &str = "broker on ";
 
-/// What a thread that panics says, whoever catches it.
-const PANIC: &str = "panicked at";
+/// What the gateway logs of a thread that panics, whoever catches it.
+const PANIC: &str = "panic: ";
 
 /// A running gateway.
 #[derive(Debug)]

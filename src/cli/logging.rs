@@ -41,7 +41,8 @@ impl FromStr for Filter {
         for part in bare {
             LevelFilter::from_str(part).map_err(|_| hint.to_owned())?;
         }
-        Ok(Self(targets))
+        // How many were left out of what was asked for is part of it.
+        Ok(Self(targets.with_target(limit::SUMS, LevelFilter::INFO)))
     }
 }
 
@@ -101,6 +102,7 @@ mod tests {
         let Filter(targets) = "warn,trunkline::bus=trace".parse().unwrap();
         assert!(targets.would_enable("trunkline::bus::line", &Level::TRACE));
         assert!(!targets.would_enable("trunkline::poll", &Level::INFO));
+        assert!(targets.would_enable(limit::SUMS, &Level::INFO), "how many of the bus's lines were left out");
         assert!("loud".parse::<Filter>().is_err());
     }
 }

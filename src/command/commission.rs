@@ -27,6 +27,8 @@ use crate::config::plant::Line;
 use crate::message::Origin;
 use crate::time;
 
+/// Where every use is logged: no limit of repeated lines holds there.
+pub(super) const LOG: &str = "trunkline::raw";
 /// Most parts of one identification: 256 objects of some bytes each need fewer.
 const PARTS: usize = 64;
 
@@ -58,7 +60,7 @@ pub(super) async fn perform(
     }
     let (word, body) = raw::told(raw, &reply);
     let outcome = reply.err().map_or_else(|| word.to_owned(), |error| error.to_string());
-    tracing::info!(line, who, request = raw.words(), outcome, "raw access");
+    tracing::info!(target: LOG, line, who, request = raw.words(), outcome, "raw access");
     Outcome::Raw { word, body }
 }
 
@@ -91,7 +93,7 @@ pub async fn ask(seat: &Seat, line: &Line, asked: &Json, (audit, who): (&Audit, 
 
 /// Leaves word of a request through the control socket that is refused.
 pub fn refuse((line, asked): (&str, &Json), why: &str, (audit, who): (&Audit, &str)) {
-    tracing::info!(line, who, reason = why, "raw access refused");
+    tracing::info!(target: LOG, line, who, reason = why, "raw access refused");
     let outcome = json!({ "result": "refused", "reason": why, "time": time::now().rfc3339() });
     audit.note(record::unread_at_the_gateway(who, line, asked), &outcome.to_string());
 }

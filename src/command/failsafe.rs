@@ -49,7 +49,7 @@ pub(super) enum Look {
 /// What happened to a point that has a fail-safe, in the order in which it happened on its line.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum News {
-    /// This is what the point holds, right before a write of ours: to be noted before that is done.
+    /// This is what the point holds, right before a write of ours: to be noted as soon as the disk takes it.
     Looked(PointId, Value),
     /// A write of ours has ended; with what the point held before, where that was looked up.
     Own(PointId, Ticket, End, Option<Value>),

@@ -51,6 +51,13 @@ pub(super) async fn batch(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>
     Outcome::Batch(changes.iter().map(|change| Arc::clone(&change.target.point.name)).zip(outcomes).collect())
 }
 
+/// What is told of all where nothing stands in the way of any but what passes: the id of a batch must stay free then.
+fn all_may_be_asked_again<T>(judged: &[Result<T, Outcome>]) -> Option<Outcome> {
+    let mut wrong = judged.iter().filter_map(|one| one.as_ref().err());
+    let first = wrong.next()?;
+    (first.is_later() && wrong.all(Outcome::is_later)).then(|| first.clone())
+}
+
 async fn all(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Vec<Outcome> {
     let mut judged = Vec::with_capacity(changes.len());
     for change in changes {
@@ -58,6 +65,9 @@ async fn all(desk: &Desk, changes: &[Change], leave: &mut Leave<'_>) -> Vec<Outc
             return vec![outcome; changes.len()];
         }
         judged.push(judge(&desk.bus, change, leave).await);
+    }
+    if let Some(later) = all_may_be_asked_again(&judged) {
+        return vec![later; changes.len()];
     }
     if judged.iter().any(Result::is_err) {
         let untouched = || Outcome::Refused("not written: another of the batch was refused".to_owned());

@@ -256,7 +256,7 @@ impl CommandTask {
         if let [line, RAW] = levels[..] {
             let refused = |refused: &Refused| {
                 let (who, reason) = (commission::who(message.from.as_deref()), &refused.1);
-                tracing::info!(line, who, %reason, "raw access refused");
+                tracing::info!(target: commission::LOG, line, who, %reason, "raw access refused");
             };
             return self.raw(line, message, came).inspect_err(refused);
         }

@@ -24,8 +24,10 @@ const SUBJECTS: &[&str] = &[
 const SAMPLE_BYTES: usize = 240;
 /// The log of a line has a limit of its own, and a person who reads it.
 const WIRE: &str = "trunkline::wire";
+/// Every use of raw access is told: who read what stands nowhere else.
+const RAW: &str = "trunkline::raw";
 /// Of the sums themselves.
-const SUMS: &str = "trunkline::repeated";
+pub(super) const SUMS: &str = "trunkline::repeated";
 
 /// The first line that was left out of a window.
 #[derive(Debug, Clone)]
@@ -101,7 +103,7 @@ impl<Say: Fn(&Sum<Sample>)> Limit<Say> {
 impl<S: Subscriber, Say: Fn(&Sum<Sample>) + 'static> Layer<S> for Limit<Say> {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        let is_wanted = *metadata.level() > Level::INFO || matches!(metadata.target(), WIRE | SUMS);
+        let is_wanted = *metadata.level() > Level::INFO || matches!(metadata.target(), WIRE | RAW | SUMS);
         is_wanted || self.judge(event, Instant::now()) == Verdict::Said
     }
 }
