@@ -21,11 +21,11 @@ use super::packet::Fault;
 use super::packet::encode;
 use super::packet::encode::ConnAck;
 use super::queue::Bounds;
-use super::queue::MAX_IN_FLIGHT;
 use super::retained::Retained;
 use super::router::Match;
 use super::router::Router;
 use super::seat::Seat;
+use super::session::MAX_UNRELEASED;
 use super::slab::Slab;
 use super::sys::Loads;
 use super::traffic::Counts;
@@ -162,7 +162,7 @@ impl Core {
             session_present: false,
             assigned_id: assigned.then(|| Arc::clone(&client_id)),
             keep_alive: (keep_alive != asked).then_some(keep_alive),
-            receive_maximum: MAX_IN_FLIGHT,
+            receive_maximum: MAX_UNRELEASED,
             alias_maximum: MAX_ALIASES,
             packet_maximum: u32::try_from(limits.packet).unwrap_or(u32::MAX),
         };

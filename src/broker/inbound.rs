@@ -15,11 +15,11 @@ use super::packet::Subscribe;
 use super::packet::Unsubscribe;
 use super::packet::Wanted;
 use super::packet::encode;
-use super::queue::MAX_IN_FLIGHT;
 use super::queue::Queue;
 use super::queue::Told;
 use super::router::Subscriber;
 use super::router::Subscription;
+use super::session::MAX_UNRELEASED;
 use super::session::Subscribed;
 use crate::message::Class;
 use crate::message::Message;
@@ -86,7 +86,7 @@ impl Core {
                 self.answer(key, 5, id, Code::SUCCESS);
                 return Ok(());
             }
-            if v5 && known.1 >= usize::from(MAX_IN_FLIGHT) {
+            if v5 && known.1 >= usize::from(MAX_UNRELEASED) {
                 let code = Code::RECEIVE_MAXIMUM_EXCEEDED;
                 return Err(Fault { code, why: "more unreleased messages than the receive maximum" });
             }

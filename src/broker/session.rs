@@ -94,6 +94,10 @@ struct OnDisk {
     replays_before: Vec<Cursor>,
 }
 
+/// Messages of QoS 2 that a client may leave half sent, which is two bytes each: a Mosquitto that bridges with MQTT 5 sends
+/// all that waited (a thousand, if it is not told otherwise) when it is back, whatever it is allowed.
+pub(super) const MAX_UNRELEASED: u16 = 2000;
+
 /// One client's state.
 #[derive(Debug)]
 pub struct Session {
