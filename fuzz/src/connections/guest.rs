@@ -74,8 +74,10 @@ impl Guest {
                     answers.extend([if said.qos() == 1 { 0x40 } else { 0x50 }, 2, high, low]);
                 }
                 (6, _) => {
-                    // Of an earlier connection, perhaps.
-                    self.open.insert(said.id);
+                    // Of an earlier connection, perhaps; or word that nothing is known of what it acknowledges.
+                    if rest[..length].get(4) != Some(&0x92) {
+                        self.open.insert(said.id);
+                    }
                     answers.extend([0x70, 2, high, low]);
                 }
                 _ => {}
