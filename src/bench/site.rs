@@ -119,9 +119,9 @@ impl Site {
                     act += 1;
                 }
             }
-            let look = scene.look(begun.elapsed(), before, heard)?;
-            before = (look.at, scene.gateway.used()?);
-            outcome.looks.push(look);
+            let now = (begun.elapsed(), scene.gateway.used()?);
+            outcome.looks.push(scene.look(now, before, heard)?);
+            before = now;
         }
         outcome.panics = scene.gateway.panics();
         scene.gateway.stop()?;
@@ -204,8 +204,9 @@ impl Scene {
         }
     }
 
-    fn look(&self, at: Duration, before: (Duration, Duration), heard: u64) -> io::Result<Look> {
-        let lasted = at - before.0;
+    /// Each moment with the processor time that the gateway had used by then.
+    fn look(&self, now: (Duration, Duration), before: (Duration, Duration), heard: u64) -> io::Result<Look> {
+        let (at, lasted) = (now.0, now.0 - before.0);
         let id = self.gateway.id();
         #[expect(clippy::cast_precision_loss, reason = "counts of values, far below 2^52")]
         let values_per_s = heard as f64 / lasted.as_secs_f64();
@@ -216,7 +217,7 @@ impl Scene {
             threads: fs::read_dir(format!("/proc/{id}/task"))?.count(),
             kept: kept(&self.folder)?,
             values_per_s,
-            load: (self.gateway.used()? - before.1).div_duration_f64(lasted),
+            load: (now.1 - before.1).div_duration_f64(lasted),
         })
     }
 

@@ -1,7 +1,7 @@
 //! `trunkline apply`, `confirm` and `revert`: a configuration on trial. The gateway runs it; its file is put in place here,
 //! with the rights of whoever confirms, and not before.
 
-mod place;
+pub(super) mod place;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -329,8 +329,7 @@ fn poll(args: &FleetArguments) -> Result<(), String> {
         outcome.values_per_s,
         outcome.arrived * 1e2
     ));
-    let head = [("", Align::Left), ("LIMIT", Align::Right), ("MEASURED", Align::Right), ("RATIO", Align::Right)];
-    say(render(&head, &fleet_rows(&fleet, &outcome)).trim_end());
+    say(render(&LIMIT_HEAD, &fleet_rows(&fleet, &outcome)).trim_end());
     say(&format!(
         "memory: heap and stacks {}, program and other files {}, at most {}; bench itself {:.1} % of a core",
         bytes(outcome.memory.anonymous),
@@ -341,15 +340,16 @@ fn poll(args: &FleetArguments) -> Result<(), String> {
     Ok(())
 }
 
+/// Of a table that holds figures against their limits.
+const LIMIT_HEAD: [(&str, Align); 4] =
+    [("", Align::Left), ("LIMIT", Align::Right), ("MEASURED", Align::Right), ("RATIO", Align::Right)];
+
+fn limit_row(what: &str, limit: f64, measured: f64, unit: &str) -> Vec<String> {
+    let ratio = format!("{:.2}", measured / limit);
+    vec![what.to_owned(), format!("{limit} {unit}"), format!("{measured:.2} {unit}"), ratio]
+}
+
 fn fleet_rows(fleet: &Fleet, outcome: &fleet::Outcome) -> Vec<Vec<String>> {
-    let row = |what: &str, limit: f64, measured: f64, unit: &str| {
-        vec![
-            what.to_owned(),
-            format!("{limit} {unit}"),
-            format!("{measured:.2} {unit}"),
-            format!("{:.2}", measured / limit),
-        ]
-    };
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     // 4 % at 5,000 values/s, 40 % at 50,000: what the values cost grows with them.
     let load = (fleet.rate() / 5_000.0 * 4.0).round();
@@ -358,15 +358,15 @@ fn fleet_rows(fleet: &Fleet, outcome: &fleet::Outcome) -> Vec<Vec<String>> {
     let (between, period) = (&outcome.between, fleet.period);
     let off = |time: Duration| ms(time.abs_diff(period)) / ms(period) * 1e2;
     vec![
-        row("processor, of one core", load, outcome.load * 1e2, "%"),
-        row("memory, resident", 20.0, megabytes, "MB"),
-        row("mean period, worst topic off by", 1.0, outcome.worst_period * 1e2, "%"),
-        row("single periods, p99 off by", 1.0, off(between.p99), "%"),
-        row("single periods, longest off by", 1.0, off(between.longest), "%"),
-        row("age from the device's answer, p50", 15.0, ms(outcome.age.median), "ms"),
-        row("age from the device's answer, p99", 50.0, ms(outcome.age.p99), "ms"),
-        row("age by the value's own time, p50", 15.0, ms(outcome.behind.median), "ms"),
-        row("age by the value's own time, p99", 50.0, ms(outcome.behind.p99), "ms"),
+        limit_row("processor, of one core", load, outcome.load * 1e2, "%"),
+        limit_row("memory, resident", 20.0, megabytes, "MB"),
+        limit_row("mean period, worst topic off by", 1.0, outcome.worst_period * 1e2, "%"),
+        limit_row("single periods, p99 off by", 1.0, off(between.p99), "%"),
+        limit_row("single periods, longest off by", 1.0, off(between.longest), "%"),
+        limit_row("age from the device's answer, p50", 15.0, ms(outcome.age.median), "ms"),
+        limit_row("age from the device's answer, p99", 50.0, ms(outcome.age.p99), "ms"),
+        limit_row("age by the value's own time, p50", 15.0, ms(outcome.behind.median), "ms"),
+        limit_row("age by the value's own time, p99", 50.0, ms(outcome.behind.p99), "ms"),
     ]
 }
 

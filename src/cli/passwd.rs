@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::broker::hash_password;
+use crate::cli::apply::place::take_after;
 use crate::cli::{Exit, complain, say};
 use crate::config::users;
 
@@ -76,20 +77,15 @@ fn write(path: &Path, all: &BTreeMap<String, String>) -> io::Result<()> {
 /// To whom the file before it belonged; a new one to its folder's group, which is the daemon's: root writes it, and another user
 /// reads it.
 fn give(file: &File, path: &Path) -> io::Result<()> {
-    let now = file.metadata()?;
-    let (uid, gid) = match std::fs::metadata(path) {
-        Ok(old) => {
-            file.set_permissions(old.permissions())?;
-            (old.uid(), old.gid())
-        }
+    match std::fs::metadata(path) {
+        Ok(old) => take_after(file, &old),
         // Only root can, and only root needs to.
-        Err(_) if now.uid() != 0 => return Ok(()),
+        Err(_) if file.metadata()?.uid() != 0 => Ok(()),
         Err(_) => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (now.uid(), std::fs::metadata(folder)?.gid())
+            fchown(file, None, Some(std::fs::metadata(folder)?.gid()))
         }
-    };
-    if (uid, gid) == (now.uid(), now.gid()) { Ok(()) } else { fchown(file, Some(uid), Some(gid)) }
+    }
 }
 
 fn ask() -> Result<String, String> {

@@ -54,14 +54,19 @@ pub(super) fn put(path: &Path, text: &str) -> io::Result<Option<Placed>> {
 fn write(path: &Path, text: &[u8], old: &fs::Metadata) -> io::Result<()> {
     let mode = old.mode() & 0o7777;
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    take_after(&file, old)?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+/// Gives a file the owner and the mode of the one whose place it takes.
+pub(in crate::cli) fn take_after(file: &fs::File, old: &fs::Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
         // Only root can; without it the gateway might not be able to read its file at the next start.
-        std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))?;
     }
-    file.set_permissions(old.permissions())?;
-    file.write_all(text)?;
-    file.sync_all()
+    file.set_permissions(old.permissions())
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

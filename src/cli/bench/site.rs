@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::runtime::Builder;
 
+use super::LIMIT_HEAD;
+use super::limit_row;
+use super::median;
 use super::text;
 use crate::bench::site::Done;
 use crate::bench::site::Look;
@@ -83,20 +86,16 @@ fn looks(looks: &[Look]) -> String {
 }
 
 fn limits(outcome: &Outcome) -> String {
-    let row = |what: &str, limit: f64, measured: f64, unit: &str| {
-        let ratio = format!("{:.2}", measured / limit);
-        vec![what.to_owned(), format!("{limit} {unit}"), format!("{measured:.2} {unit}"), ratio]
-    };
     let last = outcome.looks.last().copied().unwrap_or_default();
     #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
     let resident = last.memory.resident as f64;
+    let mut loads: Vec<f64> = outcome.looks.iter().map(|look| look.load).collect();
     let rows = [
-        row("memory, resident", MEMORY / 1e6, resident / 1e6, "MB"),
-        row("processor, of one core", LOAD * 1e2, middle(outcome.looks.iter().map(|l| l.load).collect()) * 1e2, "%"),
-        row("start to first value", FIRST_VALUE, outcome.first_value.as_secs_f64(), "s"),
+        limit_row("memory, resident", MEMORY / 1e6, resident / 1e6, "MB"),
+        limit_row("processor, of one core", LOAD * 1e2, median(&mut loads) * 1e2, "%"),
+        limit_row("start to first value", FIRST_VALUE, outcome.first_value.as_secs_f64(), "s"),
     ];
-    let head = [("", Align::Left), ("LIMIT", Align::Right), ("MEASURED", Align::Right), ("RATIO", Align::Right)];
-    render(&head, &rows)
+    render(&LIMIT_HEAD, &rows)
 }
 
 /// The highest of the second quarter beside the highest of the last: the first is still filling what is bounded.
@@ -124,11 +123,6 @@ fn growth(looks: &[Look]) -> String {
         ("RATIO", Align::Right),
     ];
     render(&head, &rows)
-}
-
-fn middle(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of.get(of.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]
