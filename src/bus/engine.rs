@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bus::Data;
@@ -97,6 +98,8 @@ pub(super) struct Engine {
     early_alone: u8,
     /// Told what passes.
     pub(super) tap: Tap,
+    /// Written at every step: what is sent, each wait that begins or ends. None is longer than a timeout.
+    pub(super) pulse: watch::Sender<()>,
     /// What happened so far.
     pub(super) counts: WireCounts,
     /// Wire time used so far.
@@ -130,6 +133,7 @@ impl Engine {
             has_wire: true,
             early_alone: 0,
             tap: Tap::new(line),
+            pulse: watch::Sender::new(()),
             counts: WireCounts::default(),
             busy: Duration::ZERO,
             in_vain: Duration::ZERO,
@@ -206,6 +210,10 @@ impl Engine {
         *counter += 1;
     }
 
+    pub(super) fn moved(&self) {
+        self.pulse.send_replace(());
+    }
+
     async fn send(&mut self, link: &mut Link, frame: &[u8]) -> Result<(), Miss> {
         if self.by.is_some_and(|by| Instant::now() > by) {
             return Err(Miss::TooLate);
@@ -214,7 +222,9 @@ impl Engine {
         self.counts.requests += 1;
         self.counts.bytes_out += frame.len() as u64;
         let bound = self.timing.of(frame.len()) + self.timeout;
-        match tokio::time::timeout(bound, link.write(frame)).await {
+        let written = tokio::time::timeout(bound, link.write(frame)).await;
+        self.moved();
+        match written {
             Ok(written) => Ok(written?),
             Err(_) => Err(Miss::Gone("takes no bytes any more".to_owned())),
         }

@@ -37,16 +37,18 @@ pub(crate) fn bus(mut answer: impl FnMut(Asked) -> (Duration, Result<Data, BusEr
     let (urgent, _) = mpsc::channel(1);
     let (reads, mut queue) = mpsc::channel::<Job>(4);
     let (status, seen) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
+    let (beat, pulse) = watch::channel(());
     tokio::spawn(async move {
         while let Some(job) = queue.recv().await {
             let (took, result) = answer(asked(&job));
             tokio::time::sleep(took).await;
             status.send_modify(|s| s.busy += took);
+            beat.send_replace(());
             let reply = result.map(|data| Reply { data, arrived: Instant::now(), turnaround: took.min(THINKS) });
             let _ = job.done.send(reply);
         }
     });
-    Bus { urgent, reads, retries: 0, status: seen, tap: Tap::default() }
+    Bus { urgent, reads, retries: 0, status: seen, pulse, tap: Tap::default() }
 }
 
 /// A handle whose writes and reads on demand go to `answer` as unit and PDU, one after the other; each takes as long as it says,
@@ -58,6 +60,7 @@ where
     let (urgent, mut queue) = mpsc::channel::<Job>(4);
     let (reads, waiting) = mpsc::channel(4);
     let (_, status) = watch::channel(BusStatus { up: true, ..BusStatus::default() });
+    let (_, pulse) = watch::channel(());
     tokio::spawn(async move {
         let _waiting = waiting;
         while let Some(job) = queue.recv().await {
@@ -74,7 +77,7 @@ where
             let _ = job.done.send(reply);
         }
     });
-    Bus { urgent, reads, retries: 0, status, tap: Tap::default() }
+    Bus { urgent, reads, retries: 0, status, pulse, tap: Tap::default() }
 }
 
 fn asked(job: &Job) -> Asked {

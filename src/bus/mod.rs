@@ -174,6 +174,7 @@ pub struct Bus {
     reads: mpsc::Sender<Job>,
     retries: u8,
     status: watch::Receiver<BusStatus>,
+    pulse: watch::Receiver<()>,
     tap: Tap,
 }
 
@@ -209,8 +210,8 @@ pub fn new(line: Line) -> (Bus, BusTask) {
         maskless: HashSet::new(),
         line,
     };
-    let tap = task.engine.tap.clone();
-    (Bus { urgent, reads, retries: task.line.retries, status: seen, tap }, task)
+    let (tap, pulse) = (task.engine.tap.clone(), task.engine.pulse.subscribe());
+    (Bus { urgent, reads, retries: task.line.retries, status: seen, pulse, tap }, task)
 }
 
 impl Bus {
@@ -266,6 +267,12 @@ impl Bus {
     /// Counters and state, kept up after every transaction.
     pub fn status(&self) -> watch::Receiver<BusStatus> {
         self.status.clone()
+    }
+
+    /// Changes at every step of the line's work, whoever it is for: twice in a timeout and a frame at least while it has any,
+    /// and never in a driver that hangs.
+    pub fn pulse(&self) -> watch::Receiver<()> {
+        self.pulse.clone()
     }
 
     async fn ask(&self, queue: &mpsc::Sender<Job>, ask: Ask, turn: Turn) -> Result<Reply, BusError> {
@@ -489,6 +496,7 @@ impl BusTask {
     }
 
     fn tell(&self) {
+        self.engine.moved();
         self.status.send_modify(|status| {
             status.up = self.down.is_none();
             status.error.clone_from(&self.down);

@@ -151,28 +151,44 @@ impl<T> Follow<T> {
 mod tests {
     use super::*;
 
+    use std::path::Path;
+
+    use futures_util::future::join_all;
     use tokio::sync::mpsc;
     use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
 
     use crate::bus::fake;
-    use crate::bus::{BusError, Data};
+    use crate::bus::wire;
+    use crate::bus::wire::Pace;
+    use crate::bus::{Bus, BusError, Data, ReadRequest};
     use crate::config;
+    use crate::config::plant::Plant;
+    use crate::point::AddressRange;
+    use crate::point::Table;
+    use crate::point::UnitId;
     use crate::poll;
     use crate::poll::learned::Lessons;
 
     const LIMIT: Duration = Duration::from_secs(8);
     const EVER: Duration = Duration::from_secs(1 << 31);
 
-    /// Polls a line of one device whose answers come from `answer`, until the runtime ends.
-    fn polled(name: &str, mut answer: impl FnMut() -> Duration + Send + 'static) -> watch::Receiver<LineStatus> {
+    /// One device, asked each second.
+    fn plant(name: &str, line: &str) -> Plant {
         let text = format!(
-            "gateway: g\nlines: {{{name}: {{tcp: '127.0.0.1:1'}}}}\n\
+            "gateway: g\nlines: {{{name}: {{{line}}}}}\n\
              devices: [{{name: m, line: {name}, unit_id: 1, every: 1s, points: {{p: {{holding: 0}}}}}}]\n"
         );
-        let loaded = config::load_text("t.yaml", &text, std::path::Path::new("")).unwrap_or_else(|r| panic!("{r}"));
-        let plant = loaded.plant;
+        config::load_text("t.yaml", &text, Path::new("")).unwrap_or_else(|r| panic!("{r}")).plant
+    }
+
+    /// Polls a line of one device whose answers come from `answer`, until the runtime ends.
+    fn polled(name: &str, mut answer: impl FnMut() -> Duration + Send + 'static) -> watch::Receiver<LineStatus> {
         let bus = fake::bus(move |_| (answer(), Ok::<Data, BusError>(Data::Registers(vec![1]))));
+        polled_on(&plant(name, "tcp: '127.0.0.1:1'"), bus)
+    }
+
+    fn polled_on(plant: &Plant, bus: Bus) -> watch::Receiver<LineStatus> {
         let (samples, mut taken) = mpsc::channel(4);
         let (events, mut told) = mpsc::channel(4);
         let parts = poll::Parts {
@@ -207,10 +223,14 @@ mod tests {
     }
 
     fn scene(lines: Vec<watch::Receiver<LineStatus>>, broker_rounds: usize) -> Scene {
+        scene_within(LIMIT, lines, broker_rounds)
+    }
+
+    fn scene_within(limit: Duration, lines: Vec<watch::Receiver<LineStatus>>, broker_rounds: usize) -> Scene {
         let listed = watch::Sender::new(lines);
         let (say, words) = mpsc::channel(4096);
         let workers = Workers { lines: listed.subscribe(), broker: owner(broker_rounds), spool: owner(usize::MAX) };
-        tokio::spawn(watch_over(workers, LIMIT, move |word| say.try_send(word).unwrap()));
+        tokio::spawn(watch_over(workers, limit, move |word| say.try_send(word).unwrap()));
         Scene { words, listed }
     }
 
@@ -267,6 +287,28 @@ mod tests {
         assert_eq!(scene.until_not_fed().await.1, Word::Stuck(vec!["line yard".to_owned()]));
         assert_eq!(scene.until_not_fed().await, (1, Word::Well));
         assert_eq!(scene.words.recv().await, Some(Word::Fed));
+    }
+
+    /// The longest timeout there is, and reads that somebody waits for before every poll: the poll waits for ten minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_waits_for_a_silent_device_works_and_feeds_it() {
+        let plant = plant("hall", "serial: /dev/ttyS0, baud: 9600, timeout: 60s, retries: 9");
+        let line = &plant.lines[0];
+        let answer = |unit: u8, _: &[u8]| (unit == 1).then(|| (Duration::from_millis(5), vec![3, 2, 0, 1]));
+        let (bus, _wire) = wire::start(line, Pace::slowed(line, 1), answer);
+        let status = polled_on(&plant, bus.clone());
+        let mut scene = scene_within(Duration::from_secs(120), vec![status.clone()], usize::MAX);
+        let silent = ReadRequest {
+            unit: UnitId::new(2).unwrap(),
+            table: Table::Holding,
+            range: AddressRange::new(0, 2).unwrap(),
+        };
+        let begun = Instant::now();
+        let all = join_all((0..3).map(|_| bus.read_next(silent))).await;
+        assert!(all.iter().all(Result::is_err) && begun.elapsed() > Duration::from_secs(500), "{:?}", begun.elapsed());
+        while let Ok(word) = scene.words.try_recv() {
+            assert_eq!(word, Word::Fed);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -242,7 +242,8 @@ impl PollTask {
         let wait = self.silence().probe.saturating_sub(plan::question(&self.line));
         // What answered before is given the time it took then.
         let wait = wait.max(self.members[at].turnaround(&self.line) * 2);
-        let result = self.bus.read_once(request, wait).await;
+        let bus = self.bus.clone();
+        let result = self.telling(bus.read_once(request, wait)).await;
         if let Outcome::Silent(Reason::LineDown) = self.judge(at, result).await? {
             // Not the device's fault, but the next probe must still wait.
             self.miss(at, Reason::LineDown).await?;
@@ -271,7 +272,8 @@ impl PollTask {
         }
         let Some(read) = begun.work.next() else { return self.finish(begun.work).await };
         let request = ReadRequest { unit: self.members[at].device.unit_id, table: read.table, range: read.range };
-        let result = self.bus.read_once(request, self.wait(at, read)).await;
+        let bus = self.bus.clone();
+        let result = self.telling(bus.read_once(request, self.wait(at, read))).await;
         if let Some(pause) = self.pause_after(&result) {
             let until = self.clocks().now + pause;
             self.members[at].quiet_until = until;

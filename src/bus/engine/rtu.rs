@@ -132,6 +132,7 @@ impl Engine {
             }
             None => self.early_answer(&mut early, &scanner),
         };
+        self.moved();
         self.put_aside(early);
         self.busy += Instant::now().max(sent) - begun + self.timing.gap;
         self.leftover.extend_from_slice(if heard.is_some() { scanner.rest() } else { &[] });
@@ -243,6 +244,7 @@ impl Engine {
         scanner: &mut Scanner<'_>,
         (sent, wait): (Instant, Duration),
     ) -> Result<Option<Heard>, Miss> {
+        self.moved();
         let mut buffer = [0; 512];
         let first_byte = sent + wait;
         let last_byte = first_byte + self.timing.of(scanner.missing()) + self.timing.of(260) + SLACK;

@@ -44,17 +44,18 @@ impl PollTask {
         Ok(())
     }
 
-    async fn ask_who(&self, at: usize, question: Question) -> Result<Reply, BusError> {
+    async fn ask_who(&mut self, at: usize, question: Question) -> Result<Reply, BusError> {
+        let bus = self.bus.clone();
         let member = &self.members[at];
         let unit = member.device.unit_id;
         let (table, range) = match question {
             Question::Objects(category, object) => {
-                return self.bus.identify_once(IdentifyRequest { unit, category, object }).await;
+                return self.telling(bus.identify_once(IdentifyRequest { unit, category, object })).await;
             }
             Question::Register(table, range) => (table, range),
             Question::Alive => member.probe().ok_or(BusError::NoReply)?,
         };
-        self.bus.read_once(ReadRequest { unit, table, range }, self.line.timeout).await
+        self.telling(bus.read_once(ReadRequest { unit, table, range }, self.line.timeout)).await
     }
 
     /// What the answer says; an error where the turn cannot go on.

@@ -1,9 +1,13 @@
 //! What is told of a line once a second, and at every turn of fortune: how full it is, whose periods are not met, how its
 //! devices are.
 
+use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio::time::sleep_until;
 
 use crate::config::plant::Port;
 use crate::poll::member::Member;
@@ -16,6 +20,21 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const LOAD_OVER: Duration = Duration::from_secs(10);
 
 impl PollTask {
+    /// Waits for the bus, and tells all the while that the line does: with long timeouts, what goes before a read may take
+    /// minutes. Where the line stands still nothing is told, and the watchdog sees that.
+    pub(super) async fn telling<T>(&mut self, reply: impl Future<Output = T>) -> T {
+        let mut pulse = self.bus.pulse();
+        pulse.mark_unchanged();
+        let mut reply = pin!(reply);
+        loop {
+            tokio::select! {
+                biased;
+                reply = &mut reply => return reply,
+                () = moved_by(&mut pulse, self.tell_at) => self.tell(),
+            }
+        }
+    }
+
     pub(super) fn tell(&mut self) {
         let now = Instant::now();
         self.tell_at = now + TELL_EVERY;
@@ -70,6 +89,14 @@ impl PollTask {
             unmet: self.unmet(),
             devices: self.members.iter().map(Member::status).collect(),
         }
+    }
+}
+
+/// Once the time has come and the line has moved since it was last seen to. Never, where its task has ended.
+async fn moved_by(pulse: &mut watch::Receiver<()>, time: Instant) {
+    sleep_until(time).await;
+    if pulse.changed().await.is_err() {
+        pending().await
     }
 }
 
