@@ -2,6 +2,7 @@
 //! to the spool. The spool's cursor moves to just below the first entry that waits; an answer that came out of order
 //! is remembered, so that a reconnect sends again only what was never answered.
 
+mod report;
 mod window;
 
 use std::collections::BTreeMap;
@@ -227,30 +228,6 @@ impl BridgeTask {
         self.status.send_modify(|s| s.state = LinkState::Waiting);
     }
 
-    /// Says why the link ended: the turn, not the state. An outage of a day is one line, unless the reason changes.
-    fn tell(&self, fault: &Fault, endpoint: usize, was_up: bool, is_quarrel: bool) {
-        let mut words = fault.words().to_owned();
-        if is_quarrel || *fault == Fault::TakenOver {
-            words = format!(
-                "{words}: another client {} the client id {:?}; two gateways with one id disconnect each other for \
-                 ever: set client_id",
-                if is_quarrel { "seems to use" } else { "uses" },
-                self.settings.client_id
-            );
-        }
-        if was_up || self.status.borrow().error.as_ref() != Some(&words) {
-            let endpoint = &self.settings.endpoints[endpoint];
-            tracing::warn!(upstream = %self.settings.name, %endpoint, "{words}");
-        }
-        self.status.send_modify(|s| {
-            s.state = LinkState::Waiting;
-            s.error = Some(words);
-            s.in_flight = 0;
-            s.drain_per_s = 0.0;
-            s.empty_in_s = None;
-        });
-    }
-
     /// 5 falls back to 3.1.1; when that fails too, the next round begins with 5 again. True: try at once.
     fn other_version(&mut self, endpoint: usize, fault: &Fault) -> bool {
         match fault {
@@ -450,16 +427,6 @@ impl BridgeTask {
                 }
             }
         }
-    }
-
-    /// How fast the backlog shrinks, and when it will be gone.
-    fn look(&self, s: &mut Session) {
-        let backlog = self.spool.status().borrow().backlog.get(&*self.settings.name).copied().unwrap_or(0);
-        let (per_s, left) = s.estimate.look(Instant::now(), backlog);
-        self.status.send_modify(|status| {
-            status.drain_per_s = per_s;
-            status.empty_in_s = left.map(|left| left.as_secs());
-        });
     }
 
     fn read(&self, lane: spool::Lane, after: Option<Seq>) -> Reading {

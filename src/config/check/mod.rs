@@ -16,6 +16,7 @@ mod point;
 mod rules;
 mod shared;
 mod site;
+mod source;
 mod upstream;
 
 use std::collections::BTreeMap;
