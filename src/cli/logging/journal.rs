@@ -115,7 +115,10 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &dyn fmt::Display) {
     let begin = entry.len();
     let _ = write!(entry, "{value}");
     if entry.len() > begin + VALUE_BYTES {
-        entry.truncate(begin + VALUE_BYTES);
+        // Not within a character: what is no UTF-8, `journalctl` shows as "blob data".
+        let is_within = |at: &usize| entry[*at] & 0xC0 == 0x80;
+        let end = (begin..=begin + VALUE_BYTES).rev().find(|at| !is_within(at)).unwrap_or(begin);
+        entry.truncate(end);
         entry.extend_from_slice(" …".as_bytes());
     }
     let bytes = (entry.len() - begin) as u64;
@@ -274,10 +277,12 @@ mod tests {
     fn a_line_of_any_length_arrives_cut() {
         let fake = Fake::new();
         let long = "ä".repeat(200_000);
+        let odd = format!("!{long}");
         logged(fake.journal(), || {
-            tracing::warn!(a = long, b = long, c = long, d = long, "problems");
+            tracing::warn!(a = long, b = odd, c = long, d = long, "problems");
         });
         let entry = fake.entry();
+        assert!(entry.values().all(|value| !value.contains('\u{FFFD}')), "cut within a character");
         assert!(entry["MESSAGE"].starts_with("problems") && entry["MESSAGE"].ends_with(" …"));
         assert!(entry["TRUNKLINE_A"].ends_with(" …"));
     }
