@@ -66,11 +66,13 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
     let (door, guards) = failsafe::new(floors.clone(), answers.clone(), links);
     let task = command::new(floors, commands, answers, audit.clone()).guarded(door);
     let forward = async {
+        // The broker goes before the commands are told to stop. Their end of this queue would be the end of the task: it stays open,
+        // and only the stop ends it, when those under way are finished.
+        let _open = heard.clone();
         hand_on(inbox, heard, counts).await;
-        // The broker has ended before it was told: its owner says so; commands wait for the stop.
-        stop.cancelled().await;
+        std::future::pending::<()>().await;
     };
-    // They end at the stop or when the broker has gone, when commands under way are still to be finished.
+    // They end at the stop, when commands under way are still to be finished.
     let announced = async {
         audit.announce(&gateway, &outlet).await;
         std::future::pending::<()>().await;
@@ -109,8 +111,14 @@ async fn hand_on(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::broker::local::inbox;
+    use crate::config::load_text;
+    use crate::daemon::Daemon;
+    use crate::daemon::Options;
+    use crate::daemon::Socket;
     use crate::message::Retain;
     use crate::topic::TopicName;
 
@@ -131,5 +139,18 @@ mod tests {
         assert_eq!(count.borrow().dropped, 3, "each once");
         drop(box_);
         task.await.unwrap();
+    }
+    #[tokio::test]
+    async fn a_stop_is_not_taken_for_a_bug() {
+        let home = tempfile::tempdir().unwrap();
+        let text = "gateway: g\nbroker: {listen: [{tcp: 127.0.0.1:0}]}\n";
+        let mut plant = load_text("gateway.yaml", text, home.path()).unwrap().plant;
+        plant.state_dir = home.path().to_owned();
+        plant.spool.path = home.path().join("spool.db");
+        let socket = Socket::At(home.path().join("control.sock"));
+        let running = Daemon::start(plant, Options { socket, tap: None, config: None }).await.unwrap();
+        let board = running.board().clone();
+        running.stop().await;
+        assert_eq!(board.snapshot().panics, BTreeMap::new());
     }
 }
