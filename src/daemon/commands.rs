@@ -67,7 +67,12 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
     let task = command::new(floors, commands, answers, audit.clone()).guarded(door);
     let forward = async {
         hand_on(inbox, heard, counts).await;
-        // The broker has ended before it was told: its owner says so; commands wait for the stop.
+        std::future::pending::<()>().await;
+    };
+    // With the broker its queue ends, and it has finished what was under way. In every stop the broker goes before
+    // this is told to; otherwise its owner says what has happened. Made anew, it would have nobody to hear.
+    let commanded = async {
+        task.run(stop.clone()).await;
         stop.cancelled().await;
     };
     // They end at the stop or when the broker has gone, when commands under way are still to be finished.
@@ -80,7 +85,7 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = task.run(stop.clone()) => {}
+        () = commanded => {}
         () = forward => {}
         () = announced => {}
         () = guarded => {}
