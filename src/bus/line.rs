@@ -142,6 +142,11 @@ fn check(path: &Path) -> Result<(), String> {
             let user = find_name("/etc/passwd", uid).unwrap_or_else(|| uid.to_string());
             Err(no_permission(path, &group_name(meta.gid()), meta.mode(), &user))
         }
+        // Permission bits refuse with EACCES; this is the device cgroup that systemd made of the unit's `DeviceAllow=`.
+        Err(rustix::io::Errno::PERM) => {
+            let devices = std::fs::read_to_string("/proc/devices").unwrap_or_default();
+            Err(closed_by_the_unit(path, find_driver(&devices, rustix::fs::major(meta.rdev()))))
+        }
         _ => Ok(()),
     }
 }
@@ -159,6 +164,25 @@ fn no_permission(path: &Path, group: &str, mode: u32, user: &str) -> String {
          {path}; sudo chmod 660 {path}), then sudo usermod -aG dialout {user} and restart",
         mode & 0o777
     )
+}
+
+/// By its driver's name rather than its path: a path counts only for what is plugged in when the unit starts.
+fn closed_by_the_unit(path: &Path, driver: Option<&str>) -> String {
+    let (path, what) =
+        (path.display(), driver.map_or_else(|| path.display().to_string(), |name| format!("char-{name}")));
+    format!(
+        "the service may not open {path}: its unit lets it have the kinds of serial port that it names; write \
+         `DeviceAllow={what} rw` below [Service] in sudo systemctl edit trunkline, then restart"
+    )
+}
+
+/// The driver of character devices with this major number, as /proc/devices has it: `229 hvc`. Paths there are single devices.
+fn find_driver(devices: &str, major: u32) -> Option<&str> {
+    let characters = devices.split("Block devices:").next()?;
+    let named = characters.lines().filter_map(|line| line.trim().split_once(' '));
+    let mut drivers = named.filter(|(number, name)| number.parse() == Ok(major) && !name.starts_with('/'));
+    // `4 tty` before `4 ttyS`: consoles have the lower minor numbers.
+    drivers.next_back().map(|(_, name)| name)
 }
 
 /// The group's name as /etc/group has it, else its number.
@@ -214,5 +238,17 @@ mod tests {
         assert!(text.contains("sudo usermod -aG dialout trunkline"), "{text}");
         let text = no_permission(Path::new("/dev/ttyS0"), "root", 0o600, "pi");
         assert!(!text.contains("-aG root") && text.contains("mode 600"), "{text}");
+    }
+
+    #[test]
+    fn a_port_that_the_unit_closes_names_the_line_that_opens_it() {
+        let devices = "Character devices:\n  1 mem\n  4 /dev/vc/0\n  4 tty\n  4 ttyS\n229 hvc\n\n\
+                       Block devices:\n  7 loop\n229 no\n";
+        assert_eq!(find_driver(devices, 229), Some("hvc"));
+        assert_eq!(find_driver(devices, 4), Some("ttyS"));
+        assert_eq!(find_driver(devices, 7), None, "a block device is no port");
+        let path = Path::new("/dev/ttyMI0");
+        assert!(closed_by_the_unit(path, Some("ttyMI")).contains("`DeviceAllow=char-ttyMI rw`"));
+        assert!(closed_by_the_unit(path, None).contains("`DeviceAllow=/dev/ttyMI0 rw`"));
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::interval;
 
 use crate::cli::logging::{self, Filter, LeftOut};
 use crate::cli::{ConfigFile, Exit, complain, load};
-use crate::config::Plant;
+use crate::config::{self, Plant};
 use crate::daemon::{Daemon, Options, Socket};
 
 /// How often the log is looked at for what was left out of it: within this after its while is over, it is told.
@@ -38,6 +38,8 @@ pub(super) fn run(args: &Arguments, log: &Filter) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
+    // Beside the start: a slow card does not hold it up.
+    runtime.spawn_blocking(move || config::settle(&loaded.files));
     let exit = runtime.block_on(serve(loaded.plant, Options { socket, tap: None, config: Some(file) }, &left_out));
     left_out.tell_all();
     // A task that hangs in a system call must not keep the process: everything that matters is closed by now.

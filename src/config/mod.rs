@@ -17,6 +17,7 @@ mod profile;
 pub mod report;
 pub mod route;
 mod schema;
+mod settle;
 #[cfg(test)]
 mod tests;
 pub mod users;
@@ -31,3 +32,4 @@ pub(crate) use node::near;
 pub use plant::Plant;
 pub use report::Report;
 pub use schema::schema;
+pub use settle::settle;

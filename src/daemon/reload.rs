@@ -245,7 +245,7 @@ impl Reloader {
             return Err(Fault::new(Code::Failed, why));
         }
         systemd::reloading();
-        let done = match self.prepare(move || config::load(&file)).await {
+        let done = match self.prepare(move || config::load(&file).inspect(|read| config::settle(&read.files))).await {
             Ok(prepared) => self.carry_out(prepared, Leaver::Dropped).await,
             Err(refusal) => Err(refusal),
         };

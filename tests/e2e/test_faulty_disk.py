@@ -45,6 +45,21 @@ def offline(make_gateway, begin, witness, cable, port, shim, tmp_path):
     return gateway, disk, near
 
 
+def test_the_configuration_is_put_on_disk_at_the_start_and_with_a_reload(make_gateway, port, shim, tmp_path):
+    """After a power cut a file that was just written by `cp` or a shell is empty; what runs must not end so."""
+    gateway = make_gateway(f"gateway: plant\nbroker:\n  listen: [{{tcp: 127.0.0.1:{port}}}]\n")
+    disk = Disk(gateway, shim, tmp_path, gateway.config.name)
+    disk.fails("nosync")
+    gateway.start()
+
+    def tries():
+        return sum("a power cut may undo" in line and gateway.config.name in line for line in gateway.lines)
+
+    eventually(lambda: tries() == 1, hoped="it is tried at the start, and its failure is said")
+    assert gateway.ask("reload").returncode == 0
+    eventually(lambda: tries() == 2, hoped="and with a reload")
+
+
 @pytest.mark.parametrize("how", ["eio", "enospc", "erofs", "torn", "nosync"])
 def test_what_is_measured_while_the_disk_fails_waits_in_memory_and_arrives(
         how, make_gateway, begin, witness, cloud, cable, port, shim, tmp_path):

@@ -62,3 +62,10 @@ def test_the_same_client_that_fails_all_day_is_said_five_times(make_gateway, por
     assert len(said) == 5, said
     assert gateway.saw(f"{wrong - 5} more like this in the last", "connection refused"), gateway.log()
     assert gateway.saw("stopped"), "and what is something else is said"
+
+
+def test_a_stop_that_was_asked_for_is_no_error(make_gateway, port):
+    """Who lives on the broker sees it end before being told to stop; seen under systemd as a bug of the task `commands`."""
+    gateway = make_gateway(YAML.format(port=port)).start()
+    assert gateway.stop() == 0
+    assert not gateway.saw("ERROR") and not gateway.saw("WARN"), gateway.log()

@@ -177,7 +177,7 @@ impl Reloader {
                 "{why}; what lies in the files must be what runs before something else is tried: see `trunkline reload`"
             ))
         };
-        match self.prepare(move || config::load(&file)).await {
+        match self.prepare(move || config::load(&file).inspect(|read| config::settle(&read.files))).await {
             Ok(there) if there.difference.is_empty() => Ok(()),
             Ok(there) => {
                 Err(not(format!("{name} has changed since it was read ({} changes)", there.difference.changes.len())))
