@@ -66,9 +66,10 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
     let (door, guards) = failsafe::new(floors.clone(), answers.clone(), links);
     let task = command::new(floors, commands, answers, audit.clone()).guarded(door);
     let forward = async {
-        hand_on(inbox, heard, counts).await;
-        // The broker has ended before it was told: its owner says so; commands wait for the stop.
-        stop.cancelled().await;
+        hand_on(inbox, &heard, counts).await;
+        // The broker has ended, in a stop before this task is told. Were `heard` dropped now, the task would end by itself, which is
+        // a bug that would be told at every stop.
+        std::future::pending::<()>().await;
     };
     // They end at the stop or when the broker has gone, when commands under way are still to be finished.
     let announced = async {
@@ -90,7 +91,7 @@ async fn hear(broker: Broker, floors: watch::Receiver<Floor>, means: Means, stop
 /// All that comes, and how much did not; until either end has gone.
 async fn hand_on(
     mut inbox: LocalSubscription,
-    heard: mpsc::Sender<Vec<Message>>,
+    heard: &mpsc::Sender<Vec<Message>>,
     counts: watch::Sender<CommandsStatus>,
 ) {
     let mut known = 0;
@@ -123,7 +124,7 @@ mod tests {
         let (heard, mut commands) = mpsc::channel(1);
         let counts = watch::Sender::default();
         let count = counts.subscribe();
-        let task = tokio::spawn(hand_on(subscription, heard, counts));
+        let task = tokio::spawn(async move { hand_on(subscription, &heard, counts).await });
         assert_eq!(commands.recv().await.unwrap().len(), 2);
         assert_eq!(count.borrow().dropped, 3);
         box_.offer(command);
