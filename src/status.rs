@@ -280,6 +280,9 @@ pub struct SpoolStatus {
     /// Entries lost with a damaged file, as far as that can be known.
     #[serde(default)]
     pub damaged: u64,
+    /// Seconds since an entry was last lost (evicted, expired, overrun or damaged), if that happened since the start.
+    #[serde(default)]
+    pub last_loss_s: Option<u64>,
     /// Which damaged file was set aside under which name, in words, if that happened since the start.
     #[serde(default)]
     pub set_aside: Option<String>,
@@ -423,6 +426,9 @@ pub struct BrokerStatus {
     pub messages_out: u64,
     /// Dropped for slow or absent clients.
     pub dropped: u64,
+    /// Why sessions and retained messages cannot be written right now, in words; they are kept in memory meanwhile.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// One connected client.

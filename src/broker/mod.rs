@@ -346,7 +346,7 @@ impl Owner {
             let request = tokio::select! {
                 request = self.asked.recv() => request,
                 _ = ticks.tick() => {
-                    on_tick(&hub, count, &self.told, &doors.names());
+                    on_tick(&hub, count, &self.told, (&doors.names(), &self.store));
                     save(&hub, &self.store);
                     count += 1;
                     continue;
@@ -407,7 +407,7 @@ fn changes(hub: &Hub, store: &Store, depth: Depth) -> Option<keep::Batch> {
     })
 }
 
-fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners: &[String]) {
+fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, (listeners, store): (&[String], &Store)) {
     hub.with(|core, now| {
         core.tick(now);
         core.sweep_locals();
@@ -416,7 +416,7 @@ fn on_tick(hub: &Hub, count: u64, told: &watch::Sender<BrokerStatus>, listeners:
         }
         if count.is_multiple_of(STATUS_EVERY) {
             core.renew_rates(now);
-            told.send_replace(core.status(listeners));
+            told.send_replace(BrokerStatus { error: store.complaint(), ..core.status(listeners) });
         }
     });
 }

@@ -74,6 +74,7 @@ impl Core {
             messages_in: self.counts.messages_in,
             messages_out: self.counts.messages_out,
             dropped: self.counts.dropped,
+            error: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub(super) mod place;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +50,6 @@ pub(super) struct Socket {
 struct Pending {
     file: PathBuf,
     text: String,
-    seconds_left: u64,
 }
 
 pub(super) fn run(args: &Arguments) -> Exit {
@@ -81,14 +81,29 @@ fn compare(socket: &Path, candidate: Value) -> Result<(), ClientError> {
     Ok(())
 }
 
-fn begin(socket: &Path, mut candidate: Value, trial: Duration) -> Result<(), ClientError> {
+/// What is to be confirmed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    Something,
+    /// It lies in its place and runs already.
+    Nothing,
+}
+
+fn begin(socket: &Path, mut candidate: Value, trial: Duration) -> Result<Waits, ClientError> {
     candidate["confirm_s"] = json!(trial.as_secs());
-    say(&told(&changed(&ask(socket, "config.apply", candidate)?)?));
-    Ok(())
+    let changed = changed(&ask(socket, "config.apply", candidate)?)?;
+    say(&told(&changed));
+    if changed.in_place {
+        say("it runs and lies in its place already: there is nothing to confirm");
+        return Ok(Waits::Nothing);
+    }
+    Ok(Waits::Something)
 }
 
 fn try_out(socket: &Path, candidate: Value, trial: Duration) -> Result<(), ClientError> {
-    begin(socket, candidate, trial)?;
+    if begin(socket, candidate, trial)? == Waits::Nothing {
+        return Ok(());
+    }
     say(&format!(
         "it runs now; unless `trunkline confirm` comes within {} s, the configuration before runs again",
         trial.as_secs()
@@ -97,12 +112,14 @@ fn try_out(socket: &Path, candidate: Value, trial: Duration) -> Result<(), Clien
 }
 
 fn at_once(socket: &Path, candidate: Value) -> Exit {
-    if let Err(error) = begin(socket, candidate, AT_ONCE) {
-        return refused("apply", &error);
+    match begin(socket, candidate, AT_ONCE) {
+        Ok(Waits::Something) => {}
+        Ok(Waits::Nothing) => return Exit::Well,
+        Err(error) => return refused("apply", &error),
     }
-    match confirm_at(socket) {
-        Ok(file) => {
-            say(&format!("it runs, and lies in its place: {}", file.display()));
+    match confirm_at(socket, "apply") {
+        Ok(kept) => {
+            say(&format!("it runs, and lies in its place: {}", kept.words()));
             Exit::Well
         }
         Err(why) => {
@@ -118,27 +135,53 @@ fn at_once(socket: &Path, candidate: Value) -> Exit {
 
 pub(super) fn confirm(args: &Socket) -> Exit {
     let socket = args.socket.clone().unwrap_or_else(control::ask_path);
-    match confirm_at(&socket) {
-        Ok(file) => {
-            say(&format!("confirmed: {} is what runs; what it was before lies beside it", file.display()));
+    match confirm_at(&socket, "confirm") {
+        Ok(kept) => {
+            say(&format!("confirmed, it runs and lies in its place: {}", kept.words()));
             Exit::Well
         }
         Err(why) => failed("confirm", &why),
     }
 }
 
-/// Puts what is on trial in its place, then says so.
-fn confirm_at(socket: &Path) -> Result<PathBuf, String> {
+/// What lies in its place.
+struct Kept {
+    file: PathBuf,
+    before: Option<PathBuf>,
+}
+
+impl Kept {
+    fn words(&self) -> String {
+        let before = self.before.as_ref().map(|before| format!(" (before: {})", before.display()));
+        format!("{}{}", self.file.display(), before.unwrap_or_default())
+    }
+}
+
+/// Puts what is on trial in its place, then says so; `command` is what was called.
+fn confirm_at(socket: &Path, command: &str) -> Result<Kept, String> {
     let pending = ask(socket, "config.pending", Value::Null).map_err(|e| e.to_string())?;
-    let Pending { file, text, seconds_left } = Pending::deserialize(pending).map_err(|e| e.to_string())?;
-    let placed = place::put(&file, &text).map_err(|e| {
-        let who = "call it as a user who may write there (sudo trunkline confirm)";
-        format!("{} cannot be written: {e}; {who}, {seconds_left} s are left", file.display())
-    })?;
+    let Pending { file, text } = Pending::deserialize(pending).map_err(|e| e.to_string())?;
+    let placed = place::put(&file, &text)
+        .map_err(|e| format!("{} cannot be written: {e}; {}", file.display(), advice(&e, command)))?;
+    let before = placed.as_ref().map(|placed| placed.before().to_owned());
     match ask(socket, "config.confirm", Value::Null) {
-        Ok(_) => Ok(file),
-        Err(_) if was_kept(socket, &file, &text) => Ok(file),
+        Ok(_) => Ok(Kept { file, before }),
+        Err(_) if was_kept(socket, &file, &text) => Ok(Kept { file, before }),
         Err(error) => Err(not_confirmed(&file, placed, &error)),
+    }
+}
+
+/// What lets a file be put in its place.
+fn advice(error: &io::Error, command: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("call it as a user who may write there (sudo trunkline {command})")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "make it writable (sudo mount -o remount,rw and its mount point) and call this again".to_owned()
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there and call this again".to_owned(),
+        _ => "call this again when that is mended".to_owned(),
     }
 }
 
@@ -177,4 +220,17 @@ pub(super) fn revert(args: &Socket) -> Exit {
 fn failed(command: &str, why: &str) -> Exit {
     complain(&format!("trunkline {command}: {why}"));
     Exit::Failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_depends_on_why_it_cannot_be_written() {
+        let said = |kind: io::ErrorKind| advice(&kind.into(), "confirm");
+        assert!(said(io::ErrorKind::PermissionDenied).contains("sudo trunkline confirm"));
+        assert!(said(io::ErrorKind::ReadOnlyFilesystem).contains("remount,rw"));
+        assert!(said(io::ErrorKind::StorageFull).contains("make room"));
+    }
 }

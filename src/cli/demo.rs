@@ -60,6 +60,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no duration: write 75s, 5m or 1h"))?;
     let seconds = match &text[digits.len()..] {
+        "" => return Err(format!("`{text}` has no unit of time: write {text}s, {text}m or {text}h")),
         "s" => 1,
         "m" | "min" => 60,
         "h" => 3600,

@@ -28,6 +28,9 @@ pub(super) struct Changed {
     pub(super) changes: Vec<String>,
     #[serde(default)]
     pub(super) warnings: String,
+    /// What was applied lies in its place already: nothing waits to be confirmed.
+    #[serde(default)]
+    pub(super) in_place: bool,
 }
 
 pub(super) fn run(args: &Arguments) -> Exit {

@@ -11,6 +11,11 @@ pub(super) enum Align {
     Right,
 }
 
+/// What is left of a text that is cut can still be told from others.
+const SHORTEST: usize = 8;
+/// What stands between the two parts of a line that is broken.
+const FOLDED: &str = "\n      ";
+
 /// Rows under a head line, two blanks between columns, no blanks at line ends. Names that others chose are among the cells: what
 /// would steer the terminal is not written.
 pub(super) fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
@@ -31,6 +36,74 @@ pub(super) fn render(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
             line.push_str(&padded);
         }
         out.extend(line.trim_end().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }));
+        out.push('\n');
+    }
+    out
+}
+
+/// As [`render`], in at most so many columns of the screen: first those columns of the table go that are named in `spare`, in that
+/// order, as far as needed; then the widest column of text is cut. True: something is missing.
+pub(super) fn fit(
+    head: &[(&str, Align)],
+    rows: &[Vec<String>],
+    spare: &[&str],
+    width: Option<usize>,
+) -> (String, bool) {
+    let (mut head, mut rows) = (head.to_vec(), rows.to_vec());
+    let mut spare = spare.iter();
+    let mut is_short = false;
+    loop {
+        let text = render(&head, &rows);
+        let over = width.and_then(|most| widest(&text).checked_sub(most)).filter(|over| *over > 0);
+        let Some(over) = over else { return (text, is_short) };
+        is_short = true;
+        if let Some(at) = spare.next().map(|name| head.iter().position(|(title, _)| title == name)) {
+            if let Some(at) = at {
+                head.remove(at);
+                rows.iter_mut().for_each(|row| drop(row.remove(at)));
+            }
+        } else if !cut(&head, &mut rows, over) {
+            return (text, is_short);
+        }
+    }
+}
+
+/// Takes so many characters off the cells of the widest column of text; false where that would leave nothing worth reading.
+fn cut(head: &[(&str, Align)], rows: &mut [Vec<String>], over: usize) -> bool {
+    let texts = head.iter().enumerate().filter(|(_, (_, align))| *align == Align::Left).map(|(n, _)| n);
+    let wide = |n: usize| rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let Some((at, width)) = texts.map(|n| (n, wide(n))).max_by_key(|(_, width)| *width) else { return false };
+    let most = width.saturating_sub(over).max(SHORTEST);
+    if most >= width {
+        return false;
+    }
+    for cell in rows.iter_mut().filter_map(|r| r.get_mut(at)).filter(|c| c.chars().count() > most) {
+        *cell = cell.chars().take(most - 1).chain(['…']).collect();
+    }
+    true
+}
+
+fn widest(text: &str) -> usize {
+    text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+}
+
+/// Text whose lines are broken between words where they would be longer than that; what follows is indented.
+pub(super) fn fold(text: &str, width: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut used = 0;
+        for (n, word) in line.split(' ').enumerate() {
+            let length = word.chars().count();
+            if n > 0 && used + 1 + length > width {
+                out.push_str(FOLDED);
+                used = FOLDED.len() - 1;
+            } else if n > 0 {
+                out.push(' ');
+                used += 1;
+            }
+            out.push_str(word);
+            used += length;
+        }
         out.push('\n');
     }
     out
@@ -106,6 +179,25 @@ mod tests {
         let rows = vec![vec!["hall".to_owned(), "7".to_owned()], vec!["plc".to_owned(), "1234".to_owned()]];
         let text = render(&[("LINE", Align::Left), ("N", Align::Right)], &rows);
         assert_eq!(text, "LINE     N\nhall     7\nplc   1234\n");
+    }
+
+    #[test]
+    fn a_narrow_table_loses_what_can_be_spared_and_then_the_ends_of_words() {
+        let head = [("LINE", Align::Left), ("N", Align::Right), ("STATE", Align::Left)];
+        let rows = vec![vec!["hall".to_owned(), "7".to_owned(), "offline: no reply at all".to_owned()]];
+        let (text, is_short) = fit(&head, &rows, &["N"], Some(40));
+        assert!(!is_short && text.contains(" 7 "), "{text}");
+        let (text, is_short) = fit(&head, &rows, &["N"], Some(31));
+        assert_eq!((text.as_str(), is_short), ("LINE  STATE\nhall  offline: no reply at all\n", true));
+        assert_eq!(fit(&head, &rows, &["N"], Some(20)).0, "LINE  STATE\nhall  offline: no r…\n");
+        assert_eq!(fit(&head, &rows, &["N"], Some(5)).0, "LINE  STATE\nhall  offline…\n", "as narrow as it gets");
+        assert_eq!(fit(&head, &rows, &["N"], None).0, render(&head, &rows));
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(fold("ALARM: a line\nshort\n", 10), "ALARM: a\n      line\nshort\n");
+        assert_eq!(fold("an-endless-word", 5), "an-endless-word\n");
     }
 
     #[test]

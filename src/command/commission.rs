@@ -28,7 +28,7 @@ use crate::message::Origin;
 use crate::time;
 
 /// Where every use is logged: no limit of repeated lines holds there.
-pub(super) const LOG: &str = "trunkline::raw";
+pub const LOG: &str = "trunkline::raw";
 /// Most parts of one identification: 256 objects of some bytes each need fewer.
 const PARTS: usize = 64;
 

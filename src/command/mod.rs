@@ -24,6 +24,7 @@ mod task;
 mod tests;
 mod waiting;
 
+pub use commission::LOG as RAW_LOG;
 pub use commission::ask as ask_raw;
 pub use commission::refuse as refuse_raw;
 pub use target::Desk;

@@ -106,10 +106,15 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Report {
         message: format!("cannot be read: {error}"),
         help: match error.kind() {
             std::io::ErrorKind::PermissionDenied => {
-                "secrets may lie beside it, so it is not for everybody: call it as its owner or group, or by sudo"
-                    .to_owned()
+                let path = path.display();
+                format!(
+                    "secrets may lie beside it, so it is not for everybody: call this as its owner or group, or by sudo. The \
+                     gateway reads it as its own user: sudo chown root:trunkline {path}; sudo chmod 640 {path}"
+                )
             }
-            _ => "name the configuration file with -c".to_owned(),
+            std::io::ErrorKind::IsADirectory => "a folder lies there: name the file".to_owned(),
+            std::io::ErrorKind::InvalidData => "write it as plain text, in UTF-8".to_owned(),
+            _ => "put it there; `check`, `plan` and `run` take another with -c".to_owned(),
         },
         excerpt: String::new(),
     });

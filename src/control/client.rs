@@ -16,7 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody there.
-    #[error("no trunkline answers at {} ({source}); is it running? Another place is named with --socket", .path.display())]
+    #[error(
+        "no trunkline answers at {} ({source}); is it running (systemctl status trunkline)? Another place is named with --socket",
+        .path.display()
+    )]
     NotRunning {
         /// Where.
         path: PathBuf,
@@ -24,16 +27,16 @@ pub enum ClientError {
         source: io::Error,
     },
     /// There, but not for this user.
-    #[error(
-        "no permission to ask {}: be root, or join its group (sudo usermod -aG {group} $USER, then log in again)",
-        .path.display()
-    )]
+    #[error("no permission to ask {}: {advice}", .path.display())]
     Forbidden {
         /// Where.
         path: PathBuf,
-        /// Group of the socket.
-        group: String,
+        /// What to do.
+        advice: String,
     },
+    /// There, connected, and silent.
+    #[error("the daemon does not answer within {} s: it hangs, or this machine has no time for it; see its log", .0.as_secs())]
+    Silent(Duration),
     /// The connection broke.
     #[error("the daemon's answer broke off: {0}")]
     Broken(#[from] io::Error),
@@ -56,7 +59,7 @@ impl Client {
     /// Connects; does not ask anything yet.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::Forbidden { path: path.to_owned(), group: group_of(path) },
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden { path: path.to_owned(), advice: advice(path) },
             _ => ClientError::NotRunning { path: path.to_owned(), source },
         })?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -100,11 +103,28 @@ impl Client {
     fn reply(&mut self) -> Result<Reply, ClientError> {
         let mut line = String::new();
         let limit = u64::try_from(MAX_REPLY).unwrap_or(u64::MAX);
-        let read = self.lines.by_ref().take(limit).read_line(&mut line)?;
+        let read = self.lines.by_ref().take(limit).read_line(&mut line).map_err(|e| self.why(e))?;
         if read == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon closed the connection").into());
         }
         serde_json::from_str(&line).map_err(|e| ClientError::Garbled(e.to_string()))
+    }
+
+    /// The system calls it "temporarily unavailable" when the time is over.
+    fn why(&self, error: io::Error) -> ClientError {
+        let patience = self.lines.get_ref().read_timeout().ok().flatten();
+        match (error.kind(), patience) {
+            (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some(patience)) => ClientError::Silent(patience),
+            _ => ClientError::Broken(error),
+        }
+    }
+}
+
+/// What lets this user ask. A daemon that root began by hand has root's group, which nobody should join.
+fn advice(path: &Path) -> String {
+    match group_of(path) {
+        None => "be root (sudo)".to_owned(),
+        Some(group) => format!("be root, or join its group (sudo usermod -aG {group} $USER, then log in again)"),
     }
 }
 
@@ -128,10 +148,13 @@ impl Iterator for Stream<'_> {
     }
 }
 
-/// The group's name if it can be found, else its number.
-fn group_of(path: &Path) -> String {
+/// The group's name if it can be found, else its number; `None` where it is root's.
+fn group_of(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::metadata(path) else { return "trunkline".to_owned() };
+    let Ok(meta) = std::fs::metadata(path) else { return Some("trunkline".to_owned()) };
+    if meta.gid() == 0 {
+        return None;
+    }
     let gid = meta.gid().to_string();
     let table = std::fs::read_to_string("/etc/group").unwrap_or_default();
     let named = table.lines().find_map(|line| {
@@ -139,5 +162,5 @@ fn group_of(path: &Path) -> String {
         let name = fields.next()?;
         (fields.nth(1)? == gid).then(|| name.to_owned())
     });
-    named.unwrap_or(gid)
+    Some(named.unwrap_or(gid))
 }

@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 /// Written beside and renamed, so that a power cut leaves the old file or the new one.
 pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("json.new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    write(&beside, text).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))?;
     match path.parent() {
         Some(folder) => fs::File::open(folder)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(text)?;
+    file.sync_all()
 }
 
 /// Moves a file that cannot be used away, under a name that does not exist yet; what came of it, in words.

@@ -64,6 +64,8 @@ mod watchdog;
 mod windows;
 mod wire_log;
 
+pub use wire_log::LOG as WIRE_LOG;
+
 /// Batches of samples between the lines and publish, and of device events. Full: the line waits, its schedule counts the
 /// missed turns.
 const SAMPLE_BATCHES: usize = 256;

@@ -25,6 +25,8 @@ use crate::daemon::windows::Passing;
 use crate::supervise;
 use crate::supervise::Panics;
 
+/// Where lines of the wire are logged: no limit of repeated lines holds there.
+pub const LOG: &str = "trunkline::wire";
 /// Whoever needs longer asks again, or writes a capture.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Lines of log a second. The journal drops what a service says beyond 10,000 in 30 s, warnings too; this stays well
@@ -87,10 +89,11 @@ impl WireLog {
         if span.is_zero() || span > LONGEST {
             return Err(format!("{} s is not between 1 s and 24 h: the log is switched on for a while", order.for_s));
         }
-        if !tracing::enabled!(target: "trunkline::wire", tracing::Level::INFO) {
-            return Err("the gateway was started to log less than info, so this would not be seen: start it with \
-                        --log info, or with trunkline::wire=info among the modules"
-                .to_owned());
+        if !tracing::enabled!(target: LOG, tracing::Level::INFO) {
+            return Err(format!(
+                "the gateway was started to log less than info, so this would not be seen: start it with --log info, or with \
+                 {LOG}=info among the modules"
+            ));
         }
         self.counts.logged.store(0, Ordering::Relaxed);
         self.counts.left_out.store(0, Ordering::Relaxed);
@@ -125,13 +128,13 @@ impl Writer {
             let Some(order) = order else { continue };
             let span = order.until.saturating_duration_since(Instant::now());
             let (line, depth) = (&self.name, order.depth);
-            tracing::info!(target: "trunkline::wire", %line, %depth, ?span, "logged from now on");
+            tracing::info!(target: LOG, %line, %depth, ?span, "logged from now on");
             self.write(order, &mut wanted).await;
             // It is over by itself; an order that came meanwhile stays.
             self.log.wanted.send_if_modified(|now| *now == Some(order) && now.take().is_some());
             let counts = &self.log.counts;
             let (logged, left_out) = (counts.logged.load(Ordering::Relaxed), counts.left_out.load(Ordering::Relaxed));
-            tracing::info!(target: "trunkline::wire", %line, logged, left_out, "no longer logged");
+            tracing::info!(target: LOG, %line, logged, left_out, "no longer logged");
         }
     }
 
@@ -161,10 +164,10 @@ impl Writer {
             return;
         };
         if left_out > 0 {
-            tracing::info!(target: "trunkline::wire", %line, "… {left_out} lines left out: more than {RATE} a second");
+            tracing::info!(target: LOG, %line, "… {left_out} lines left out: more than {RATE} a second");
         }
         counts.logged.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(target: "trunkline::wire", %line, "{text}");
+        tracing::info!(target: LOG, %line, "{text}");
     }
 }
 

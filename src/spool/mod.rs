@@ -10,6 +10,7 @@ mod flash;
 mod gap;
 mod log;
 pub mod look;
+mod losses;
 mod row;
 mod schema;
 mod stored;

@@ -30,6 +30,7 @@ use super::log::Log;
 use super::log::PACE;
 use super::log::Question;
 use super::look::Slice;
+use super::losses::Losses;
 use crate::config::plant;
 use crate::message::Message;
 use crate::status::SpoolStatus;
@@ -116,7 +117,7 @@ pub(super) fn start(log: Log) -> std::io::Result<(Spool, SpoolThread)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || {
         let flash = Flash::new();
-        let owner = Owner { log, waiters: Vec::new(), publish, intake: shared, flash };
+        let owner = Owner { log, waiters: Vec::new(), publish, intake: shared, flash, losses: Losses::default() };
         runtime.block_on(owner.run(inbox));
     })?;
     Ok((Spool { commands, status, intake }, SpoolThread(thread)))
@@ -228,6 +229,7 @@ struct Owner {
     publish: watch::Sender<SpoolStatus>,
     intake: Arc<Intake>,
     flash: Flash,
+    losses: Losses,
 }
 
 impl Owner {
@@ -360,6 +362,7 @@ impl Owner {
         let mut status = self.log.status();
         self.flash.note(&mut status);
         status.overrun = self.intake.overrun.load(Ordering::Relaxed);
+        self.losses.note(&mut status);
         // Also when nothing has changed: that it is written is the sign of life the watchdog looks for.
         self.publish.send_replace(status);
     }

@@ -1,5 +1,6 @@
 """What a person gets wrong, and what the program says then: where, which value, which limit, what to do."""
 
+import contextlib
 import os
 import pathlib
 import pty
@@ -305,3 +306,105 @@ def test_who_may_not_write_beside_the_configuration_cannot_confirm_and_nothing_i
     assert "every: 1s" in gateway.config.read_text()
     assert gateway.ask("confirm").returncode == 0
     assert "every: 2s" in gateway.config.read_text()
+
+
+class Mounted:
+    """A folder that is read-only, or on a disk of its own that is nearly full."""
+
+    def __init__(self, folder, *options):
+        self.folder = folder
+        done = subprocess.run(["mount", *options, folder], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"this machine does not let tests mount: {done.stderr.strip()}")
+
+    def fill(self):
+        with contextlib.suppress(OSError), open(self.folder / "fill", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+
+    def stop(self):
+        subprocess.run(["umount", "--lazy", self.folder], check=True)
+
+
+def test_where_etc_is_read_only_it_runs_and_says_how_a_trial_could_be_kept(make_gateway, begin, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)))
+    gateway.state = gateway.run_dir / "state"
+    begin(Mounted(gateway.folder, "--bind", gateway.folder))
+    subprocess.run(["mount", "-o", "remount,ro,bind", gateway.folder], check=True)
+    gateway.start()
+    new = gateway.run_dir / "new.yaml"
+    new.write_text(gateway.config.read_text().replace("every: 1s", "every: 2s"))
+    done = gateway.ask("apply", new)
+    assert done.returncode == 1 and "Read-only file system" in done.stderr and "remount,rw" in done.stderr, done
+    assert done.stderr.rstrip().endswith("it was taken back") and "sudo trunkline" not in done.stderr, done
+    assert gateway.status()["config"]["outcome"] == "reverted"
+    assert gateway.ask("apply", new, "--confirm", "10m").returncode == 0
+    assert "remount,rw" in gateway.ask("confirm").stderr
+    assert gateway.status()["config"]["outcome"] == "pending", "the trial goes on"
+    assert gateway.ask("revert").returncode == 0
+    assert "every: 1s" in gateway.config.read_text()
+
+
+def test_a_full_disk_costs_neither_the_configuration_nor_the_one_before(make_gateway, begin, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)))
+    text = gateway.config.read_text()
+    gateway.state = gateway.run_dir / "state"
+    disk = begin(Mounted(gateway.folder, "-t", "tmpfs", "-o", "size=64k", "tmpfs"))
+    gateway.config.write_text(text)
+    gateway.start()
+    new = gateway.run_dir / "new.yaml"
+    new.write_text(text.replace("every: 1s", "every: 2s"))
+    assert gateway.ask("apply", new).returncode == 0
+    before = gateway.folder / "gateway.yaml.before"
+    assert "every: 1s" in before.read_text()
+    disk.fill()
+    new.write_text(text.replace("every: 1s", "every: 3s"))
+    done = gateway.ask("apply", new)
+    assert done.returncode == 1 and "No space left" in done.stderr and "make room there" in done.stderr, done
+    assert "every: 2s" in gateway.config.read_text() and "every: 1s" in before.read_text()
+    assert {path.name for path in gateway.folder.iterdir()} == {"gateway.yaml", "gateway.yaml.before", "fill"}
+    (gateway.folder / "fill").unlink()
+    assert gateway.ask("apply", new).returncode == 0
+    assert "every: 3s" in gateway.config.read_text() and "every: 2s" in before.read_text()
+
+
+def test_a_broker_file_that_cannot_be_written_is_what_somebody_must_come_for(make_gateway, begin, witness, port):
+    gateway = make_gateway(GOOD.replace("18830", str(port)))
+    disk = begin(Mounted(gateway.state, "-t", "tmpfs", "-o", "size=1m", "tmpfs"))
+    gateway.start()
+    disk.fill()
+    near = witness(port, "x")
+    for n in range(100):
+        near.client.publish(f"kept/{n}", "x" * 1000, qos=1, retain=True)
+    what = "what the broker keeps (sessions, retained messages) cannot be written"
+    done = eventually(lambda: what in (done := gateway.ask("status")).stdout and done, hoped="the full disk is told")
+    assert done.returncode == 2, done
+    (gateway.state / "fill").unlink()
+    eventually(lambda: what not in gateway.ask("status").stdout, hoped="it is written again")
+
+
+def test_a_port_that_this_user_may_not_open_is_named(nobody):
+    if int(pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+        pytest.skip("on this machine everybody may open every port")
+    config = nobody.write(GOOD.replace("18830", "80"))
+    code, said = nobody.says("run", "-c", config, "--socket", nobody.own("run") / "s", STATE_DIRECTORY=str(nobody.own("state")))
+    assert code == 1 and "127.0.0.1:80" in said and "below 1024" in said and "broker.listen" in said, said
+
+
+def test_a_file_that_the_gateway_may_not_read_any_more_changes_nothing_and_the_command_is_named(nobody, port):
+    config = nobody.write(GOOD.replace("18830", str(port)))
+    control = nobody.own("run") / "s"
+    ask = lambda *what: subprocess.run([BINARY, *what, "--socket", control], capture_output=True, text=True, check=False)  # noqa: E731
+    with nobody.run("run", "-c", config, "--socket", control, STATE_DIRECTORY=str(nobody.own("state"))) as process:
+        try:
+            eventually(lambda: "meter" in ask("status").stdout, hoped="it runs")
+            # What an editor that was called by sudo leaves behind.
+            os.chmod(config, 0o600)
+            done = ask("reload")
+            assert done.returncode == 78 and "Permission denied" in done.stderr, done
+            assert f"sudo chown root:trunkline {config}; sudo chmod 640 {config}" in done.stderr, done
+            assert "note: the last configuration was refused" in ask("status").stdout
+            os.chmod(config, 0o644)
+            assert ask("reload").returncode == 0 and "refused" not in ask("status").stdout
+        finally:
+            process.terminate()

@@ -81,11 +81,11 @@ def test_another_model_is_an_alarm_and_neither_read_nor_written(make_gateway, be
     assert (state["reason"], state["detail"]) == ("another device", WHY)
     eventually(lambda: near.json(TOPIC)["reason"] == "another device", hoped="the point is bad and says why")
     shown = gateway.command("status", "--socket", gateway.socket).stdout
-    assert f"ALARM: drive (unit 1) is another device: {WHY}" in shown.splitlines()[2], shown
+    assert f"ALARM: device drive (unit 1) is another device: {WHY}" in shown.splitlines()[2], shown
     told = gateway.device("drive")
     assert (told["recognition"], told["state"], told["reason"]) == ("another", "offline", "another device")
     assert 'trunkline_device_another{line="plc",device="drive"} 1' in fetch(web, "/metrics")
-    assert f"device drive is another device: {WHY}" in fetch(web, "/healthz")
+    assert f"device drive (unit 1) is another device: {WHY}" in fetch(web, "/healthz")
 
     answer = set_point(near, 9)
     assert answer["result"] == "refused" and WHY in answer["reason"], answer

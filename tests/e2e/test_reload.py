@@ -196,9 +196,23 @@ def test_a_file_that_vanished_and_a_folder_in_its_place_are_told(site):
     site.gateway.config.unlink()
     done = site.gateway.ask("reload")
     assert done.returncode == 78 and "gateway.yaml" in done.stderr and "cannot be read" in done.stderr, done.stderr
+    assert "put it there" in done.stderr, done.stderr
     site.gateway.config.mkdir()
-    assert site.gateway.ask("reload").returncode == 78
+    done = site.gateway.ask("reload")
+    assert done.returncode == 78 and "a folder lies there" in done.stderr, done.stderr
+    site.gateway.config.rmdir()
+    for text, said in ((b"", "the file is empty"), (b"\xff\xfe", "UTF-8")):
+        site.gateway.config.write_bytes(text)
+        done = site.gateway.ask("reload")
+        assert done.returncode == 78 and said in done.stderr, done.stderr
     assert site.gateway.device("a")["state"] == "online"
+
+
+def test_a_file_that_runs_and_lies_in_its_place_is_no_trial(site):
+    done = site.gateway.ask("apply", site.gateway.config, "--confirm", "10m")
+    assert done.returncode == 0 and "there is nothing to confirm" in done.stdout, done
+    assert site.gateway.ask("confirm").returncode == 1
+    assert site.gateway.status()["config"]["outcome"] == "started" and site.gateway.ask("reload").returncode == 0
 
 
 def test_what_needs_a_restart_is_refused_before_anything_is_touched(site):

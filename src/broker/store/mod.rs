@@ -17,6 +17,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use self::db::Db;
 use self::db::OpenError;
@@ -49,6 +50,8 @@ pub(super) struct Store {
     /// The disk has nothing, or what it had was set aside.
     lost: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
+    /// Why the disk takes nothing.
+    complaint: watch::Receiver<Option<String>>,
     ended: oneshot::Receiver<()>,
     thread: std::thread::Thread,
 }
@@ -56,20 +59,22 @@ pub(super) struct Store {
 /// Opens or creates the database and reads it. A disk that cannot be used is no error: memory has to do for now.
 pub(super) fn open(state_dir: &Path) -> Result<(Store, Saved), BrokerError> {
     let path = state_dir.join("broker.db");
+    let complaint = watch::Sender::new(None);
     let (db, saved) = match Db::open_or_renew(&path) {
         Ok(opened) => (Some(opened.0), opened.1),
         Err(OpenError::Foreign(why)) => return Err(BrokerError::Store { path, why }),
         Err(OpenError::Damaged(why) | OpenError::Disk(why)) => {
             tracing::error!(path = %path.display(), %why, "sessions and retained messages are kept in memory only, for now");
+            complaint.send_replace(Some(why));
             (None, db::read_only(&path))
         }
     };
     let (batches, work) = mpsc::sync_channel(2);
     let (waiting, lost, stopping) = <(Arc<AtomicUsize>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
     let (ending, ended) = oneshot::channel();
-    let failing = db.is_none();
     // Then the first batch is to be a whole one.
-    lost.store(failing, Ordering::Release);
+    lost.store(db.is_none(), Ordering::Release);
+    let complained = complaint.subscribe();
     let writer = Writer {
         path,
         in_step: db.is_some(),
@@ -79,7 +84,7 @@ pub(super) fn open(state_dir: &Path) -> Result<(Store, Saved), BrokerError> {
         waiting: Arc::clone(&waiting),
         lost: Arc::clone(&lost),
         stopping: Arc::clone(&stopping),
-        failing,
+        complaint,
         unsynced: None,
     };
     let spawned = std::thread::Builder::new().name("broker-store".into()).spawn(move || {
@@ -87,7 +92,7 @@ pub(super) fn open(state_dir: &Path) -> Result<(Store, Saved), BrokerError> {
         drop(ending);
     });
     let thread = spawned.map_err(|e| BrokerError::Thread(e.to_string()))?.thread().clone();
-    Ok((Store { batches, waiting, lost, stopping, ended, thread }, saved))
+    Ok((Store { batches, waiting, lost, stopping, complaint: complained, ended, thread }, saved))
 }
 
 impl Store {
@@ -99,6 +104,11 @@ impl Store {
     /// Whether everything must be written anew; true once.
     pub(super) fn has_lost(&self) -> bool {
         self.lost.swap(false, Ordering::AcqRel)
+    }
+
+    /// Why the disk takes nothing right now, in words.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.complaint.borrow().clone()
     }
 
     /// Hands a batch over. Only when idle.
@@ -137,8 +147,8 @@ struct Writer {
     waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
-    /// Said already.
-    failing: bool,
+    /// Why the disk takes nothing: said already.
+    complaint: watch::Sender<Option<String>>,
     /// Since when something is written and not forced to the medium.
     unsynced: Option<Instant>,
 }
@@ -170,8 +180,8 @@ impl Writer {
                 self.lost.store(true, Ordering::Release);
                 return;
             }
-            if !self.failing {
-                self.failing = true;
+            let is_news = self.complaint.send_replace(Some(error.clone())).is_none();
+            if is_news {
                 tracing::error!(path = %self.path.display(), %error, "sessions and retained messages cannot be written; they are kept in memory and tried again");
             }
             if self.stopping.load(Ordering::Acquire) {
@@ -181,7 +191,7 @@ impl Writer {
             std::thread::park_timeout(RETRY[tries.min(RETRY.len() - 1)]);
             tries += 1;
         }
-        if std::mem::take(&mut self.failing) {
+        if self.complaint.send_replace(None).is_some() {
             tracing::info!(path = %self.path.display(), "sessions and retained messages are written again");
         }
         self.unsynced.get_or_insert_with(Instant::now);

@@ -577,13 +577,16 @@ async fn a_disk_that_refuses_stops_nobody_and_gets_everything_when_it_is_back() 
     std::fs::write(&state, "in the way").unwrap();
     let (store, saved) = super::open(&state).unwrap();
     assert!(saved.sessions.is_empty() && store.is_idle());
+    assert!(store.complaint().is_some(), "who looks is told");
     std::fs::remove_file(&state).unwrap();
     let (spare, _) = Db::open_or_renew(&dir.path().join("spare.db")).unwrap();
     let mut life = Life::with(spare, saved);
     assert!(store.has_lost());
     life.core.lost();
     life.publish("a", "1", Retain::Yes);
+    let mut complaint = store.complaint.clone();
     assert!(store.close(life.core.save(life.now, Depth::All)).await);
+    assert_eq!(*complaint.borrow_and_update(), None);
     assert_eq!(Life::begin(&state.join("broker.db")).retained("a").unwrap(), "1");
 }
 

@@ -19,6 +19,11 @@ pub(super) struct Placed {
 }
 
 impl Placed {
+    /// Where what was there before is kept.
+    pub(super) fn before(&self) -> &Path {
+        &self.before
+    }
+
     /// What was there before lies there again.
     pub(super) fn take_back(self) -> io::Result<()> {
         fs::rename(&self.before, &self.path)?;
@@ -35,11 +40,14 @@ pub(super) fn put(path: &Path, text: &str) -> io::Result<Option<Placed>> {
         return Ok(None);
     }
     let before = beside(&path, BEFORE);
-    // It may have to lie in its place again, where its reader must be able to read it.
-    write(&before, &fs::read(&path)?, &old)?;
-    let new = beside(&path, "new");
-    write(&new, text.as_bytes(), &old).inspect_err(|_| drop(fs::remove_file(&new)))?;
-    fs::rename(&new, &path)?;
+    let (next_before, new) = (beside(&before, "new"), beside(&path, "new"));
+    // Both lie there whole before either takes its place: a full disk costs nothing. The old one may have to lie in its place
+    // again, where its reader must be able to read it.
+    write(&next_before, &fs::read(&path)?, &old)
+        .and_then(|()| write(&new, text.as_bytes(), &old))
+        .and_then(|()| fs::rename(&next_before, &before))
+        .and_then(|()| fs::rename(&new, &path))
+        .inspect_err(|_| [&next_before, &new].into_iter().for_each(|left| drop(fs::remove_file(left))))?;
     let placed = Placed { path, before };
     match sync_folder(&placed.path) {
         Ok(()) => Ok(Some(placed)),
@@ -104,6 +112,20 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.path().join("gateway.yaml.before")).unwrap(), "old", "nothing was done");
         assert!(put(&folder.path().join("none.yaml"), "x").is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_written_costs_neither_the_file_nor_the_one_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.yaml");
+        fs::write(&file, "first").unwrap();
+        put(&file, "second").unwrap();
+        // A disk that is full after half of the work.
+        fs::create_dir(folder.path().join("gateway.yaml.new")).unwrap();
+        assert!(put(&file, "third").is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "second");
+        assert_eq!(fs::read_to_string(folder.path().join("gateway.yaml.before")).unwrap(), "first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing half done is left");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::layer::{Context, Layer};
 
 use crate::cli::logging::repeats::{Kind, Must, Repeats, Sum, Verdict};
+use crate::command::RAW_LOG;
+use crate::daemon::WIRE_LOG;
 
 /// Who an event is about: these are taken letter by letter, everything else without its digits.
 const SUBJECTS: &[&str] = &[
@@ -22,10 +24,6 @@ const SUBJECTS: &[&str] = &[
 ];
 /// Of the line that stands for those left out.
 const SAMPLE_BYTES: usize = 240;
-/// The log of a line has a limit of its own, and a person who reads it.
-const WIRE: &str = "trunkline::wire";
-/// Every use of raw access is told: who read what stands nowhere else.
-const RAW: &str = "trunkline::raw";
 /// Of the sums themselves.
 pub(super) const SUMS: &str = "trunkline::repeated";
 
@@ -103,7 +101,9 @@ impl<Say: Fn(&Sum<Sample>)> Limit<Say> {
 impl<S: Subscriber, Say: Fn(&Sum<Sample>) + 'static> Layer<S> for Limit<Say> {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        let is_wanted = *metadata.level() > Level::INFO || matches!(metadata.target(), WIRE | RAW | SUMS);
+        // The log of a line has a limit of its own, and a person who reads it; of raw access every use is told, because who read
+        // what stands nowhere else.
+        let is_wanted = *metadata.level() > Level::INFO || matches!(metadata.target(), WIRE_LOG | RAW_LOG | SUMS);
         is_wanted || self.judge(event, Instant::now()) == Verdict::Said
     }
 }
@@ -282,7 +282,7 @@ mod tests {
         let (written, _) = logged(|| {
             (0..50).for_each(|n| tracing::info!("  + device meter-{n}"));
             (0..50).for_each(|_| tracing::debug!(line = "hall", "the same"));
-            (0..50).for_each(|_| tracing::info!(target: WIRE, line = "hall", "the same"));
+            (0..50).for_each(|_| tracing::info!(target: WIRE_LOG, line = "hall", "the same"));
         });
         assert_eq!(written.len(), 150);
     }

@@ -340,7 +340,7 @@ stats: {every: 60s}
                 Part::FailSafes,
                 "+ fail-safe of c/r",
             ),
-            ("max_age: 30d", "max_age: 7d", Part::Spool, "~ spool: max_age 2592000s → 604800s"),
+            ("max_age: 30d", "max_age: 7d", Part::Spool, "~ spool: max_age 30d → 7d"),
             ("every: 60s", "every: 10s", Part::Stats, "~ stats: every 60s → 10s"),
             (
                 "tcp: 127.0.0.1:1883",

@@ -53,7 +53,7 @@ pub(super) fn all(running: &Plant, new: &Plant, deeds: &[(LineId, Deed)]) -> Vec
     broker(&mut out, &running.broker, &new.broker);
     upstreams(&mut out, running, new);
     spool(&mut out, &running.spool, &new.spool);
-    let every = |stats: &Option<Duration>| stats.map_or("never".to_owned(), |d| format!("{d:?}"));
+    let every = |stats: &Option<Duration>| stats.map_or("never".to_owned(), |d| span(&d));
     changed(
         &mut out,
         "stats",
@@ -89,8 +89,12 @@ impl Facts {
         self.told(key, both, ToString::to_string)
     }
 
-    fn debug<T: PartialEq + std::fmt::Debug>(self, key: &str, both: (&T, &T)) -> Self {
-        self.told(key, both, |value| format!("{value:?}"))
+    fn timed(self, key: &str, both: (&Duration, &Duration)) -> Self {
+        self.told(key, both, span)
+    }
+
+    fn sized<T: PartialEq + Copy + TryInto<u64>>(self, key: &str, both: (&T, &T)) -> Self {
+        self.told(key, both, |bytes| size((*bytes).try_into().unwrap_or(u64::MAX)))
     }
 
     /// Only that it differs.
@@ -105,6 +109,25 @@ impl Facts {
     fn text(&self) -> String {
         if self.0.is_empty() { "changed".to_owned() } else { self.0.join(", ") }
     }
+}
+
+/// As people write it: `30d`, `12h`, `500ms`.
+fn span(d: &Duration) -> String {
+    let whole = |unit: u64| {
+        (d.subsec_nanos() == 0 && d.as_secs() >= unit && d.as_secs().is_multiple_of(unit)).then(|| d.as_secs() / unit)
+    };
+    match (whole(86_400), whole(3_600)) {
+        (Some(days), _) => format!("{days}d"),
+        (None, Some(hours)) => format!("{hours}h"),
+        (None, None) => format!("{d:?}"),
+    }
+}
+
+/// As people write it: `64MiB`; in bytes where that is not whole.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
 fn changed<T: PartialEq>(out: &mut Vec<Change>, name: &str, (was, is): (&T, &T), facts: &Facts) {
@@ -167,10 +190,10 @@ fn line_facts(was: &Line, is: &Line) -> Facts {
             .shown("echo", (&a.echo, &b.echo)),
         (a, b) => Facts::default().told("port", (a, b), port),
     };
-    let gap = |gap: &Option<Duration>| gap.map_or("auto".to_owned(), |d| format!("{d:?}"));
+    let gap = |gap: &Option<Duration>| gap.map_or("auto".to_owned(), |d| span(&d));
     facts
-        .debug("timeout", (&was.timeout, &is.timeout))
-        .debug("min_timeout", (&was.min_timeout, &is.min_timeout))
+        .timed("timeout", (&was.timeout, &is.timeout))
+        .timed("min_timeout", (&was.min_timeout, &is.min_timeout))
         .shown("retries", (&was.retries, &is.retries))
         .shown("raw_access", (&was.raw_access, &is.raw_access))
         .told("gap", (&was.gap, &is.gap), gap)
@@ -324,7 +347,7 @@ fn schedule(schedule: &Schedule) -> String {
 
 fn report(facts: Facts, was: &Report, is: &Report) -> Facts {
     let when = |when: &When| if *when == When::Poll { "poll".to_owned() } else { "change".to_owned() };
-    let pause = |pause: &Option<Duration>| pause.map_or("none".to_owned(), |d| format!("{d:?}"));
+    let pause = |pause: &Option<Duration>| pause.map_or("none".to_owned(), |d| span(&d));
     facts
         .told("report: when", (&was.when, &is.when), when)
         .named("report: deadband", (&was.deadband, &is.deadband))
@@ -387,16 +410,16 @@ fn origins(listener: &Listener) -> &[Arc<str>] {
 }
 
 fn limits(facts: Facts, was: &Limits, is: &Limits) -> Facts {
-    let most = |most: &Option<usize>| most.map_or("by `queue`".to_owned(), |bytes| bytes.to_string());
+    let most = |most: &Option<usize>| most.map_or("by `queue`".to_owned(), |bytes| size(bytes as u64));
     let rate = |rate: &Option<u32>| rate.map_or("unlimited".to_owned(), |n| format!("{n}/s"));
     facts
         .shown("limits: clients", (&was.clients, &is.clients))
-        .shown("limits: packet", (&was.packet, &is.packet))
+        .sized("limits: packet", (&was.packet, &is.packet))
         .shown("limits: queue", (&was.queue, &is.queue))
         .told("limits: queue_bytes", (&was.queue_bytes, &is.queue_bytes), most)
         .shown("limits: subscriptions", (&was.subscriptions, &is.subscriptions))
         .told("limits: rate", (&was.rate, &is.rate), rate)
-        .debug("limits: connect_timeout", (&was.connect_timeout, &is.connect_timeout))
+        .timed("limits: connect_timeout", (&was.connect_timeout, &is.connect_timeout))
 }
 
 fn listens(listener: &Listener) -> String {
@@ -431,7 +454,7 @@ fn upstream_facts(was: &Upstream, is: &Upstream) -> Facts {
         .named("username", (&was.username, &is.username))
         .named("password", (&was.password, &is.password))
         .named("tls", (&was.tls, &is.tls))
-        .debug("keep_alive", (&was.keep_alive, &is.keep_alive))
+        .timed("keep_alive", (&was.keep_alive, &is.keep_alive))
         .shown("in_flight", (&was.in_flight, &is.in_flight))
         .named("send", (&was.send, &is.send))
         .named("receive", (&was.receive, &is.receive))
@@ -442,8 +465,8 @@ fn spool(out: &mut Vec<Change>, was: &Spool, is: &Spool) {
     let facts = Facts::default()
         .named("path", (&was.path, &is.path))
         .named("keep", (&was.keep, &is.keep))
-        .shown("max_size", (&was.max_size, &is.max_size))
-        .debug("max_age", (&was.max_age, &is.max_age))
+        .sized("max_size", (&was.max_size, &is.max_size))
+        .timed("max_age", (&was.max_age, &is.max_age))
         .named("when_full", (&was.when_full, &is.when_full))
         .named("replay", (&was.replay, &is.replay))
         .told("replay_rate", (&was.replay_rate, &is.replay_rate), rate);
@@ -458,8 +481,8 @@ pub(super) fn audit(of: &Audit) -> [(&'static str, String); 4] {
     };
     [
         ("path", of.path.to_string_lossy().into_owned()),
-        ("max_size", of.max_size.to_string()),
-        ("max_age", format!("{:?}", of.max_age)),
+        ("max_size", size(of.max_size)),
+        ("max_age", span(&of.max_age)),
         ("when_unwritable", when.to_owned()),
     ]
 }

@@ -65,12 +65,16 @@ impl Reloader {
             return Err(failed(pending.is_in_the_way()));
         }
         if trial < TRIAL.0 || trial > TRIAL.1 {
-            return Err(failed(format!("{trial:?} is not between {:?} and {:?}", TRIAL.0, TRIAL.1)));
+            let (asked, hours) = (trial.as_secs(), TRIAL.1.as_secs() / 3600);
+            return Err(failed(format!("{asked} s are no time to confirm it: 1 s to {hours} h are")));
         }
         let text = candidate.text.clone();
         let (file, prepared) = self.on_trial(candidate).await?;
         self.is_what_lies_there(file.clone()).await?;
         let note = Note { file, time: time::now().rfc3339(), text };
+        if prepared.difference.is_empty() && note.is_in_place().unwrap_or(false) {
+            return Ok(json!({ "changes": [], "warnings": prepared.warnings, "in_place": true }));
+        }
         let state_dir = &self.site.plant.state_dir;
         note.write(state_dir).map_err(|e| failed(format!("{} cannot be written: {e}", state_dir.display())))?;
         let before = (Arc::clone(&self.site.plant), self.site.beside.clone());
