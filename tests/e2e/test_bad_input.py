@@ -313,9 +313,9 @@ class Mounted:
 
     def __init__(self, folder, *options):
         self.folder = folder
-        done = subprocess.run(["mount", *options, folder], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"this machine does not let tests mount: {done.stderr.strip()}")
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount")
+        subprocess.run(["mount", *options, folder], check=True)
 
     def fill(self):
         with contextlib.suppress(OSError), open(self.folder / "fill", "wb", buffering=0) as file:
