@@ -154,7 +154,7 @@ def test_a_disk_that_fails_holds_up_no_write_and_is_said_and_the_trail_is_made_g
     assert quick["result"] == "written" and quick["duration_ms"] < 1000 and peer.get(1, 1) == 2, quick
     status = eventually(lambda: (s := gateway.status()["audit"])["error"] and s, hoped="the fault is in the status")
     assert status["waiting"] >= 1 and gateway.saw("audit", "cannot be recorded"), status
-    assert "audit     cannot be written" in gateway.command("status", "--socket", gateway.socket).stdout
+    assert "ALARM: the audit trail cannot be written" in gateway.command("status", "--socket", gateway.socket).stdout
     assert answered(near, MODE, {"value": 2, "id": "b"})["time"] == quick["time"], "an id is known all the same"
     disk.mend()
     eventually(lambda: not gateway.status()["audit"]["error"], hoped="the disk is used again")
