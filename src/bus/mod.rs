@@ -7,6 +7,7 @@ mod bits;
 mod copies;
 mod debt;
 mod engine;
+mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod frame;
@@ -23,7 +24,6 @@ pub mod trace;
 pub(crate) mod wire;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -39,6 +39,7 @@ use crate::bus::bits::Next;
 use crate::bus::engine::Answer;
 use crate::bus::engine::Engine;
 use crate::bus::engine::Miss;
+use crate::bus::error::BUSY_PAUSE;
 use crate::bus::line::Serial;
 use crate::bus::link::Link;
 use crate::bus::mei::IdentifyRequest;
@@ -49,6 +50,8 @@ use crate::config::plant::Port;
 use crate::point::UnitId;
 use crate::status::WireCounts;
 
+pub use crate::bus::error::BusError;
+pub use crate::bus::error::Garble;
 pub use crate::bus::line::Timing;
 pub use crate::bus::pause::Pause;
 pub use crate::bus::request::Data;
@@ -63,77 +66,6 @@ const READS: usize = 32;
 const URGENT: usize = 16;
 /// Between tries to open a port: an adapter that is plugged in again works within five seconds.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// A device that says "busy" (exceptions 5 and 6) gets a moment.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-
-/// Named by what happens next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BusError {
-    /// The port or connection is down; it is being reopened.
-    #[error("line down: {0}")]
-    LineDown(String),
-    /// The device said nothing in time, tries included.
-    #[error("no reply")]
-    NoReply,
-    /// Something came, but not an answer.
-    #[error("garbled reply: {0}")]
-    Garbled(Garble),
-    /// A Modbus exception; also 2 or 3 for a request over the standard's limits, which is never sent.
-    #[error("refused: exception {0}")]
-    Refused(u8),
-    /// A write whose time had passed when it was its turn: nothing was sent.
-    #[error("too late")]
-    TooLate,
-    /// The task has ended before it was its turn: nothing was sent.
-    #[error("the line is being restarted: nothing was sent, try again")]
-    NotSent,
-    /// The task has ended in the middle of it.
-    #[error("the line was stopped in the middle of it")]
-    ShutDown,
-}
-
-impl BusError {
-    /// How long the unit is to be left alone before it is asked the same again; `None` where that does not help. Exceptions
-    /// 1 to 3 say the request is wrong and 0x0A that no way leads there; 4, 5, 6 and 0x0B are states that pass (V1.1b3, 7).
-    /// After a miss the late answer is awaited; after a wrong checksum the answer has been there.
-    pub const fn heals_after(&self, timeout: Duration) -> Option<Duration> {
-        match self {
-            Self::NoReply | Self::Garbled(Garble::Truncated | Garble::Length | Garble::Function | Garble::Noise) => {
-                Some(timeout)
-            }
-            Self::Garbled(Garble::Crc) => Some(Duration::ZERO),
-            Self::Refused(4 | 5 | 6 | 0x0B) => Some(BUSY_PAUSE),
-            Self::Refused(_) | Self::LineDown(_) | Self::TooLate | Self::NotSent | Self::ShutDown => None,
-        }
-    }
-}
-
-/// What was wrong with what came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Garble {
-    /// The right looks, but the checksum is wrong.
-    Crc,
-    /// Began like the answer and ended early.
-    Truncated,
-    /// A sound frame of the right unit with another length, or for a write another address or value.
-    Length,
-    /// A sound frame of the right unit with another function.
-    Function,
-    /// Bytes that fit nothing.
-    Noise,
-}
-
-impl fmt::Display for Garble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Crc => "checksum",
-            Self::Truncated => "cut short",
-            Self::Length => "wrong length or echo",
-            Self::Function => "wrong function",
-            Self::Noise => "noise",
-        })
-    }
-}
 
 /// What is true of the line now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -188,7 +120,11 @@ pub struct BusTask {
     status: watch::Sender<BusStatus>,
     backoff: Backoff,
     reopen_at: Instant,
+    /// Why it is not open.
     down: Option<String>,
+    /// As told: stays where a connection comes about and broke when it was used, until one has been of use.
+    fault: Option<String>,
+    broke: bool,
     /// Units that have refused mask write.
     maskless: HashSet<UnitId>,
 }
@@ -207,6 +143,8 @@ pub fn new(line: Line) -> (Bus, BusTask) {
         backoff: Backoff::new(REOPEN.0, REOPEN.1),
         reopen_at: Instant::now(),
         down: None,
+        fault: None,
+        broke: false,
         maskless: HashSet::new(),
         line,
     };
@@ -445,6 +383,8 @@ impl BusTask {
             let result = self.engine.transact(ask, by).await;
             if !matches!(result, Err(Miss::Gone(_))) {
                 self.backoff.reset();
+                self.broke = false;
+                self.is_well();
             }
             match result {
                 Ok(Answer { outcome: Ok(data), arrived, turnaround }) => {
@@ -461,7 +401,10 @@ impl BusTask {
                     }
                 }
                 Err(Miss::TooLate) => return Err(BusError::TooLate),
-                Err(Miss::Gone(error)) => return Err(BusError::LineDown(self.went_down(error))),
+                Err(Miss::Gone(error)) => {
+                    self.broke = true;
+                    return Err(BusError::LineDown(self.went_down(error)));
+                }
             }
         }
     }
@@ -474,32 +417,41 @@ impl BusTask {
         match opened {
             Ok(link) => {
                 self.engine.attach(link);
-                if self.down.take().is_some() {
-                    tracing::info!(line = %self.line.name, "line up again");
+                self.down = None;
+                if !self.broke {
+                    self.is_well();
                 }
             }
             Err(error) => {
+                self.broke = false;
                 self.went_down(error);
             }
         }
         self.tell();
     }
 
+    fn is_well(&mut self) {
+        if self.fault.take().is_some() {
+            tracing::info!(line = %self.line.name, "line up again");
+        }
+    }
+
     /// Said once a turn; the next try to open waits for the backoff.
     fn went_down(&mut self, error: String) -> String {
         self.reopen_at = Instant::now() + self.backoff.next();
-        if self.down.as_ref() != Some(&error) {
+        if self.fault.as_ref() != Some(&error) {
             tracing::warn!(line = %self.line.name, %error, "line down");
         }
         self.down = Some(error.clone());
+        self.fault = Some(error.clone());
         error
     }
 
     fn tell(&self) {
         self.engine.moved();
         self.status.send_modify(|status| {
-            status.up = self.down.is_none();
-            status.error.clone_from(&self.down);
+            status.up = self.fault.is_none();
+            status.error.clone_from(&self.fault);
             status.wire = self.engine.counts;
             status.busy = self.engine.busy;
             status.in_vain = self.engine.in_vain;

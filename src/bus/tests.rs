@@ -532,9 +532,9 @@ async fn an_adapter_that_returns_under_the_same_path_is_used_again() {
     std::fs::remove_file(&path).unwrap();
     let Err(BusError::LineDown(_)) = bus.read(holding(1, 0, 1)).await else { panic!("unplugged") };
     let _sim = plug();
-    let mut status = bus.status();
-    status.wait_for(|s| s.up).await.unwrap();
+    bus.status().wait_for(|s| s.wire.opens > 1).await.unwrap();
     assert!(bus.read(holding(1, 0, 1)).await.is_ok());
+    assert!(bus.status().borrow().up);
 }
 
 /// What is believed of it is what was just written, and nothing else.

@@ -71,6 +71,8 @@ pub use wire_log::LOG as WIRE_LOG;
 const SAMPLE_BATCHES: usize = 256;
 /// From the first word to the last: what is not done by then is cut, but for the spool.
 const GRACE: Duration = Duration::from_secs(8);
+/// Of it, what a reload under way may take.
+const RELOAD_GRACE: Duration = Duration::from_secs(3);
 /// The spool commits its memory storey when it closes; a slow card may need this long.
 const CLOSING: Duration = Duration::from_secs(20);
 
@@ -359,7 +361,8 @@ impl Running {
     pub async fn stop_polling(&self) {
         let until = Instant::now() + GRACE;
         self.groups.owners.end("owners", until).await;
-        self.groups.reload.end("reload", until).await;
+        // One that waits for a disk that hangs must not take the time of the others.
+        self.groups.reload.end("reload", until.min(Instant::now() + RELOAD_GRACE)).await;
         self.groups.lines.end("lines", until).await;
         // The last line has dropped its end of the sample queue, so publish ends when it has read the rest.
         self.groups.publish.end("publish", until).await;

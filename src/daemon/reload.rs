@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -35,6 +37,8 @@ pub(super) use verbs::verbs;
 
 /// Wishes that wait while one is seen to. Full: the next is told so.
 const WISHES: usize = 4;
+/// A disk is given so long to take the configuration before the reload goes on without it.
+const SETTLING: Duration = Duration::from_secs(5);
 /// Lines of a difference that are logged and kept to be shown; a reload may concern every point of a large site.
 const SHOWN: usize = 50;
 /// The spool names upstreams by the bits of a word.
@@ -137,6 +141,8 @@ impl From<Refusal> for Fault {
 
 /// A configuration that could run.
 struct Prepared {
+    /// What was read.
+    files: Vec<PathBuf>,
     plant: Plant,
     beside: Beside,
     difference: Difference,
@@ -154,6 +160,8 @@ pub(super) struct Reloader {
     pending: Option<apply::Pending>,
     /// Where the end of the process is asked for, when there is no way back.
     fatal: mpsc::Sender<String>,
+    /// A disk that hangs is given one configuration, not one more with each reload.
+    settling: Arc<Semaphore>,
 }
 
 /// What a reloader is made of beside the site.
@@ -168,7 +176,8 @@ pub(super) struct Setting {
 pub(super) fn new(site: Site, setting: Setting) -> (Reloads, Reloader) {
     let (ask, wishes) = mpsc::channel(WISHES);
     let Setting { file, ready, status, fatal } = setting;
-    (Reloads(ask), Reloader { site, file, ready, wishes, status, pending: None, fatal })
+    let settling = Arc::new(Semaphore::new(1));
+    (Reloads(ask), Reloader { site, file, ready, wishes, status, pending: None, fatal, settling })
 }
 
 enum Happened {
@@ -245,8 +254,11 @@ impl Reloader {
             return Err(Fault::new(Code::Failed, why));
         }
         systemd::reloading();
-        let done = match self.prepare(move || config::load(&file).inspect(|read| config::settle(&read.files))).await {
-            Ok(prepared) => self.carry_out(prepared, Leaver::Dropped).await,
+        let done = match self.prepare(move || config::load(&file)).await {
+            Ok(prepared) => {
+                self.settle(&prepared).await;
+                self.carry_out(prepared, Leaver::Dropped).await
+            }
             Err(refusal) => Err(refusal),
         };
         let answer = match done {
@@ -259,6 +271,22 @@ impl Reloader {
         };
         systemd::ready(&self.ready());
         answer
+    }
+
+    /// Puts on the disk what was read. One that hangs is said to, and holds up nobody for longer than a moment.
+    async fn settle(&self, read: &Prepared) {
+        let Ok(turn) = Arc::clone(&self.settling).try_acquire_owned() else {
+            tracing::warn!("the disk hangs since an earlier reload: a power cut may undo what was read");
+            return;
+        };
+        let files = read.files.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            config::settle(&files);
+            drop(turn);
+        });
+        if timeout(SETTLING, work).await.is_err() {
+            tracing::warn!(limit = ?SETTLING, "the disk takes its time: until it is done, a power cut may undo what was read");
+        }
     }
 
     async fn refused(&self, refusal: Refusal) -> Fault {
@@ -286,7 +314,7 @@ impl Reloader {
             let mut difference = Difference::between(&running, &plant);
             difference.changes.extend(before.changes_to(&beside));
             let warnings = loaded.warnings.to_string();
-            Ok(Prepared { plant, beside, difference, warnings })
+            Ok(Prepared { files: loaded.files, plant, beside, difference, warnings })
         };
         let prepared = tokio::task::spawn_blocking(read).await;
         let prepared = prepared.unwrap_or_else(|bug| Err(Refusal::Not(format!("a bug while it was read: {bug}"))))?;
@@ -304,7 +332,7 @@ impl Reloader {
     }
 
     async fn carry_out(&mut self, prepared: Prepared, leaver: Leaver) -> Result<(Difference, String), Refusal> {
-        let Prepared { plant, beside, difference, warnings } = prepared;
+        let Prepared { plant, beside, difference, warnings, .. } = prepared;
         if !warnings.is_empty() {
             tracing::warn!("{}", warnings.trim_end());
         }

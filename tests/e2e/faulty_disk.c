@@ -6,11 +6,13 @@
  *   erofs    writing fails: the kernel has remounted it read-only
  *   torn     half of each write arrives, then it fails
  *   nosync   syncing fails, writing does not
+ *   hang     syncing takes until there is another word
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +79,7 @@ int ftruncate(int fd, off_t n) { return writing_fails(fd) ? -1 : REAL(ftruncate)
 int ftruncate64(int fd, off64_t n) { return writing_fails(fd) ? -1 : REAL(ftruncate64)(fd, n); }
 
 static int syncing_fails(int fd) {
+    while (!strcmp(fault(fd), "hang")) poll(NULL, 0, 20);
     const char *word = fault(fd);
     if (!strcmp(word, "eio") || !strcmp(word, "nosync")) return errno = EIO, 1;
     return 0;

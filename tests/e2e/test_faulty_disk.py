@@ -60,6 +60,32 @@ def test_the_configuration_is_put_on_disk_at_the_start_and_with_a_reload(make_ga
     eventually(lambda: tries() == 2, hoped="and with a reload")
 
 
+def test_a_disk_that_hangs_holds_up_a_reload_for_a_moment_and_neither_polls_nor_the_stop(
+        make_gateway, begin, witness, port, shim, tmp_path):
+    peer = begin(TcpPeer([device(1, action=Counting().action())]).start())
+    text = (f"gateway: plant\nbroker:\n  listen: [{{tcp: 127.0.0.1:{port}}}]\nlines:\n  hall: {{tcp: 127.0.0.1:{peer.port}}}\n"
+            "devices:\n  - {name: meter, line: hall, unit_id: 1, points: {p: {holding: 0, every: 100ms}}}\n")
+    gateway = make_gateway(text)
+    disk = Disk(gateway, shim, tmp_path, gateway.config.name)
+    gateway.start()
+    near = witness(port, "plant/meter/p")
+
+    def more():
+        before = near.total
+        eventually(lambda: near.total > before + 3, hoped="it is polled")
+
+    more()
+    disk.fails("hang")
+    for period, said in (("200ms", "the disk takes its time"), ("300ms", "the disk hangs since an earlier reload")):
+        gateway.config.write_text(text.replace("100ms", period))
+        done = gateway.ask("reload")
+        assert done.returncode == 0 and period in done.stdout, done
+        assert gateway.saw("a power cut may undo", said), gateway.log()
+        more()
+    assert gateway.stop() == 0
+    assert not gateway.saw("did not end in time"), gateway.log()
+
+
 @pytest.mark.parametrize("how", ["eio", "enospc", "erofs", "torn", "nosync"])
 def test_what_is_measured_while_the_disk_fails_waits_in_memory_and_arrives(
         how, make_gateway, begin, witness, cloud, cable, port, shim, tmp_path):

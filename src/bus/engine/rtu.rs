@@ -24,6 +24,8 @@ const BROADCAST: Duration = Duration::from_millis(100);
 const INSTANT: Duration = Duration::from_micros(500);
 /// So many bytes without a silence are no answer to anything: somebody babbles.
 const BABBLE: usize = 4096;
+/// Nor is what trickles in for so long; on a slow line it would take minutes to so many.
+const NOISE: Duration = Duration::from_secs(10);
 /// What comes this soon after an answer is judged with the next one, for it could as well come this much later.
 const JUST_NOW: Duration = Duration::from_micros(50);
 /// Answers in a row that came early and alone; on a wire, a copy in place of a lost answer may do so once or twice.
@@ -189,11 +191,14 @@ impl Engine {
     async fn settle(&mut self, link: &mut Link, unit: u8) -> Result<(), Miss> {
         let mut aside = std::mem::take(&mut self.leftover);
         let mut heard = 0;
+        let mut noise_until = None;
         loop {
+            self.moved();
             aside = self.put_aside(aside);
             let now = Instant::now();
             let free = self.quiet_since + self.timing.gap;
             let owed = self.debts.quiet_until(unit).max(self.copies.quiet_until(unit, (now, self.timeout)));
+            let noise_until = *noise_until.get_or_insert(owed.map_or(free, |owed| owed.max(free)) + NOISE);
             self.pause.until(owed.map_or(free, |owed| owed.max(free))).await;
             if now < self.quiet_since + JUST_NOW && owed.is_none_or(|owed| owed <= now) && free <= now {
                 break;
@@ -202,7 +207,7 @@ impl Engine {
                 0 => break,
                 n => heard += n,
             }
-            if heard > BABBLE {
+            if heard > BABBLE || Instant::now() > noise_until {
                 return Err(Miss::Garbled(Garble::Noise));
             }
         }

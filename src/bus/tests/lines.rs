@@ -64,6 +64,55 @@ async fn a_dead_line_and_a_babbling_one_are_not_felt_on_a_good_one() {
     babble.abort();
 }
 
+/// As long as somebody says something now and then, it is slower than what counts as babbling.
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_never_quiet_is_given_up_in_time_and_moves_until_then() {
+    let (bus, far) = at_9600(0);
+    let Far { mut stream, .. } = far;
+    let trickle = tokio::spawn(async move {
+        while stream.write_all(&[0xA5]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    });
+    tokio::task::yield_now().await;
+    let (begun, mut pulse) = (Instant::now(), bus.pulse());
+    let drowned = ask(&bus, holding(1, 0, 1));
+    while !drowned.is_finished() {
+        tokio::time::timeout(TIMEOUT, pulse.changed()).await.expect("it moves").unwrap();
+    }
+    assert_eq!(data(drowned).await, Err(BusError::Garbled(Garble::Noise)));
+    assert!(begun.elapsed() < Duration::from_secs(11), "{:?}", begun.elapsed());
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_about_and_breaks_whenever_it_is_used_is_no_line_that_is_up() {
+    let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bus = started(line(Port::Tcp(target.local_addr().unwrap().to_string()), 0));
+    let mut status = bus.status();
+    for _ in 0..2 {
+        let broken = ask(&bus, holding(1, 0, 1));
+        while !broken.is_finished() {
+            tokio::select! {
+                taken = target.accept() => drop(taken.unwrap()),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let Err(BusError::LineDown(_)) = data(broken).await else { panic!("nobody answers there") };
+        let opened = status.borrow().wire.opens;
+        let again = async { status.wait_for(|s| s.wire.opens > opened).await.unwrap().up };
+        let (taken, is_up) = tokio::join!(target.accept(), again);
+        assert!(!is_up, "it is connected again, which it was before");
+        drop(taken.unwrap());
+    }
+    let answer = ask(&bus, holding(1, 0, 1));
+    let mut stream = target.accept().await.unwrap().0;
+    let (number, _) = asked(&mut stream).await;
+    stream.write_all(&frame::mbap(number, 1, &[3, 2, 0, 9])).await.unwrap();
+    assert!(data(answer).await.is_ok());
+    assert!(status.borrow_and_update().up);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_whose_time_passes_while_the_line_settles_is_not_sent() {
     let (bus, mut far) = at_9600(0);

@@ -75,8 +75,11 @@ impl Reloader {
         if prepared.difference.is_empty() && note.is_in_place().unwrap_or(false) {
             return Ok(json!({ "changes": [], "warnings": prepared.warnings, "in_place": true }));
         }
-        let state_dir = &self.site.plant.state_dir;
-        note.write(state_dir).map_err(|e| failed(format!("{} cannot be written: {e}", state_dir.display())))?;
+        let state_dir = self.site.plant.state_dir.clone();
+        // Not on a thread that polls: the disk may hang.
+        let written = move || note.write(&state_dir).map(|()| note).map_err(|e| (state_dir, e));
+        let written = tokio::task::spawn_blocking(written).await.map_err(|bug| failed(bug.to_string()))?;
+        let note = written.map_err(|(at, e)| failed(format!("{} cannot be written: {e}", at.display())))?;
         let before = (Arc::clone(&self.site.plant), self.site.beside.clone());
         systemd::reloading();
         let done = self.carry_out(prepared, Leaver::Kept).await;
@@ -144,7 +147,7 @@ impl Reloader {
         let plant = Plant::clone(&plant).following(&self.site.plant);
         let difference = Difference::between(&self.site.plant, &plant);
         systemd::reloading();
-        let back = Prepared { plant, beside, difference, warnings: String::new() };
+        let back = Prepared { files: Vec::new(), plant, beside, difference, warnings: String::new() };
         let done = self.carry_out(back, Leaver::Dropped).await;
         systemd::ready(&self.ready());
         match done {
@@ -181,8 +184,11 @@ impl Reloader {
                 "{why}; what lies in the files must be what runs before something else is tried: see `trunkline reload`"
             ))
         };
-        match self.prepare(move || config::load(&file).inspect(|read| config::settle(&read.files))).await {
-            Ok(there) if there.difference.is_empty() => Ok(()),
+        match self.prepare(move || config::load(&file)).await {
+            Ok(there) if there.difference.is_empty() => {
+                self.settle(&there).await;
+                Ok(())
+            }
             Ok(there) => {
                 Err(not(format!("{name} has changed since it was read ({} changes)", there.difference.changes.len())))
             }
