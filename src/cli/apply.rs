@@ -2,6 +2,7 @@
 //! with the rights of whoever confirms, and not before.
 
 pub(super) mod place;
+mod vouch;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::cli::apply::vouch::Meant;
 use crate::cli::demo::duration;
 use crate::cli::reload::{ask, changed, refused, told};
 use crate::cli::{Exit, complain, say};
@@ -33,6 +35,9 @@ pub(super) struct Arguments {
     /// Only show what would change
     #[arg(long)]
     dry_run: bool,
+    /// The file that the gateway runs from, and no other; without it the gateway is believed where a configuration lies
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The gateway's control socket
     #[arg(long, value_name = "FILE")]
     socket: Option<PathBuf>,
@@ -43,6 +48,15 @@ pub(super) struct Socket {
     /// The gateway's control socket
     #[arg(long, value_name = "FILE")]
     socket: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Confirm {
+    /// The file that the gateway runs from, and no other; without it the gateway is believed where a configuration lies
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 /// What waits to be confirmed.
@@ -61,13 +75,13 @@ pub(super) fn run(args: &Arguments) -> Exit {
         }
         Err(error) => return failed("apply", &format!("{} cannot be read: {error}", args.file.display())),
     };
-    let candidate = json!({ "name": args.file.display().to_string(), "text": text });
+    let candidate = json!({ "name": args.file.display().to_string(), "text": &text });
     let done = if args.dry_run {
         compare(&socket, candidate)
     } else {
         match args.confirm {
             Some(trial) => try_out(&socket, candidate, trial),
-            None => return at_once(&socket, candidate),
+            None => return at_once(&socket, candidate, &Meant { file: args.config.as_deref(), text: Some(&text) }),
         }
     };
     match done {
@@ -111,13 +125,13 @@ fn try_out(socket: &Path, candidate: Value, trial: Duration) -> Result<(), Clien
     Ok(())
 }
 
-fn at_once(socket: &Path, candidate: Value) -> Exit {
+fn at_once(socket: &Path, candidate: Value, meant: &Meant<'_>) -> Exit {
     match begin(socket, candidate, AT_ONCE) {
         Ok(Waits::Something) => {}
         Ok(Waits::Nothing) => return Exit::Well,
         Err(error) => return refused("apply", &error),
     }
-    match confirm_at(socket, "apply") {
+    match confirm_at(socket, meant, "apply") {
         Ok(kept) => {
             say(&format!("it runs, and lies in its place: {}", kept.words()));
             Exit::Well
@@ -133,9 +147,10 @@ fn at_once(socket: &Path, candidate: Value) -> Exit {
     }
 }
 
-pub(super) fn confirm(args: &Socket) -> Exit {
-    let socket = args.socket.clone().unwrap_or_else(control::ask_path);
-    match confirm_at(&socket, "confirm") {
+pub(super) fn confirm(args: &Confirm) -> Exit {
+    let socket = args.socket.socket.clone().unwrap_or_else(control::ask_path);
+    let meant = Meant { file: args.config.as_deref(), text: None };
+    match confirm_at(&socket, &meant, "confirm") {
         Ok(kept) => {
             say(&format!("confirmed, it runs and lies in its place: {}", kept.words()));
             Exit::Well
@@ -157,11 +172,12 @@ impl Kept {
     }
 }
 
-/// Puts what is on trial in its place, then says so; `command` is what was called.
-fn confirm_at(socket: &Path, command: &str) -> Result<Kept, String> {
+/// Puts what is on trial in its place, then says so; `command` is what was called. The gateway is not believed: see [`vouch`].
+fn confirm_at(socket: &Path, meant: &Meant<'_>, command: &str) -> Result<Kept, String> {
     let pending = ask(socket, "config.pending", Value::Null).map_err(|e| e.to_string())?;
     let Pending { file, text } = Pending::deserialize(pending).map_err(|e| e.to_string())?;
-    let placed = place::put(&file, &text)
+    let place = vouch::vouched(&file, &text, meant, command)?;
+    let placed = place::put(&place, &text)
         .map_err(|e| format!("{} cannot be written: {e}; {}", file.display(), advice(&e, command)))?;
     let before = placed.as_ref().map(|placed| placed.before().to_owned());
     match ask(socket, "config.confirm", Value::Null) {

@@ -91,7 +91,7 @@ enum Command {
     /// Let the running gateway try another configuration, and go back by itself unless it is confirmed
     Apply(apply::Arguments),
     /// Keep the configuration that was applied
-    Confirm(apply::Socket),
+    Confirm(apply::Confirm),
     /// Go back to the configuration before the one that was applied
     Revert(apply::Socket),
     /// Show who is connected to the embedded broker, one client closely, or end a connection
@@ -130,11 +130,14 @@ struct Logging<T: clap::Args> {
     level: Option<logging::Filter>,
 }
 
+/// Where the configuration lies unless it is said.
+const CONFIG: &str = "/etc/trunkline/gateway.yaml";
+
 /// The configuration file, the same option for every command that reads it.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration
-    #[arg(short, long = "config", value_name = "FILE", default_value = "/etc/trunkline/gateway.yaml")]
+    #[arg(short, long = "config", value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
 }
 
@@ -257,7 +260,11 @@ mod tests {
             panic!("another command");
         };
         assert!(parse("trunkline apply").is_err() && parse("trunkline apply a.yaml --confirm 60").is_err());
-        assert!(parse("trunkline confirm").is_ok() && parse("trunkline revert --socket s").is_ok());
+        assert!(
+            parse("trunkline confirm -c g.yaml").is_ok()
+                && parse("trunkline confirm").is_ok()
+                && parse("trunkline revert --socket s").is_ok()
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::config::Plant;
 use crate::config::Report;
 use crate::config::check::Checker;
+use crate::config::check::Handed;
 use crate::config::check::ROOT_KEYS;
 use crate::config::node::At;
 use crate::config::node::Node;
@@ -26,7 +27,7 @@ pub struct Loaded {
     pub plant: Plant,
     /// What is allowed but probably not meant.
     pub warnings: Report,
-    /// Every file that was read, the main file first.
+    /// Every file that was read or is named to be read, the main file first: secrets, users and certificates too.
     pub files: Vec<PathBuf>,
     /// Where each line of the plant is written, in order: a problem without a message yet.
     pub line_places: Vec<Problem>,
@@ -65,7 +66,7 @@ pub struct RulePlace {
 pub fn load(path: &Path) -> Result<Loaded, Report> {
     let text = fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    check(&path.display().to_string(), &text, folder)
+    check(&path.display().to_string(), &text, Checker::new(folder, state_dir()))
 }
 
 /// As [`load`], of a text: relative paths, and profiles, count from `base`.
@@ -73,18 +74,28 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(name: &str, text: &str, base: &Path) -> Result<Loaded, Report> {
-    check(name, text, base.to_owned())
+    check(name, text, Checker::new(base.to_owned(), state_dir()))
 }
 
-fn check(name: &str, text: &str, folder: PathBuf) -> Result<Loaded, Report> {
-    let mut checker = Checker::new(folder, state_dir());
+/// As [`load_text`], for a daemon that has more than this process: what its environment or its credentials hold is taken for
+/// sound. Not for running.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text_for_daemon(name: &str, text: &str, base: &Path) -> Result<Loaded, Report> {
+    let mut checker = Checker::new(base.to_owned(), state_dir());
+    checker.handed = Handed::ToAnother;
+    check(name, text, checker)
+}
+
+fn check(name: &str, text: &str, mut checker: Checker) -> Result<Loaded, Report> {
     let Some(root) = checker.reader.parse(name, text) else { return Err(checker.reader.errors) };
     let roots = with_included(&mut checker, root);
     let plant = checker.plant(&roots);
     let line_places = checker.line_places();
     let rules = checker.rules.iter().map(|rule| rule.placed(&checker.reader)).collect();
-    let Checker { reader: Reader { errors, warnings, files, .. }, notes, .. } = checker;
-    let files = files.into_iter().map(|(name, _)| PathBuf::from(name)).collect();
+    let Checker { reader: Reader { errors, warnings, files, .. }, notes, named, .. } = checker;
+    let files = files.into_iter().map(|(name, _)| PathBuf::from(name)).chain(named).collect();
     match plant {
         Some(plant) if errors.is_empty() => Ok(Loaded { plant, warnings, files, line_places, notes, rules }),
         _ => Err(errors),
@@ -222,5 +233,30 @@ mod tests {
         fs::write(dir.path().join("devices/d.yaml"), device.replace("line: a", "line: b")).unwrap();
         let report = load(&dir.path().join("g.yaml")).unwrap_err();
         assert!(report.to_string().contains("d.yaml:2:"), "{report}");
+    }
+
+    #[test]
+    fn secrets_users_and_certificates_are_among_the_files_as_they_too_shall_survive_a_power_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let named =
+            ["g.yaml", "users.yaml", "own.pem", "own.key", "ca.pem", "cloud.password"].map(|n| dir.path().join(n));
+        for file in &named {
+            fs::write(file, "\n# \n").unwrap();
+        }
+        fs::write(dir.path().join("cloud.password"), "geheim\n").unwrap();
+        let text = "broker: {users: users.yaml, listen: [{tls: 127.0.0.1:8883, cert: own.pem, key: own.key}]}\nupstreams:\n  \
+                    c: {url: mqtts://h, tls: {ca: ca.pem}, username: u, password: {file: cloud.password}}\n";
+        fs::write(&named[0], text).unwrap();
+        let files = load(&named[0]).unwrap().files;
+        assert_eq!(files[0], named[0]);
+        assert!(named.iter().all(|file| files.contains(file)), "{files:?}");
+    }
+
+    #[test]
+    fn a_secret_that_is_handed_to_the_daemon_alone_is_missed_only_by_who_would_run() {
+        let text = "upstreams:\n  c: {url: mqtts://h, username: u, password: {credential: nowhere}}\n";
+        assert!(load_text("g.yaml", text, Path::new("")).is_err());
+        assert!(load_text_for_daemon("g.yaml", text, Path::new("")).is_ok());
+        assert!(load_text_for_daemon("g.yaml", &text.replace("url", "urk"), Path::new("")).is_err());
     }
 }

@@ -28,6 +28,7 @@ pub use load::Note;
 pub use load::RulePlace;
 pub use load::load;
 pub use load::load_text;
+pub use load::load_text_for_daemon;
 pub(crate) use node::near;
 pub use plant::Plant;
 pub use report::Report;

@@ -70,12 +70,24 @@ pub(super) const ROOT_KEYS: &[&str] = &[
     "web",
 ];
 
+/// Whom the service manager hands what lies in no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// This process, which lacks what it does not find.
+    ToUs,
+    /// The daemon, for which another process checks.
+    ToAnother,
+}
+
 /// The state of one check.
 pub(super) struct Checker {
     pub(super) reader: Reader,
     /// The folder of each file read, in step with `reader.files`: relative paths count from it.
     pub(super) folders: Vec<PathBuf>,
     pub(super) shelf: Shelf,
+    /// The files that are named and are no YAML of ours: secrets, certificates; and the users.
+    pub(super) named: Vec<PathBuf>,
+    pub(super) handed: Handed,
     state_dir: PathBuf,
     gateway: Arc<str>,
     schedules: BTreeMap<String, Schedule>,
@@ -98,6 +110,8 @@ impl Checker {
             reader: Reader::default(),
             folders: vec![folder],
             shelf: Shelf::default(),
+            named: Vec::new(),
+            handed: Handed::ToUs,
             state_dir,
             gateway: "".into(),
             schedules: BTreeMap::new(),
@@ -139,6 +153,7 @@ impl Checker {
                 "paths count from the file they are written in; the user that runs the gateway must be able to read it";
             self.reader.error(node.at, format!("{} cannot be read: {e}", path.display()), help);
         }
+        self.named.push(path.clone());
         Some(path)
     }
 

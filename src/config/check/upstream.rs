@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::certificate;
 use crate::config::check::Checker;
+use crate::config::check::Handed;
 use crate::config::check::cloud::Cloud;
 use crate::config::node::At;
 use crate::config::node::Kind;
@@ -175,7 +176,13 @@ impl Checker {
         };
         let from = self.reader.text(value)?;
         let found = match kind.as_str() {
-            "file" => read_secret(&self.beside(*at, &from)),
+            "file" => {
+                let path = self.beside(*at, &from);
+                self.named.push(path.clone());
+                read_secret(&path)
+            }
+            // What another process is handed is nothing that could be judged here.
+            "env" | "credential" if self.handed == Handed::ToAnother => Ok("…".to_owned()),
             "env" => std::env::var(&from).map_err(|_| format!("the environment has no `{from}`")),
             "credential" => credential(&from),
             other => {
@@ -190,7 +197,18 @@ impl Checker {
             ),
             _ => String::new(),
         };
-        found.map(Secret::new).map_err(|why| self.reader.error(value.at, why, help)).ok()
+        match found {
+            Ok(secret) if secret.trim().is_empty() => {
+                let (why, help) = empty(kind, &from, &self.beside(*at, &from));
+                self.reader.error(value.at, why, help);
+                None
+            }
+            Ok(secret) => Some(Secret::new(secret)),
+            Err(why) => {
+                self.reader.error(value.at, why, help);
+                None
+            }
+        }
     }
 
     fn tls(&mut self, node: &Node, endpoints: &[Endpoint]) -> Tls {
@@ -222,6 +240,26 @@ impl Checker {
             let help = "replace certificate and key; the next connection uses them, without a restart";
             self.reader.warn(at, format!("{file} {ends} on {day}"), help);
         }
+    }
+}
+
+/// An empty secret is none: the file was made and not filled, or a power cut has emptied it. What is wrong, and what to do.
+fn empty(kind: &str, from: &str, path: &Path) -> (String, String) {
+    match kind {
+        "env" => (
+            format!("the variable `{from}` of the environment is empty"),
+            "set it where the gateway is started (Environment= or EnvironmentFile= of the unit), then restart it"
+                .to_owned(),
+        ),
+        "credential" => (
+            format!("the credential `{from}` is empty"),
+            "write the secret into the file that LoadCredential= of the unit names, then restart the gateway"
+                .to_owned(),
+        ),
+        _ => (
+            format!("{} is empty", path.display()),
+            "write the secret into it; where it held one, a power cut may have taken it: put it there again".to_owned(),
+        ),
     }
 }
 
