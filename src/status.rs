@@ -103,9 +103,21 @@ pub struct Snapshot {
     pub fail_safes: Vec<FailSafeStatus>,
     /// Panics of supervised tasks, by task name: each is a bug.
     pub panics: BTreeMap<String, u64>,
+    /// When each of them last panicked, in seconds since the process began (`uptime_s`).
+    #[serde(default)]
+    pub last_panic_uptime_s: BTreeMap<String, u64>,
     /// The configuration.
     #[serde(default)]
     pub config: ConfigStatus,
+}
+
+/// What is known of a task that panicked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Panicked {
+    /// How often since the start.
+    pub count: u64,
+    /// When last, in seconds since the process began.
+    pub last_uptime_s: u64,
 }
 
 /// Reads everybody's part. Cheap to clone; all clones see it when parts come and go in a reload.
@@ -136,7 +148,7 @@ pub struct Parts {
     /// Fail-safes.
     pub fail_safes: tokio::sync::watch::Receiver<Vec<FailSafeStatus>>,
     /// Panics by task name.
-    pub panics: tokio::sync::watch::Receiver<BTreeMap<String, u64>>,
+    pub panics: tokio::sync::watch::Receiver<BTreeMap<String, Panicked>>,
     /// The configuration.
     pub config: tokio::sync::watch::Receiver<ConfigStatus>,
 }
@@ -169,7 +181,8 @@ impl Board {
             broker: parts.broker.borrow().clone(),
             commands: *parts.commands.borrow(),
             fail_safes: parts.fail_safes.borrow().clone(),
-            panics: parts.panics.borrow().clone(),
+            panics: parts.panics.borrow().iter().map(|(task, p)| (task.clone(), p.count)).collect(),
+            last_panic_uptime_s: parts.panics.borrow().iter().map(|(t, p)| (t.clone(), p.last_uptime_s)).collect(),
             config: parts.config.borrow().clone(),
         }
     }

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
+use crate::status::Panicked;
+use crate::time;
 
 /// First and longest pause before a leaf is made anew.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -22,7 +24,7 @@ const WELL_AFTER: Duration = Duration::from_secs(120);
 
 /// Counts panics by task name.
 #[derive(Debug, Clone)]
-pub struct Panics(watch::Sender<BTreeMap<String, u64>>);
+pub struct Panics(watch::Sender<BTreeMap<String, Panicked>>);
 
 impl Panics {
     /// Nothing has happened yet.
@@ -31,12 +33,16 @@ impl Panics {
     }
 
     /// For the board.
-    pub fn subscribe(&self) -> watch::Receiver<BTreeMap<String, u64>> {
+    pub fn subscribe(&self) -> watch::Receiver<BTreeMap<String, Panicked>> {
         self.0.subscribe()
     }
 
     fn count(&self, name: &str) {
-        self.0.send_modify(|all| *all.entry(name.to_owned()).or_default() += 1);
+        self.0.send_modify(|all| {
+            let panicked = all.entry(name.to_owned()).or_default();
+            panicked.count += 1;
+            panicked.last_uptime_s = time::uptime().as_secs();
+        });
     }
 }
 
@@ -148,7 +154,7 @@ mod tests {
         for want in 1..=3 {
             assert_eq!(seen.recv().await, Some(want));
         }
-        assert_eq!(panics.subscribe().borrow().get("line hall"), Some(&2));
+        assert_eq!(panics.subscribe().borrow().get("line hall").map(|p| p.count), Some(2));
         stop.cancel();
         tasks.close();
         tasks.wait().await;

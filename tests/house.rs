@@ -42,7 +42,7 @@ const STRANGERS: &[(&str, &[&str])] = &[
     ("status", &["time"]),
     ("backoff", &[]),
     ("database", &[]),
-    ("supervise", &["backoff"]),
+    ("supervise", &["backoff", "status", "time"]),
     ("systemd", &[]),
     ("formula", &[]),
     ("decode", &["formula", "point", "sample"]),

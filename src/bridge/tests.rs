@@ -344,6 +344,7 @@ async fn a_link_cut_with_twenty_in_flight_loses_and_repeats_nothing() {
     assert_eq!(unanswered, 20);
     let status = house.until(|s| s.acknowledged == 60).await;
     assert_eq!((status.resent, status.connects, status.refused), (20, 2, 0));
+    assert_eq!(status.last_refused_uptime_s, None);
     let mut spool = house.spool.status();
     spool.wait_for(|s| s.backlog["cloud"] == 0).await.unwrap();
 }
@@ -376,6 +377,7 @@ async fn a_message_too_large_for_the_peer_is_put_aside_and_the_rest_goes_on() {
     assert_eq!(house.acknowledged(3).await, ((0..3).collect(), 0));
     let status = house.until(|s| s.acknowledged == 3).await;
     assert_eq!((status.refused, status.connects), (1, 1));
+    assert!(status.last_refused_uptime_s.is_some(), "and when is known");
 }
 
 #[tokio::test]
@@ -388,6 +390,7 @@ async fn a_refused_topic_is_counted_and_not_sent_again() {
     assert_eq!(house.acknowledged(3).await.0, [0, 1, 2]);
     let status = house.until(|s| s.acknowledged == 3).await;
     assert_eq!((status.refused, status.sent), (1, 4));
+    assert!(status.last_refused_uptime_s.is_some());
 }
 
 #[tokio::test]

@@ -155,6 +155,7 @@ fn judged(mut value: Value, health: &Health) -> Value {
 mod tests {
     use super::*;
     use crate::status::{ClientStatus, DeviceStatus, FailSafeStatus, Ledger, LineStatus, Unmet, UpstreamStatus};
+    use crate::status::{ConfigOutcome, DeviceState, FailSafeState, LinkState, Recognition};
     use crate::web::health::{Kind, News};
 
     #[test]
@@ -197,6 +198,7 @@ mod tests {
         now.spool.ledger.insert("cloud".into(), Ledger::default());
         now.spool.backlog.insert("cloud".into(), 1);
         now.panics.insert("hall".into(), 1);
+        now.last_panic_uptime_s.insert("hall".into(), 1);
         now.config.confirm_by_uptime_s = Some(1);
         let news = || vec![News { kind: Kind::Line, text: String::new() }];
         judged(serde_json::to_value(now).unwrap(), &Health { reasons: news(), notes: news() })
@@ -256,5 +258,32 @@ mod tests {
         misfits("", &other, &schema, &schema, &mut out);
         let said = out.iter().filter(|o| o.starts_with("/lines/0/devices/0/mood:") || o.starts_with("/lines/0/up:"));
         assert_eq!((said.count(), out.len()), (2, 2), "what does not fit is seen: {out:?}");
+    }
+
+    /// All words of an enum, as serde names them to whoever brings another.
+    fn words<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+        let error = serde_json::from_value::<T>(json!("")).unwrap_err().to_string();
+        // unknown variant ``, expected one of `a`, `b`
+        error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_word_of_every_enum_stands_in_the_schema_and_none_beside() {
+        let schema: Value = serde_json::from_str(include_str!("../../docs/status.schema.json")).unwrap();
+        let enums = [
+            ("/$defs/DeviceState", words::<DeviceState>()),
+            ("/$defs/Recognition", words::<Recognition>()),
+            ("/$defs/LinkState", words::<LinkState>()),
+            ("/$defs/FailSafeState", words::<FailSafeState>()),
+            ("/$defs/ConfigOutcome", words::<ConfigOutcome>()),
+            ("/$defs/News/properties/kind", words::<Kind>()),
+            ("/$defs/Health/properties/state", ["well", "degraded", "down"].map(str::to_owned).to_vec()),
+        ];
+        for (place, words) in &enums {
+            assert!(words.len() > 1, "{place}: {words:?}");
+            assert_eq!(schema.pointer(place).unwrap()["enum"], json!(words), "{place}");
+        }
+        let described = include_str!("../../docs/status.schema.json").matches("\"enum\":").count();
+        assert_eq!(described, enums.len(), "an enum of the schema is not compared here");
     }
 }

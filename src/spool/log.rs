@@ -150,6 +150,7 @@ impl Log {
             let words = format!("{} was damaged; set aside as {}, a new log begun", path.display(), aside.display());
             tracing::error!("{words}");
             self.counts.set_aside = Some(words);
+            self.counts.set_aside_uptime_s = Some(crate::time::uptime().as_secs());
         }
         let sql = |e: rusqlite::Error| SpoolError::of(&path, &e);
         disk.keep_cursors(&upstreams.iter().map(|u| &*u.name).collect::<Vec<_>>()).map_err(sql)?;

@@ -323,6 +323,7 @@ fn a_torn_file_is_set_aside_and_the_rest_goes_on() {
     fs::write(&path, bytes).unwrap();
     let mut log = open(folder.path());
     assert!(log.status().set_aside.unwrap().contains("spool.db.damaged-1"));
+    assert!(log.status().set_aside_uptime_s.is_some());
     append(&mut log, 0..3);
     assert_eq!(drain(&mut log, 0), numbers(0..3));
 }

@@ -39,6 +39,9 @@ pub struct SpoolStatus {
     /// Which damaged file was set aside under which name, in words, if that happened since the start.
     #[serde(default)]
     pub set_aside: Option<String>,
+    /// When that happened, in seconds since the process began (`uptime_s`).
+    #[serde(default)]
+    pub set_aside_uptime_s: Option<u64>,
     /// Why the disk cannot be used right now, in words.
     pub error: Option<String>,
     /// Per upstream: entries not acknowledged yet.
@@ -94,10 +97,14 @@ pub struct AuditStatus {
     pub waiting: u64,
     /// Entries, or their outcomes, that were lost because too many waited.
     pub lost: u64,
+    /// When one was last lost, in seconds since the process began (`uptime_s`).
+    pub last_lost_uptime_s: Option<u64>,
     /// Refused commands that came too fast to be kept one by one.
     pub left_out: u64,
     /// Which damaged file was set aside under which name, in words, if that happened since the start.
     pub set_aside: Option<String>,
+    /// When that happened, in seconds since the process began (`uptime_s`).
+    pub set_aside_uptime_s: Option<u64>,
     /// Why the disk cannot be used right now, in words.
     pub error: Option<String>,
 }

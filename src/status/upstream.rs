@@ -73,6 +73,9 @@ pub struct UpstreamStatus {
     pub in_flight: u64,
     /// Entries that could never be sent (too large, refused), put aside and counted.
     pub refused: u64,
+    /// When one was last refused, in seconds since the process began (`uptime_s`).
+    #[serde(default)]
+    pub last_refused_uptime_s: Option<u64>,
     /// Messages that came from upstream.
     pub received: u64,
     /// Times the link was made.

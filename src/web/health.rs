@@ -21,6 +21,7 @@ const ONE_BY_ONE: usize = 3;
 
 /// What a piece of news is about. The order is that in which they are told: what does harm before what is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Another device than the one configured.
@@ -91,6 +92,8 @@ pub fn judge(now: &Snapshot) -> Health {
     now.fail_safes.iter().for_each(|rule| of_fail_safe(rule, &mut health));
     of_disks(now, &mut health);
     of_losses(&now.spool, &mut health);
+    of_refusals(now, &mut health);
+    of_accounts(now, &mut health);
     for upstream in now.upstreams.iter().filter(|u| u.state != LinkState::Connected) {
         let backlog = now.spool.backlog.get(&upstream.name).copied().unwrap_or(0);
         let why = upstream.error.as_deref().unwrap_or("not connected yet");
@@ -98,6 +101,9 @@ pub fn judge(now: &Snapshot) -> Health {
         health.note(Kind::Upstream, text);
     }
     for (task, count) in &now.panics {
+        if forgotten(now, now.last_panic_uptime_s.get(task).copied()) {
+            continue;
+        }
         health.note(Kind::Bug, format!("task {task} was restarted {count} times after a bug; please report it"));
     }
     if let Some(text) = of_configuration(&now.config) {
@@ -166,8 +172,55 @@ fn of_disks(now: &Snapshot, health: &mut Health) {
             health.reason(Kind::Disk, format!("{what} cannot be written: {error}"));
         }
     }
-    for aside in [&now.spool.set_aside, &now.audit.set_aside].into_iter().flatten() {
-        health.note(Kind::Disk, aside.clone());
+    let (spool, audit) = (&now.spool, &now.audit);
+    let aside = [(&spool.set_aside, spool.set_aside_uptime_s), (&audit.set_aside, audit.set_aside_uptime_s)];
+    for (aside, at) in aside {
+        if let Some(aside) = aside.as_ref().filter(|_| !forgotten(now, at)) {
+            health.note(Kind::Disk, aside.clone());
+        }
+    }
+}
+
+/// Seconds since something happened at this uptime.
+fn ago(now: &Snapshot, at: u64) -> u64 {
+    now.uptime_s.saturating_sub(at)
+}
+
+/// Whether it is history. What a daemon does not say the time of is not.
+fn forgotten(now: &Snapshot, at: Option<u64>) -> bool {
+    at.is_some_and(|at| ago(now, at) >= REMEMBERED_S)
+}
+
+/// What nobody will get because the other side, or the trail's disk, did not take it.
+fn of_refusals(now: &Snapshot, health: &mut Health) {
+    let refused = now.upstreams.iter().filter(|u| u.refused > 0).map(|u| {
+        let text =
+            format!("upstream {} has not taken {} messages since the start (refused, or too large)", u.name, u.refused);
+        (text, u.last_refused_uptime_s)
+    });
+    let lost = now.audit.lost;
+    let audit = (lost > 0).then(|| {
+        let text =
+            format!("{lost} entries of the audit trail are lost since the start: more came than its disk could take");
+        (text, now.audit.last_lost_uptime_s)
+    });
+    for (text, at) in refused.chain(audit).filter(|(_, at)| !forgotten(now, *at)) {
+        match at.map(|at| ago(now, at)) {
+            Some(ago) if ago < GOES_ON_S => health.reason(Kind::Loss, format!("{text}; the last {ago} s ago")),
+            Some(ago) => health.note(Kind::Loss, format!("{text}; the last {} min ago", ago / 60)),
+            None => health.note(Kind::Loss, text),
+        }
+    }
+}
+
+/// An account that does not add up is a mistake in this program, and a value that may be lost without a word.
+fn of_accounts(now: &Snapshot, health: &mut Health) {
+    let values = ("values", now.publish.unaccounted());
+    let upstreams = now.spool.ledger.iter().map(|(name, l)| (name.as_str(), l.unaccounted()));
+    for (name, n) in std::iter::once(values).chain(upstreams).filter(|(_, n)| *n != 0) {
+        let (count, what) = (n.unsigned_abs(), if n > 0 { "have no known fate" } else { "are counted twice" });
+        let text = format!("the ledger does not add up: {name}, {count} {what}; please report it with the log");
+        health.reason(Kind::Bug, text);
     }
 }
 
@@ -209,7 +262,7 @@ fn of_configuration(config: &ConfigStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::UpstreamStatus;
+    use crate::status::{Ledger, UpstreamStatus};
 
     fn texts(news: &[News]) -> Vec<&str> {
         news.iter().map(|n| n.text.as_str()).collect()
@@ -273,6 +326,57 @@ mod tests {
         assert!(later.is_well());
         assert_eq!(texts(&later.notes), [format!("messages for upstreams were lost, {counts}; the last 60 min ago")]);
         assert_eq!((of(Some(86_400)), of(None)), (Health::default(), Health::default()));
+    }
+
+    #[test]
+    fn what_was_mended_by_itself_is_worth_knowing_for_a_day_and_not_until_the_next_restart() {
+        let mut now = Snapshot { uptime_s: 100_000, ..Snapshot::default() };
+        now.panics.insert("line hall".into(), 2);
+        (now.spool.set_aside, now.audit.set_aside) = (Some("spool.db, aside".into()), Some("audit.db, aside".into()));
+        assert_eq!(judge(&now).notes.len(), 3, "a daemon that does not say when");
+        let mut at = |at| {
+            now.last_panic_uptime_s.insert("line hall".into(), at);
+            (now.spool.set_aside_uptime_s, now.audit.set_aside_uptime_s) = (Some(at), Some(at));
+            judge(&now)
+        };
+        assert_eq!(at(100_000 - REMEMBERED_S + 1).notes.len(), 3);
+        assert_eq!(at(100_000 - REMEMBERED_S), Health::default());
+    }
+
+    #[test]
+    fn what_a_cloud_refuses_and_the_trail_loses_is_a_loss() {
+        let of = |at: Option<u64>| {
+            let cloud = UpstreamStatus {
+                name: "cloud".into(),
+                state: LinkState::Connected,
+                refused: 3,
+                last_refused_uptime_s: at,
+                ..UpstreamStatus::default()
+            };
+            let mut now = Snapshot { uptime_s: 100_000, upstreams: vec![cloud], ..Snapshot::default() };
+            (now.audit.lost, now.audit.last_lost_uptime_s) = (4, at);
+            judge(&now)
+        };
+        let cloud = "upstream cloud has not taken 3 messages since the start (refused, or too large)";
+        let trail = "4 entries of the audit trail are lost since the start: more came than its disk could take";
+        let both = |end: &str| [cloud, trail].map(|text| format!("{text}{end}"));
+        assert_eq!(texts(&of(Some(99_995)).reasons), both("; the last 5 s ago"));
+        assert!(of(Some(99_400)).is_well());
+        assert_eq!(texts(&of(Some(99_400)).notes), both("; the last 10 min ago"));
+        assert_eq!(texts(&of(None).notes), both(""));
+        assert_eq!(of(Some(100_000 - REMEMBERED_S)), Health::default());
+    }
+
+    #[test]
+    fn a_ledger_that_does_not_add_up_is_a_reason() {
+        let mut now = Snapshot::default();
+        now.publish.polled = 1;
+        now.spool.ledger.insert("cloud".into(), Ledger { acknowledged: 2, ..Ledger::default() });
+        let said = [
+            "the ledger does not add up: values, 1 have no known fate; please report it with the log",
+            "the ledger does not add up: cloud, 2 are counted twice; please report it with the log",
+        ];
+        assert_eq!(texts(&judge(&now).reasons), said);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::bridge::session::rendered;
 use crate::message::Message;
 use crate::spool;
 use crate::spool::Seq;
+use crate::status::UpstreamStatus;
+use crate::time;
 use crate::topic::TopicName;
 
 /// Topics that are told of when the peer refuses them; more of them are one and the same mistake.
@@ -36,6 +38,13 @@ enum Answer {
     Later(Fault),
     /// Of nothing that waits.
     None,
+}
+
+fn note_refused(status: &mut UpstreamStatus, refused: u64) {
+    if refused > 0 {
+        status.refused += refused;
+        status.last_refused_uptime_s = Some(time::uptime().as_secs());
+    }
 }
 
 impl BridgeTask {
@@ -95,7 +104,7 @@ impl BridgeTask {
             let before = (status.sent, status.refused, status.in_flight);
             status.sent += sent;
             status.resent += resent;
-            status.refused += refused;
+            note_refused(status, refused);
             status.in_flight = in_flight;
             before != (status.sent, status.refused, status.in_flight)
         });
@@ -129,7 +138,7 @@ impl BridgeTask {
         // Once for all of them: whoever watches is woken each time.
         self.status.send_if_modified(|status| {
             status.acknowledged += acknowledged;
-            status.refused += refused;
+            note_refused(status, refused);
             for ms in &took_ms {
                 status.ack_ms += if status.ack_ms == 0.0 { *ms } else { (ms - status.ack_ms) / 16.0 };
             }

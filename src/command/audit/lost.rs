@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::command::audit::entry::Cause;
 use crate::command::audit::entry::Draft;
 use crate::status::AuditStatus;
+use crate::time;
 
 /// Between two warnings: the sum is in each of them.
 const WARN: Duration = Duration::from_secs(10);
@@ -35,7 +36,10 @@ impl Lost {
     /// One more.
     pub(super) fn count(&self) {
         let Some(status) = self.status.upgrade() else { return };
-        status.send_modify(|status| status.lost += 1);
+        status.send_modify(|status| {
+            status.lost += 1;
+            status.last_lost_uptime_s = Some(time::uptime().as_secs());
+        });
         let (now, lost) = (Instant::now(), status.borrow().lost);
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| now.saturating_duration_since(at) >= WARN) {

@@ -271,7 +271,10 @@ impl Owner {
 
     fn said_aside(&self, words: &str) {
         tracing::error!("audit: {words}");
-        self.status.send_modify(|status| status.set_aside = Some(words.to_owned()));
+        self.status.send_modify(|status| {
+            status.set_aside = Some(words.to_owned());
+            status.set_aside_uptime_s = Some(time::uptime().as_secs());
+        });
     }
 
     fn reopen(&mut self) -> Result<(), FileError> {
@@ -433,5 +436,6 @@ mod tests {
         assert!(owner.commit().is_err());
         assert_eq!(owner.unwritten.keys().copied().take(2).collect::<Vec<_>>(), [3, 4]);
         assert_eq!((owner.unwritten.len(), owner.status.borrow().lost), (WAITING, 2));
+        assert!(owner.status.borrow().last_lost_uptime_s.is_some(), "and when is known");
     }
 }

@@ -164,6 +164,7 @@ async fn a_newer_file_is_refused_and_a_damaged_one_set_aside() {
     std::fs::write(&path, "no database").unwrap();
     let (audit, owner) = open_here(&settings(folder.path()));
     assert!(audit.status().borrow().set_aside.as_deref().unwrap().contains("audit.db.damaged-1"));
+    assert!(audit.status().borrow().set_aside_uptime_s.is_some());
     drop(audit);
     owner.await.unwrap();
     let mut bytes = std::fs::read(&path).unwrap();

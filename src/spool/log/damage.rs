@@ -17,6 +17,7 @@ impl Log {
                 let aside = aside.map_or_else(|| "nowhere".to_owned(), |a| a.display().to_string());
                 let words = format!("{path} was damaged ({why}); set aside as {aside}, a new log begun");
                 self.counts.set_aside = Some(words.clone());
+                self.counts.set_aside_uptime_s = Some(crate::time::uptime().as_secs());
                 self.lose_disk();
                 words
             }
